@@ -1,0 +1,2 @@
+//! The appliance, as a program.
+fn main() {}

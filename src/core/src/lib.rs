@@ -1,0 +1,1 @@
+//! What appliance and agent share: ids, hardware, trust, bundles, enrollment, time. No I/O, no clock.

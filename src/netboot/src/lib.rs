@@ -1,0 +1,1 @@
+//! The boot side, pure: DHCP, PXE, TFTP conversations, iPXE text.

@@ -1,0 +1,1 @@
+//! The site's side, pure: matching, device lifecycle, profiles, journal.
