@@ -1,2 +1,2 @@
-//! The agent.
+//! The program on the device.
 fn main() {}

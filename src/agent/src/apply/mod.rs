@@ -1,0 +1,1 @@
+//! The apply engine: makes an installed system what a bundle says.

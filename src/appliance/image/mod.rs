@@ -1,0 +1,1 @@
+//! The boot image: kernel, modules, agent, trust root.

@@ -1,0 +1,1 @@
+//! Bundles: signed sets of steps and content.

@@ -1,0 +1,1 @@
+//! Trust: TUF, the charter.
