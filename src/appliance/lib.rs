@@ -2,4 +2,12 @@
 //! room with effects on the site's side; it asks the pure rooms what to do.
 
 pub mod bundle;
+pub mod check;
+pub mod cli;
+pub mod clock;
+pub mod durable;
 pub mod image;
+pub mod office;
+pub mod serve;
+pub mod site;
+pub mod store;

@@ -1,1 +1,169 @@
-//! The boot image: kernel, modules, agent, trust root.
+//! The boot image: Debian's kernel, the modules a device may need, the agent,
+//! the site's trust root, and the loaders that fetch them.
+//!
+//! [`build`] reads a kernel package without installing it, chooses modules by
+//! a recipe (`image/modules.toml`), writes the initrd itself and puts the
+//! result into the site's boot folder. Same input, same bytes. No root is
+//! needed, and on a machine without network only the kernel package's file.
+
+mod catalogue;
+mod cpio;
+mod deb;
+mod depmod;
+mod elf;
+mod error;
+mod find;
+mod initrd;
+mod kernel;
+mod loaders;
+mod manifest;
+mod progress;
+mod recipe;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use catalogue::ChoiceError;
+pub use deb::DebError;
+pub use elf::ElfError;
+pub use error::ImageError;
+pub use kernel::Facts;
+pub use manifest::{Agent, BootFile, MANIFEST, Manifest, Stored};
+pub use progress::Progress;
+pub use recipe::Recipe;
+
+/// Kernel and initrd together (DESIGN section 6).
+pub const BOOT_BUDGET: u64 = 24 << 20;
+
+/// Names in the boot folder.
+pub const VMLINUZ: &str = "vmlinuz";
+/// See [`VMLINUZ`].
+pub const INITRD: &str = "initrd.img";
+
+/// The agent's own budget is 4 MiB; a debug build may be larger.
+const MAX_AGENT: u64 = 256 << 20;
+/// A TUF root with a few keys has 2 KB.
+const MAX_TRUST: usize = 1 << 20;
+
+/// What to build a boot image from.
+#[derive(Clone, Debug)]
+pub struct ImageSpec {
+    /// The kernel package's file; else apt is asked.
+    pub kernel_deb: Option<PathBuf>,
+    /// The static agent; becomes `/init`.
+    pub agent: PathBuf,
+    /// Its version, for `image.json`.
+    pub agent_version: String,
+    /// The site's trust root; becomes `/etc/groundcrew/trust.json`.
+    pub trust_json: Vec<u8>,
+    /// The site's boot folder. Made if absent.
+    pub out: PathBuf,
+    /// Keeps fetched packages and prepared kernels. Made if absent.
+    pub cache: PathBuf,
+    /// Folders searched for iPXE before those of Debian's package.
+    pub ipxe_dirs: Vec<PathBuf>,
+    /// Which modules go in.
+    pub recipe: Recipe,
+}
+
+/// What was built.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImageReport {
+    /// The boot folder.
+    pub out: PathBuf,
+    /// The kernel package that was used.
+    pub kernel_deb: PathBuf,
+    /// Whether the kernel part lay ready from an earlier build.
+    pub kernel_cached: bool,
+    /// Whether kernel and initrd keep to [`BOOT_BUDGET`].
+    pub within_budget: bool,
+    /// What `image.json` says.
+    #[serde(flatten)]
+    pub manifest: Manifest,
+}
+
+/// Builds a boot image and puts it into the boot folder. Takes about half a
+/// minute for a kernel that is new to the cache and a second otherwise;
+/// `progress` is called on this thread. On an error the folder keeps what it
+/// had.
+pub fn build(
+    spec: &ImageSpec,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ImageReport, ImageError> {
+    // What the user can put right at once comes before half a minute's work.
+    let agent = read_agent(&spec.agent)?;
+    check_trust(&spec.trust_json)?;
+    let loaders = loaders::find(&spec.ipxe_dirs)?;
+    fs::create_dir_all(&spec.cache).map_err(ImageError::at(&spec.cache))?;
+    let deb = match &spec.kernel_deb {
+        Some(path) => path.clone(),
+        None => find::kernel_deb(&spec.cache, &find::Apt, progress)?,
+    };
+    let kernel = kernel::prepare(&deb, &spec.recipe, &spec.cache, progress)?;
+    progress(Progress::Assembling);
+    let mut initrd = kernel.modules;
+    initrd.extend(initrd::agent_part(&agent)?);
+    initrd.extend(initrd::trust_part(&spec.trust_json)?);
+    let mut files: Vec<(&str, &[u8])> = vec![(VMLINUZ, &kernel.vmlinuz), (INITRD, &initrd)];
+    files.extend(loaders.iter().map(|l| (l.name, &l.content[..])));
+    let manifest = Manifest {
+        format: 1,
+        kernel: kernel.facts,
+        agent: Agent {
+            version: spec.agent_version.clone(),
+            stored: Stored::of(&agent),
+        },
+        trust_sha256: Stored::of(&spec.trust_json).sha256,
+        files: files
+            .iter()
+            .map(|(name, content)| BootFile {
+                name: (*name).to_owned(),
+                stored: Stored::of(content),
+            })
+            .collect(),
+        boot_bytes: (kernel.vmlinuz.len() + initrd.len()) as u64,
+    };
+    progress(Progress::Writing {
+        out: spec.out.clone(),
+    });
+    manifest::publish(&spec.out, &files, &manifest)?;
+    Ok(ImageReport {
+        out: spec.out.clone(),
+        kernel_deb: deb,
+        kernel_cached: kernel.cached,
+        within_budget: manifest.boot_bytes <= BOOT_BUDGET,
+        manifest,
+    })
+}
+
+fn read_agent(path: &Path) -> Result<Vec<u8>, ImageError> {
+    let size = fs::metadata(path).map_err(ImageError::at(path))?.len();
+    if size > MAX_AGENT {
+        return Err(ImageError::AgentTooLarge {
+            path: path.to_owned(),
+            bytes: size,
+        });
+    }
+    let content = fs::read(path).map_err(ImageError::at(path))?;
+    let checked = elf::Elf::parse(&content).and_then(elf::Elf::check_static);
+    checked.map_err(|error| ImageError::Agent {
+        path: path.to_owned(),
+        error,
+    })?;
+    Ok(content)
+}
+
+/// The agent reads it before it can say anything to anybody: a slip here would
+/// be seen on a device's screen first.
+fn check_trust(trust_json: &[u8]) -> Result<(), ImageError> {
+    if trust_json.len() > MAX_TRUST {
+        return Err(ImageError::TrustTooLarge(trust_json.len()));
+    }
+    serde_json::from_slice::<serde::de::IgnoredAny>(trust_json)
+        .map(|_| ())
+        .map_err(ImageError::Trust)
+}

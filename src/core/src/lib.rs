@@ -16,6 +16,7 @@ pub mod hardware;
 pub mod ids;
 pub mod keys;
 pub mod time;
+pub mod toml_error;
 pub mod trust;
 
 pub use digest::Digest;

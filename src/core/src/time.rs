@@ -126,6 +126,11 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year, month, doy - (153 * mp + 2) / 5 + 1)
 }
 
+/// When this release was made: the lowest floor of any program built from it.
+/// A constant, moved at each release, so that the same source gives the same
+/// bytes whenever it is built.
+pub const RELEASED: UnixTime = UnixTime::new(1_795_305_600); // 2026-11-22T00:00:00Z
+
 /// What is known to be in the past. It only rises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeFloor(UnixTime);
@@ -189,6 +194,11 @@ impl Now {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn released_is_the_date_its_comment_says() {
+        assert_eq!(RELEASED.to_string(), "2026-11-22T00:00:00Z");
+    }
 
     #[test]
     fn reads_only_its_own_spelling() {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mac::MacAddr;
 use super::uuid::SmbiosUuid;
+use crate::digest::Digest;
 
 /// What a device says of its hardware. Strings are as the firmware or kernel
 /// gives them, trimmed; absent is `None`, junk values are kept (matching
@@ -113,6 +114,11 @@ pub struct Cpu {
 pub struct Tpm {
     /// Major version: 1 or 2.
     pub version: u8,
+    /// SHA-256 of the raw 256-byte RSA-2048 modulus of the endorsement key,
+    /// big-endian: the same value as the 4K hash's offline device id. `None`
+    /// where the EK was not read or is of another kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek: Option<Digest>,
 }
 
 /// How the machine was started.
@@ -127,4 +133,122 @@ pub enum Firmware {
         /// Whether Secure Boot was on.
         secure_boot: bool,
     },
+}
+
+/// The most NICs, and the most disks, a report may name.
+pub const MAX_PARTS: usize = 32;
+
+/// The longest text in a report, in bytes.
+pub const MAX_TEXT: usize = 256;
+
+/// The most bytes of text in a report, all together.
+pub const MAX_ALL_TEXT: usize = 8 * 1024;
+
+/// A report larger than any real machine's.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ReportError {
+    /// Too many NICs or disks.
+    #[error("the report names {found} {what}; at most {MAX_PARTS} are read")]
+    Parts {
+        /// `NICs` or `disks`.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+    },
+    /// One text is too long.
+    #[error("the report holds a text of {0} bytes; at most {MAX_TEXT} are read")]
+    Text(usize),
+    /// All texts together are too long.
+    #[error("the report holds {0} bytes of text; at most {MAX_ALL_TEXT} are read")]
+    AllText(usize),
+}
+
+impl HardwareReport {
+    /// Refuses a report that would cost its reader more memory than any real
+    /// machine's: it comes from the network, before anybody was let in.
+    pub fn check_size(&self) -> Result<(), ReportError> {
+        for (what, found) in [("NICs", self.nics.len()), ("disks", self.disks.len())] {
+            if found > MAX_PARTS {
+                return Err(ReportError::Parts { what, found });
+            }
+        }
+        let mut all = 0;
+        for text in self.texts() {
+            if text.len() > MAX_TEXT {
+                return Err(ReportError::Text(text.len()));
+            }
+            all += text.len();
+        }
+        if all > MAX_ALL_TEXT {
+            return Err(ReportError::AllText(all));
+        }
+        Ok(())
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let nics = self.nics.iter().flat_map(|nic| {
+            let optional = [&nic.driver, &nic.bus].into_iter().flatten();
+            std::iter::once(&nic.name).chain(optional)
+        });
+        let disks = self.disks.iter().flat_map(|disk| {
+            let optional = [&disk.model, &disk.serial, &disk.wwid]
+                .into_iter()
+                .flatten();
+            std::iter::once(&disk.name).chain(optional)
+        });
+        let smbios = self.smbios.texts();
+        let all = nics.chain(disks).chain(smbios);
+        all.chain(std::iter::once(&self.cpu.model))
+            .map(String::as_str)
+    }
+}
+
+impl Smbios {
+    fn texts(&self) -> impl Iterator<Item = &String> {
+        [
+            &self.manufacturer,
+            &self.product,
+            &self.product_version,
+            &self.serial,
+            &self.sku,
+            &self.family,
+            &self.board_manufacturer,
+            &self.board_product,
+            &self.board_serial,
+            &self.chassis_serial,
+            &self.asset_tag,
+            &self.bios_vendor,
+            &self.bios_version,
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_bounded() {
+        let mut report = HardwareReport::default();
+        report.smbios.serial = Some("x".repeat(MAX_TEXT));
+        assert_eq!(report.check_size(), Ok(()));
+        report.smbios.serial = Some("x".repeat(MAX_TEXT + 1));
+        assert_eq!(report.check_size(), Err(ReportError::Text(MAX_TEXT + 1)));
+        report.smbios.serial = None;
+        let nic = Nic {
+            name: "x".repeat(MAX_TEXT),
+            mac: MacAddr([0; 6]),
+            driver: Some("y".repeat(MAX_TEXT)),
+            bus: None,
+        };
+        report.nics = vec![nic.clone(); 17];
+        assert_eq!(report.check_size(), Err(ReportError::AllText(17 * 512)));
+        report.nics = vec![nic; 33];
+        assert!(matches!(
+            report.check_size(),
+            Err(ReportError::Parts { found: 33, .. })
+        ));
+    }
 }

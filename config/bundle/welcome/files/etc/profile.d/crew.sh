@@ -1,0 +1,2 @@
+# Tools that the site's bundle brings.
+export CREW_HOME=/srv/site

@@ -1,0 +1,17 @@
+"""The real-firmware lab: QEMU machines with an installed Debian, switched on in
+front of a real `groundcrew serve`.
+
+    say         what is said on the terminal, always with seconds
+    host        what this machine can do (root, tools, KVM), and Debian's packages
+    oem         the installed Debian ("OEM disk"), made once and cached
+    hwhash      Autopilot's 4K hash for the SMBIOS values a machine is given
+    network     namespaces, bridge, taps
+    machine     one QEMU machine: command line, serial line, QMP
+    milestones  the one table of what is recognised in serial lines and in the log
+    timeline    milestones of one device, folded into seconds per phase
+    appliance   the one place that calls the `groundcrew` command
+    scenario    the lab's story, from nothing to the verdict
+    verify      what lies on a disk afterwards, read offline
+
+Standard library only; nothing is left behind (see `scenario.Lab`).
+"""

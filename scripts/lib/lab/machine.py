@@ -1,0 +1,198 @@
+"""One QEMU machine: its hardware, its command line, its serial line and QMP.
+
+Nothing here decides anything: threads read and put events into the scenario's queue.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import host, milestones, network
+
+RAM_MIB = 512
+BUSES = ("virtio", "ahci", "nvme", "usb")
+NICS = ("virtio-net-pci", "e1000")
+_NAMESPACE = uuid.UUID("6a0d3a1c-2f0a-5d0b-8a5c-0c0a77000000")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What firmware tells of the machine; the same values go into its registration."""
+
+    name: str
+    index: int
+    fw: str
+    serial: str
+    uuid: uuid.UUID
+    mac: str
+    bus: str = "virtio"
+    nic: str = "virtio-net-pci"
+    manufacturer: str = "Groundcrew Lab"
+    product: str = "Bench One"
+
+    @staticmethod
+    def make(index, number, fw, bus="virtio", nic="virtio-net-pci"):
+        """`index` counts all machines of a run (tap, MAC), `number` those of this firmware (name, serial)."""
+        serial = f"GCLAB{fw[0].upper()}{number:04}"
+        mac = f"52:54:00:77:{index >> 8:02x}:{index & 255:02x}"
+        return Hardware(f"{fw}{number}", index, fw, serial, uuid.uuid5(_NAMESPACE, serial), mac, bus, nic)
+
+
+@dataclass(frozen=True)
+class Event:
+    """kind: serial, reset, exit of a machine; log, ready, exit of the appliance. `at` is monotonic time."""
+
+    kind: str
+    who: object
+    at: float
+    text: str = ""
+
+
+class Machine:
+    def __init__(self, hardware, folder, accel, namespace, events):
+        self.hardware = hardware
+        self._folder = folder
+        self._accel = accel
+        self._namespace = namespace
+        self._events = events
+        self._process = None
+        self._threads = []
+        self.disk = folder / "disk.qcow2"
+        self.log = folder / "serial.log"
+        self.powered_at = None
+
+    def insert_disk(self, oem_image):
+        """A fresh overlay on the OEM disk and fresh UEFI variables."""
+        self._folder.mkdir(parents=True)
+        host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", oem_image, self.disk])
+        if self.hardware.fw == "uefi":
+            shutil.copy(host.FIRMWARE[1], self._folder / "vars.fd")
+
+    def power_on(self, wire=True):
+        """`wire=False` takes the NIC out: the machine has nothing but its own disk."""
+        argv = self._command(wire)
+        qmp = self._listen()
+        self.powered_at = time.monotonic()
+        self._process = subprocess.Popen(
+            network.inside(self._namespace, argv),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )
+        self._threads = [
+            threading.Thread(target=self._read_serial, args=(self._process,), daemon=True),
+            threading.Thread(target=self._read_qmp, args=(qmp, self._process), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def power_off(self):
+        """SIGTERM makes QEMU flush its disk and leave; the serial log is complete afterwards."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        end(process)
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _command(self, wire):
+        hw = self.hardware
+        accel = ["kvm"] if self._accel == "kvm" else ["tcg,tb-size=128"]
+        argv = ["qemu-system-x86_64", "-name", hw.name, "-accel", *accel, "-cpu", "host" if self._accel == "kvm" else "max",
+                "-M", "q35,graphics=off,smm=off", "-m", str(RAM_MIB), "-smp", "1", "-nodefaults", "-display", "none",
+                "-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial",
+                "-chardev", f"socket,id=qmp,path={self._folder / 'qmp'}", "-mon", "chardev=qmp,mode=control",
+                "-device", "virtio-rng-pci,romfile=",
+                "-smbios", f"type=1,manufacturer={hw.manufacturer},product={hw.product},version=1,serial={hw.serial},"
+                           f"uuid={hw.uuid},sku=LAB-1,family=Lab",
+                "-smbios", f"type=2,manufacturer={hw.manufacturer},product=Board,serial=B-{hw.serial}",
+                "-smbios", f"type=3,manufacturer={hw.manufacturer},serial=C-{hw.serial}"]
+        if hw.fw == "uefi":
+            argv += ["-drive", f"if=pflash,unit=0,readonly=on,format=raw,file={host.FIRMWARE[0]}",
+                     "-drive", f"if=pflash,unit=1,format=raw,file={self._folder / 'vars.fd'}",
+                     "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]
+        argv += ["-drive", f"if=none,id=disk,format=qcow2,discard=unmap,file={self.disk}", *_disk(hw)]
+        return argv + (_nic(hw) if wire else [])
+
+    def _listen(self):
+        """QEMU calls us, so there is no moment at which its socket is not there yet."""
+        path = self._folder / "qmp"
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(1)
+        listener.settimeout(30)
+        return listener
+
+    def _read_serial(self, process):
+        with open(self.log, "a", encoding="utf-8") as log:
+            for raw in lines(process.stdout, milestones.PROMPT):
+                text = milestones.clean(raw)
+                if text:
+                    at = time.monotonic()
+                    log.write(f"{at - self.powered_at:8.2f} {text}\n")
+                    log.flush()
+                    self._events.put(Event("serial", self, at, text))
+        code = process.wait()
+        self._events.put(Event("exit", self, time.monotonic(), str(code)))
+
+    def _read_qmp(self, listener, process):
+        """Only RESET is of interest: the moment at which the guest restarts."""
+        try:
+            with listener, listener.accept()[0] as link:
+                link.settimeout(None)
+                link.sendall(b'{"execute":"qmp_capabilities"}\n')
+                for raw in link.makefile("rb"):
+                    message = json.loads(raw)
+                    if message.get("event") == "RESET" and message["data"].get("guest"):
+                        self._events.put(Event("reset", self, time.monotonic()))
+        except (OSError, ValueError) as err:
+            if process.poll() is None:
+                self._events.put(Event("serial", self, time.monotonic(), f"lab: QMP was lost: {err}"))
+
+
+def _disk(hw):
+    common = f"drive=disk,serial=D{hw.serial},bootindex=2"
+    return {
+        "virtio": ["-device", f"virtio-blk-pci,{common}"],
+        "ahci": ["-device", f"ide-hd,bus=ide.0,{common}"],
+        "nvme": ["-device", f"nvme,{common}"],
+        "usb": ["-device", "qemu-xhci", "-device", f"usb-storage,{common}"],
+    }[hw.bus]
+
+
+def _nic(hw):
+    # OVMF brings its own virtio driver; for e1000 it needs the ROM's.
+    rom = ",romfile=" if hw.fw == "uefi" and hw.nic == "virtio-net-pci" else ""
+    return ["-netdev", f"tap,id=wire,ifname={network.tap(hw.index)},script=no,downscript=no",
+            "-device", f"{hw.nic},netdev=wire,mac={hw.mac},bootindex=1{rom}"]
+
+
+def lines(stream, prompt=None, limit=65536):
+    """Lines of a byte stream as they come, without line ends; a prompt counts as one early."""
+    buffer = b""
+    while chunk := os.read(stream.fileno(), 65536):
+        *whole, buffer = re.split(rb"[\r\n]+", buffer + chunk)
+        yield from whole
+        if len(buffer) > limit or (prompt and prompt.search(buffer)):
+            yield buffer
+            buffer = b""
+    if buffer:
+        yield buffer
+
+
+def end(process, patience=10):
+    """SIGTERM, then SIGKILL: by this child's own id, nothing else."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

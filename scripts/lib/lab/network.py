@@ -1,0 +1,91 @@
+"""The lab's wire: two namespaces, so that nothing of it is seen by this machine.
+
+    gclabPIDa            gclabPIDs
+    groundcrew serve     br0 --- tap0, tap1, ...   (QEMU)
+    gc0 10.77.0.1/24 ------- up0
+
+Names carry the process id, so labs run side by side; what a killed lab left is
+removed by the next one.
+"""
+
+import os
+import re
+
+from . import host
+from .say import LabError
+
+INTERFACE = "gc0"
+ADDRESS = "10.77.0.1/24"
+
+
+class Network:
+    def __init__(self):
+        self.appliance = f"gclab{os.getpid()}a"
+        self.switch = f"gclab{os.getpid()}s"
+
+    def up(self, taps):
+        """Everything with carrier; a kernel without bridge, veth or tun is named here."""
+        sweep()
+        try:
+            self._up(taps)
+        except LabError as err:
+            raise LabError(f"{err}\nthe lab's network needs bridge, veth and tun in the kernel") from None
+
+    def _up(self, taps):
+        for name in (self.appliance, self.switch):
+            host.run(["ip", "netns", "add", name])
+            _ip(name, "link set lo up")
+        # No duplicate address detection on a wire of our own: the link-local
+        # address, from which router advertisements come, works at once.
+        _sysctl(self.appliance, "net/ipv6/conf/default/accept_dad", "0")
+        _sysctl(self.switch, "net/ipv6/conf/default/disable_ipv6", "1")
+        _ip(self.switch, "link add br0 type bridge stp_state 0 forward_delay 0")
+        _ip(self.appliance, f"link add {INTERFACE} type veth peer name up0 netns {self.switch}")
+        _ip(self.appliance, f"addr add {ADDRESS} dev {INTERFACE}")
+        # A veth hands on packets with unfinished checksums; PXE ROMs drop them.
+        host.run(["ip", "netns", "exec", self.appliance, "ethtool", "-K", INTERFACE, "tx", "off"])
+        _ip(self.switch, "link set up0 master br0")
+        for link in ("up0", "br0"):
+            _ip(self.switch, f"link set {link} up")
+        _ip(self.appliance, f"link set {INTERFACE} up")
+        for index in range(taps):
+            _ip(self.switch, f"tuntap add dev {tap(index)} mode tap")
+            _ip(self.switch, f"link set {tap(index)} master br0")
+            _ip(self.switch, f"link set {tap(index)} up")
+
+    def down(self):
+        existing = _namespaces()
+        for name in (self.appliance, self.switch):
+            if name in existing:
+                host.run(["ip", "netns", "del", name])
+
+
+def tap(index):
+    return f"tap{index}"
+
+
+def inside(namespace, argv):
+    """`argv` in a namespace (None: here), as a child that the kernel ends if this process dies."""
+    enter = ["ip", "netns", "exec", namespace] if namespace else []
+    return enter + ["setpriv", "--pdeathsig", "KILL"] + [str(a) for a in argv]
+
+
+def sweep():
+    """Removes the namespaces of labs that are no longer there."""
+    for name in _namespaces():
+        owner = re.fullmatch(r"gclab(\d+)[as]", name)
+        if owner and not os.path.exists(f"/proc/{owner[1]}"):
+            host.run(["ip", "netns", "del", name])
+
+
+def _namespaces():
+    return [line.split()[0] for line in host.run(["ip", "netns", "list"]).splitlines() if line.strip()]
+
+
+def _ip(namespace, words):
+    host.run(["ip", "-n", namespace] + words.split())
+
+
+def _sysctl(namespace, key, value):
+    """Best effort: the key is absent where the kernel has no IPv6."""
+    host.run(["ip", "netns", "exec", namespace, "sh", "-c", f"[ ! -e /proc/sys/{key} ] || echo {value} > /proc/sys/{key}"])

@@ -1,0 +1,301 @@
+"""The lab's story: build, make a site, switch devices on, watch, judge, clean up."""
+
+import queue
+import shutil
+import signal
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from . import appliance, host, hwhash, network, oem, report, verify
+from .device import Device
+from .machine import Hardware, Machine
+from .say import LabError
+
+READY_PATIENCE = 30
+REFUSAL_PATIENCE = 10  # the agent may still store its log before the lab cuts the power
+HEARTBEAT = 10
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM; the argument is the signal's number."""
+
+
+class Lab:
+    def __init__(self, options, say):
+        self.options = options
+        self.say = say
+        self.marks = {}  # stage -> seconds it took
+        self._events = queue.Queue()
+        self._devices = []
+        self._appliance = None
+        self._folder = None
+        self._accel = host.accelerator(options.kvm)
+        self._memory = None
+        self._interrupted = False
+
+    def run(self):
+        """True when every device ended as it should. Cleans up in every case."""
+        ok = False
+        with ExitStack() as stack:
+            stack.callback(lambda: self._tidy(ok))
+            try:
+                ok = self._story(stack)
+            except Interrupted:
+                self._interrupted = True
+                raise
+            finally:
+                ignore_signals()  # a second Ctrl-C must not break the cleaning up
+        return ok
+
+    def _story(self, stack):
+        oem_image, kernel_deb, binaries = self._prepare()
+        self._folder = Path(tempfile.mkdtemp(prefix="groundcrew-lab-"))
+        (self._folder / "logs").mkdir()
+        self._wire(stack)
+        self._make_site(binaries, kernel_deb)
+        self._serve(stack)
+        self._switch_on(stack, oem_image)
+        self._watch(self._open_devices)
+        if self.options.mode == "tamper":
+            self._own_disks()
+        self._read_disks()
+        return self._verdict()
+
+    def prepare(self):
+        """Only what is made once: OEM disk, kernel package, binaries."""
+        host.require({**host.TOOLS, **host.BUILD_TOOLS})
+        self._prepare()
+
+    # -- stages --------------------------------------------------------------------
+
+    def _prepare(self):
+        host.require(host.TOOLS)
+        host.require_network()
+        host.require_firmware({hw.fw for hw in self._hardware()})
+        self.say(f"{len(self._hardware())} device(s), {self._accel.upper()}"
+                 + (" (no kvm_intel or kvm_amd here: software emulation)" if self._accel == "tcg" else ""))
+        cache = host.cache_dir()
+        binaries = self._timed("build", self._binaries)
+        image = self._timed("oem_disk", lambda: oem.ensure(cache, self.say, self.options.oem_kernel))
+        deb = self.options.kernel_deb or self._timed("kernel_deb", lambda: host.kernel_deb(cache, self.say))
+        return image, deb, binaries
+
+    def _binaries(self):
+        if self.options.bin_dir:
+            return self.options.bin_dir / "groundcrew", self.options.bin_dir / "groundcrew-agent"
+        return appliance.build(self.say)
+
+    def _wire(self, stack):
+        self._network = network.Network()
+        stack.callback(self._network.down)
+        self._network.up(len(self._hardware()))
+        self.say(f"network {network.ADDRESS} on {network.INTERFACE} in namespace {self._network.appliance}")
+
+    def _make_site(self, binaries, kernel_deb):
+        site = self._appliance = appliance.Appliance(self._folder, binaries, self._network.appliance, self._events)
+        self._step("site", "groundcrew init", site.init)
+        if self.options.mode != "unknown":
+            csv = hwhash.csv(self._hardware())
+            self._step("import", f"groundcrew device import ({len(self._hardware())} hardware hashes)", lambda: site.import_devices(csv))
+        self._step("image", "groundcrew image build", lambda: site.build_image(kernel_deb))
+        self._step("publish", "groundcrew bundle build and publish", lambda: site.publish(self.options.bundle))
+
+    def _serve(self, stack):
+        started = time.monotonic()
+        self.say("waiting for groundcrew serve to be ready")
+        stack.callback(self._appliance.stop)
+        self._appliance.serve()
+        deadline = started + READY_PATIENCE
+        while True:
+            event = self._next(deadline)
+            if event is None and time.monotonic() >= deadline:
+                raise LabError(f"groundcrew serve was not ready within {READY_PATIENCE} s")
+            if event and event.kind == "exit":
+                raise LabError(f"groundcrew serve ended with exit code {event.text} before it was ready")
+            if event and event.kind == "ready":
+                break
+        self.marks["ready"] = round(time.monotonic() - started, 2)
+        self._memory = self._appliance.memory_kib()
+        self.say(f"appliance is ready after {self.marks['ready']:.2f} s, {self._memory[0] / 1024:.1f} MiB resident")
+        if self.options.mode == "tamper":
+            self._tampered = self._appliance.tamper()
+            self.say(f"changed one bit in the published blob sha256:{self._tampered}")
+
+    def _switch_on(self, stack, oem_image):
+        for hw in self._hardware():
+            folder = self._folder / "devices" / hw.name
+            machine = Machine(hw, folder, self._accel, self._network.switch, self._events)
+            machine.log = self._folder / "logs" / f"{hw.name}.serial.log"
+            machine.insert_disk(oem_image)
+            self._devices.append(Device(machine, self.options.mode, self.say))
+            stack.callback(machine.power_off)
+        for device in self._devices:
+            hw = device.machine.hardware
+            device.machine.power_on()
+            self.say(f"switched on: {hw.fw.upper()}, serial {hw.serial}, {hw.mac}, disk {hw.bus}", device.name)
+
+    def _own_disks(self):
+        """After a refusal: the installed system must still come up, alone, as it was."""
+        for device in self._devices:
+            if device.outcome is None:
+                device.start_alone()
+                device.machine.power_on(wire=False)
+                self.say("switched on again without a network: its own disk must be as it was", device.name)
+        self._watch(self._open_devices)
+
+    def _read_disks(self):
+        """The word of the disk itself, after the login prompt's."""
+        for device in self._devices:
+            if device.outcome not in ("provisioned", "refused"):
+                continue
+            found = verify.hostname(device.machine.disk, self._folder / "devices" / device.name)
+            if found != device.hostname:
+                device.outcome, device.reason = "failed", f"/etc/hostname on its disk is {found!r}, its prompt said {device.hostname!r}"
+            else:
+                self.say(f"its disk, read offline: file system sound, /etc/hostname is {found}", device.name)
+
+    def _verdict(self):
+        wanted = "refused" if self.options.mode == "tamper" else "provisioned"
+        ok = all(device.outcome == wanted for device in self._devices)
+        self.marks["total"] = round(self.say.seconds(), 1)
+        self.say.plain("\n" + report.table(self._devices))
+        if self._memory:
+            peak = self._appliance.memory_kib()[1]
+            self.say.plain(f"appliance: {self._memory[0] / 1024:.1f} MiB resident when ready, {peak / 1024:.1f} MiB at most")
+        if ok and wanted == "refused":
+            named = all(self._tampered[:12] in device.reason for device in self._devices)
+            self.say.plain("the changed bundle was refused" + (", its blob named," if named else "") + " and the installed systems are untouched")
+        if self.options.json:
+            self.options.json.write_text(report.as_json(self.options, self._accel, ok, self.marks, self._devices), encoding="utf-8")
+        return ok
+
+    # -- watching ------------------------------------------------------------------
+
+    def _open_devices(self):
+        return [d for d in self._devices if d.outcome is None and not d.off]
+
+    def _watch(self, still_open):
+        """Until nothing is open or the time is over; every device is switched off as it ends."""
+        deadline = time.monotonic() + self.options.timeout
+        quiet_since = time.monotonic()
+        while open_now := still_open():
+            event = self._next(min(deadline, quiet_since + HEARTBEAT, *(d.cut_at for d in open_now if d.cut_at)))
+            now = time.monotonic()
+            if event:
+                if self._handle(event):
+                    quiet_since = now
+            for device in open_now:
+                if device.cut_at and now >= device.cut_at:
+                    self._cut(device)
+            if now >= deadline:
+                for device in still_open():
+                    self._end(device, device.fail(f"timeout of {self.options.timeout} s while waiting for {device.waits_for}"))
+            elif now >= quiet_since + HEARTBEAT:
+                quiet_since = now
+                self.say("waiting: " + ", ".join(f"{d.name} for {d.waits_for}" for d in still_open()))
+
+    def _handle(self, event):
+        """True when a device got on."""
+        if event.who is self._appliance:
+            if event.kind == "exit":
+                raise LabError(f"groundcrew serve ended with exit code {event.text} while devices were being provisioned")
+            for device in self._devices:
+                device.on_log(event.at, event.text)
+            return False
+        device = next(d for d in self._devices if d.machine is event.who)
+        if device.stale(event.at):
+            return False
+        before = len(device.timeline.seen)
+        if event.kind == "serial":
+            action = device.on_serial(event.at, event.text)
+        elif event.kind == "reset":
+            action = device.on_reset(event.at)
+        else:
+            action = "off" if device.refused and not device.alone else device.fail(f"QEMU ended with exit code {event.text}")
+        self._end(device, action)
+        return len(device.timeline.seen) > before
+
+    def _end(self, device, action):
+        if action == "approve":
+            self._approve(device)
+        elif action == "refused":
+            device.cut_at = time.monotonic() + REFUSAL_PATIENCE
+        elif action == "off":
+            self._cut(device)
+        elif action == "done":
+            device.machine.power_off()
+
+    def _cut(self, device):
+        """After a refusal: the power is cut; `_own_disks` goes on from here."""
+        device.cut_at, device.off = None, True
+        device.machine.power_off()
+
+    def _approve(self, device):
+        """What a technician does: compares the two codes, then approves."""
+        shown = device.timeline.value("code")
+        device_id, listed = self._appliance.lobby_entry(device.machine.hardware.serial)
+        if listed != shown:
+            device.fail(f"its screen shows the code {shown}, the appliance lists {listed}")
+            device.machine.power_off()
+            return
+        self._appliance.approve(device_id, shown)
+        self.say(f"both codes are {shown}: groundcrew device approve {device_id} {shown}", device.name)
+
+    def _next(self, until):
+        try:
+            return self._events.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            return None
+
+    # -- small things --------------------------------------------------------------
+
+    def _hardware(self):
+        kinds = ("bios", "uefi") if self.options.fw == "both" else (self.options.fw,)
+        pairs = [(fw, number) for fw in kinds for number in range(1, self.options.devices + 1)]
+        return [Hardware.make(index, number, fw, self.options.disk, self.options.nic) for index, (fw, number) in enumerate(pairs)]
+
+    def _step(self, name, text, action):
+        self.say(f"waiting for {text}")
+        self._timed(name, action)
+
+    def _timed(self, name, action):
+        started = time.monotonic()
+        result = action()
+        self.marks[name] = round(time.monotonic() - started, 2)
+        return result
+
+    def _tidy(self, ok):
+        if self._folder is None:
+            return
+        if not ok and not self._interrupted:
+            for device in self._devices:
+                if device.outcome not in ("provisioned", "refused"):
+                    self.say.plain(report.tail(device.machine.log, f"{device.name}'s serial line"))
+            if self._appliance:
+                self.say.plain(report.tail(self._appliance.log, "the appliance's log"))
+        if self.options.keep:
+            self.say(f"kept: {self._folder} (site, disks, logs)")
+        elif ok or self._interrupted:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            for entry in self._folder.iterdir():
+                if entry.name != "logs":
+                    shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+            self.say(f"logs: {self._folder / 'logs'} (--keep keeps the site and the disks, too)")
+
+
+def catch_signals():
+    """Both ways of being stopped become an exception, so that every `finally` runs."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+
+
+def ignore_signals():
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt(number, _frame):
+    raise Interrupted(number)

@@ -1,0 +1,104 @@
+//! The machine: interface, address, ports, rights, clock.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
+
+use nix::net::if_::InterfaceFlags;
+
+use super::Finding;
+use crate::site::{Settings, Site};
+
+/// Whether an appliance serves this site at this moment.
+pub fn served_now(site: &Site) -> bool {
+    UnixStream::connect(site.control_socket()).is_ok()
+}
+
+pub fn look(settings: &Settings, running: bool) -> Vec<Finding> {
+    let mut findings = vec![interface(settings), clock()];
+    if running {
+        findings.push(Finding::good("appliance", "serves this site right now; its ports are its own"));
+    } else {
+        findings.extend(ports(settings));
+    }
+    findings
+}
+
+fn interface(settings: &Settings) -> Finding {
+    let name = &settings.interface;
+    let what = format!("interface {name}");
+    let all: Vec<_> = match nix::ifaddrs::getifaddrs() {
+        Ok(all) => all.collect(),
+        Err(error) => return Finding::problem(what, format!("cannot be listed: {error}"), "run this as root"),
+    };
+    let Some(flags) = all.iter().find(|i| i.interface_name == *name).map(|i| i.flags) else {
+        let mut names: Vec<_> = all.iter().map(|i| i.interface_name.clone()).filter(|n| n != "lo").collect();
+        names.dedup();
+        let cure = format!("set `interface` in site.toml to one of: {}", names.join(", "));
+        return Finding::problem(what, "there is none of that name", cure);
+    };
+    if !flags.contains(InterfaceFlags::IFF_UP) {
+        return Finding::problem(what, "is switched off", format!("ip link set {name} up"));
+    }
+    let own = settings.address;
+    let holds = all.iter().filter(|i| i.interface_name == *name).any(|i| {
+        i.address.as_ref().and_then(|a| a.as_sockaddr_in()).is_some_and(|a| a.ip() == own.address)
+    });
+    if !holds {
+        let found = format!("does not hold the site's address {}", own.address);
+        return Finding::problem(what, found, format!("ip address add {own} dev {name}"));
+    }
+    if !flags.contains(InterfaceFlags::IFF_RUNNING) {
+        let cure = "plug the cable in, or switch on what is at its other end";
+        return Finding::warning(what, format!("holds {own}, but the cable is dead"), cure);
+    }
+    Finding::good(what, format!("up, holds {own}"))
+}
+
+fn clock() -> Finding {
+    let clock = crate::clock::read();
+    let floor = groundcrew_core::time::RELEASED;
+    if clock >= floor {
+        Finding::good("clock", clock.to_string())
+    } else {
+        let found = format!("stands at {clock}, before this program was made ({floor})");
+        Finding::problem("clock", found, "set it: date -s '2026-11-22 21:40:00' with today's values")
+    }
+}
+
+fn ports(settings: &Settings) -> Vec<Finding> {
+    let any = Ipv4Addr::UNSPECIFIED;
+    let own = settings.address.address;
+    let udp = |address, port| UdpSocket::bind(SocketAddrV4::new(address, port)).map(drop);
+    let tcp = |port| TcpListener::bind(SocketAddrV4::new(own, port)).map(drop);
+    let ports = settings.ports;
+    vec![
+        port("67/udp", "DHCP", udp(any, 67)),
+        port(&format!("{}/udp", ports.tftp), "TFTP", udp(own, ports.tftp)),
+        port(&format!("{}/tcp", ports.http), "HTTP", tcp(ports.http)),
+        port(&format!("{}/tcp", ports.https), "HTTPS", tcp(ports.https)),
+    ]
+}
+
+fn port(port: &str, service: &str, bound: std::io::Result<()>) -> Finding {
+    let what = format!("port {port}");
+    let number = port.split('/').next().unwrap_or(port);
+    match bound {
+        Ok(()) => Finding::good(what, format!("free for {service}")),
+        Err(error) => match error.kind() {
+            std::io::ErrorKind::AddrInUse => Finding::problem(
+                what,
+                format!("another program has it, so {service} cannot start"),
+                format!("find it with `ss -lnp 'sport = :{number}'` and stop it"),
+            ),
+            std::io::ErrorKind::PermissionDenied => Finding::problem(
+                what,
+                format!("this user may not bind it for {service}"),
+                "run as root, or by the unit in config/groundcrew.service",
+            ),
+            std::io::ErrorKind::AddrNotAvailable => {
+                Finding::problem(what, "this machine does not hold the site's address", "see the interface above")
+            }
+            _ => Finding::problem(what, format!("{service} cannot bind it: {error}"), ""),
+        },
+    }
+}

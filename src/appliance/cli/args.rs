@@ -1,0 +1,317 @@
+//! The command line: what may be typed, and what `--help` says about it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Offline USB/PXE provisioning appliance.
+///
+/// A new device boots from the appliance over the network, is known by its
+/// hardware, is granted a signed bundle, verifies and applies it, and comes up
+/// from its own disk, configured. No internet is needed.
+#[derive(Debug, Parser)]
+#[command(name = "groundcrew", version, arg_required_else_help = true, after_help = "\
+Examples:
+  groundcrew init /srv/gc --org 'Example Ltd' --address 10.77.0.1/24 --interface eth1
+  groundcrew image build --site /srv/gc/site
+  groundcrew bundle build /srv/gc/site/sources/welcome --out /tmp/welcome
+  groundcrew bundle publish /tmp/welcome --hq /srv/gc/hq --site /srv/gc/site
+  groundcrew check --site /srv/gc/site
+  groundcrew serve --site /srv/gc/site
+
+Exit status: 0 done, 1 failed, 2 wrong usage.")]
+pub struct Cli {
+    /// Say more: -v for decisions, -vv for every packet (or set RUST_LOG)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The site folder, for every command that works on one.
+#[derive(Debug, Args)]
+pub struct SiteArg {
+    /// The site folder that `init` made
+    #[arg(long = "site", value_name = "DIR", env = "GROUNDCREW_SITE", default_value = "site")]
+    pub dir: PathBuf,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new HQ (offline keys) and its first site
+    #[command(after_help = "\
+Example:
+  groundcrew init /srv/gc --org 'Example Ltd' --address 10.77.0.1/24 --interface eth1
+
+DIR/hq holds the offline keys: keep it away from the appliance once the site is set up.
+DIR/site is what the appliance serves.")]
+    Init(InitArgs),
+    /// Check configuration and machine, and say what to do about each finding
+    Check(CheckArgs),
+    /// Serve a site: DHCP, TFTP, HTTP boot, enrollment
+    Serve(ServeArgs),
+    /// Build what devices boot
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// See, register, approve and reset devices
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Build, check and publish bundles
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Read and verify the site's journal
+    #[command(subcommand)]
+    Journal(JournalCommand),
+}
+
+/// `groundcrew init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Folder to make; `hq` and `site` come inside it
+    pub dir: PathBuf,
+    /// The organisation's name, as devices show it
+    #[arg(long, value_name = "NAME")]
+    pub org: String,
+    /// The site's short name: prefix of device ids and host names
+    #[arg(long, value_name = "NAME", default_value = "hq")]
+    pub name: groundcrew_core::SiteId,
+    /// The appliance's address and prefix length on the devices' network
+    #[arg(long, value_name = "A.B.C.D/N")]
+    pub address: crate::site::Cidr,
+    /// The interface on that network
+    #[arg(long, value_name = "IF")]
+    pub interface: String,
+}
+
+/// `groundcrew check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// Findings as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Do not ask the network whether another DHCP server answers
+    #[arg(long)]
+    pub quiet_wire: bool,
+}
+
+/// `groundcrew serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  groundcrew serve --site /srv/gc/site
+
+Needs the right to bind ports 67, 69, 80 and 443 and to use raw sockets: run it as root, or by
+config/groundcrew.service. It says \"ready\" when every socket is bound. Ctrl-C or SIGTERM ends it.")]
+pub struct ServeArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// Log lines as JSON
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// `groundcrew image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Put kernel, agent and the site's trust root together
+    #[command(after_help = "\
+Examples:
+  groundcrew image build --site site
+  groundcrew image build --site site --kernel-deb linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb")]
+    Build(ImageBuildArgs),
+}
+
+/// `groundcrew image build`.
+#[derive(Debug, Args)]
+pub struct ImageBuildArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// Debian's kernel package, where the machine cannot fetch it
+    #[arg(long, value_name = "FILE")]
+    pub kernel_deb: Option<PathBuf>,
+    /// The agent; default: `groundcrew-agent` beside this program
+    #[arg(long, value_name = "FILE")]
+    pub agent: Option<PathBuf>,
+    /// Folder with ipxe.efi, snponly.efi and undionly.kpxe
+    #[arg(long, value_name = "DIR")]
+    pub ipxe_dir: Option<PathBuf>,
+    /// What was built, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `groundcrew device`.
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// List the devices the site knows
+    List(DeviceListArgs),
+    /// Everything known of one device
+    Show(DeviceShowArgs),
+    /// Register devices from an Autopilot CSV
+    #[command(after_help = "\
+Examples:
+  groundcrew device import AutopilotHWID.csv
+  groundcrew device import --dry-run --tag kiosk devices.csv")]
+    Import(DeviceImportArgs),
+    /// Let in a waiting device whose screen shows CODE
+    #[command(after_help = "\
+Example:
+  groundcrew device approve hq-7k2m9qx4 K7QF-2M9X
+
+Compare: the code must be the one on the device's own screen.")]
+    Approve(DeviceApproveArgs),
+    /// Refuse a waiting device
+    Reject(DeviceRejectArgs),
+    /// Provision a device anew at its next start from the network
+    Reprovision(DeviceOneArgs),
+}
+
+/// `groundcrew device list`.
+#[derive(Debug, Args)]
+pub struct DeviceListArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `groundcrew device show`.
+#[derive(Debug, Args)]
+pub struct DeviceShowArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device's id
+    pub id: groundcrew_core::DeviceId,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print the log that the device's agent sent last
+    #[arg(long)]
+    pub log: bool,
+}
+
+/// `groundcrew device import`.
+#[derive(Debug, Args)]
+pub struct DeviceImportArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The CSV file
+    pub file: PathBuf,
+    /// Say what would happen and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// A tag for rows that bring none
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<groundcrew_registry::device::Tag>,
+    /// Verdicts as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `groundcrew device approve`.
+#[derive(Debug, Args)]
+pub struct DeviceApproveArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device's id, as `device list` and the device's screen show it
+    pub id: groundcrew_core::DeviceId,
+    /// The code on the device's screen
+    pub code: groundcrew_core::enroll::Code,
+}
+
+/// `groundcrew device reject`.
+#[derive(Debug, Args)]
+pub struct DeviceRejectArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device's id
+    pub id: groundcrew_core::DeviceId,
+    /// Why; the device shows it
+    #[arg(long, default_value = "refused by a technician")]
+    pub reason: String,
+}
+
+/// One device.
+#[derive(Debug, Args)]
+pub struct DeviceOneArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device's id
+    pub id: groundcrew_core::DeviceId,
+}
+
+/// `groundcrew bundle`.
+#[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Build a bundle from a folder with a bundle.toml
+    #[command(after_help = "\
+Example:
+  groundcrew bundle build site/sources/welcome --out welcome.bundle")]
+    Build(BundleBuildArgs),
+    /// Sign a bundle with HQ's targets key and hand it to the site
+    Publish(BundlePublishArgs),
+    /// Check every byte of a bundle folder against its digests
+    Verify(BundleFolderArgs),
+    /// Tell what is in a bundle
+    Show(BundleFolderArgs),
+}
+
+/// `groundcrew bundle build`.
+#[derive(Debug, Args)]
+pub struct BundleBuildArgs {
+    /// Folder with bundle.toml
+    pub source: PathBuf,
+    /// Folder to write (an OCI image layout)
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// What was built, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `groundcrew bundle publish`.
+#[derive(Debug, Args)]
+pub struct BundlePublishArgs {
+    /// The bundle folder that `bundle build` wrote
+    pub bundle: PathBuf,
+    /// HQ's folder, with its offline keys
+    #[arg(long, value_name = "DIR")]
+    pub hq: PathBuf,
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+}
+
+/// A bundle folder.
+#[derive(Debug, Args)]
+pub struct BundleFolderArgs {
+    /// The bundle folder that `bundle build` wrote
+    pub bundle: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `groundcrew journal`.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Print every entry, oldest first
+    Show(DeviceListArgs),
+    /// Check the hash chain from the first entry to the last
+    Verify(DeviceListArgs),
+}
+

@@ -1,0 +1,147 @@
+//! `groundcrew device …`.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::args::{DeviceCommand, DeviceImportArgs, DeviceListArgs, DeviceShowArgs};
+use super::{client, table};
+use crate::office::{Command, DeviceView, ImportView, Outcome};
+use crate::site::Site;
+
+pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        DeviceCommand::List(args) => list(&args),
+        DeviceCommand::Show(args) => show(&args),
+        DeviceCommand::Import(args) => import(&args),
+        DeviceCommand::Approve(args) => {
+            change(&Site::at(args.site.dir), Command::Approve { device: args.id, code: args.code })
+        }
+        DeviceCommand::Reject(args) => {
+            change(&Site::at(args.site.dir), Command::Reject { device: args.id, reason: args.reason })
+        }
+        DeviceCommand::Reprovision(args) => change(&Site::at(args.site.dir), Command::Reprovision(args.id)),
+    }
+}
+
+fn change(site: &Site, command: Command) -> anyhow::Result<ExitCode> {
+    match client::execute(site, command)? {
+        Outcome::Done(line) => println!("{line}"),
+        other => println!("{}", serde_json::to_string(&other)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(args: &DeviceListArgs) -> anyhow::Result<ExitCode> {
+    let Outcome::Devices(devices) = client::execute(&Site::at(&args.site.dir), Command::ListDevices)? else {
+        anyhow::bail!("the appliance answered something else");
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&devices)?);
+    } else if devices.is_empty() {
+        println!("No device is known yet. Register some with `groundcrew device import FILE.csv`,");
+        println!("or switch one on: it boots from the network and waits here for its approval.");
+    } else {
+        print!("{}", overview(&devices, table::terminal_width(200)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn overview(devices: &[DeviceView], width: usize) -> String {
+    let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+    let rows: Vec<Vec<String>> = devices
+        .iter()
+        .map(|device| {
+            let code = device.code.map_or_else(|| "-".to_owned(), |code| code.to_string());
+            let what = device.progress.clone().or_else(|| device.reason.clone()).or_else(|| device.bundle.clone());
+            vec![
+                device.id.to_string(),
+                device.state.clone(),
+                code,
+                text(&device.serial),
+                text(&device.model),
+                what.unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let mut out = table::render(&["ID", "STATE", "CODE", "SERIAL", "MODEL", ""], &rows, width);
+    if let Some(waiting) = devices.iter().find(|device| device.code.is_some()) {
+        let _ = writeln!(out, "\nCompare the code with the device's screen, then:");
+        let _ = writeln!(out, "  groundcrew device approve {} CODE", waiting.id);
+    }
+    out
+}
+
+fn show(args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
+    let site = Site::at(&args.site.dir);
+    if args.log {
+        return show_log(&site, args);
+    }
+    let Outcome::Device(device) = client::execute(&site, Command::ShowDevice(args.id.clone()))? else {
+        anyhow::bail!("the appliance answered something else");
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&device)?);
+    } else {
+        print!("{}", details(&device));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_log(site: &Site, args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
+    match client::execute(site, Command::DeviceLog(args.id.clone()))? {
+        Outcome::Log(Some(text)) => print!("{text}"),
+        _ => println!("{} has sent no log.", args.id),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn details(device: &DeviceView) -> String {
+    let since = device.since.map(|since| format!(" since {since}")).unwrap_or_default();
+    let mut out = format!("{} is {}{since}\n", device.id, device.state);
+    let macs = (!device.macs.is_empty()).then(|| device.macs.join(", "));
+    let fields = [
+        ("code", device.code.map(|code| code.to_string())),
+        ("because", device.reason.clone()),
+        ("doing", device.progress.clone()),
+        ("maker", device.manufacturer.clone()),
+        ("model", device.model.clone()),
+        ("serial", device.serial.clone()),
+        ("uuid", device.uuid.clone()),
+        ("macs", macs),
+        ("tag", device.tag.as_ref().map(ToString::to_string)),
+        ("profile", device.profile.as_ref().map(ToString::to_string)),
+        ("bundle", device.bundle.clone()),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            let _ = writeln!(out, "  {name:<10}{value}");
+        }
+    }
+    out
+}
+
+fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
+    let csv = std::fs::read(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
+    let command = Command::Import { csv, tag: args.tag.clone(), dry_run: args.dry_run };
+    let Outcome::Imported(view) = client::execute(&Site::at(&args.site.dir), command)? else {
+        anyhow::bail!("the appliance answered something else");
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&view)?);
+    } else {
+        print!("{}", verdicts(&view, &args.file.display().to_string()));
+    }
+    Ok(if view.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn verdicts(view: &ImportView, file: &str) -> String {
+    let mut out = String::new();
+    for row in &view.refused {
+        let _ = writeln!(out, "{file}:{}: {}: {}", row.line, row.name, row.reason);
+    }
+    let verb = if view.dry_run { "would be registered (nothing was changed)" } else { "registered" };
+    let _ = writeln!(out, "{} {verb}, {} refused", view.registered, view.refused.len());
+    out
+}

@@ -1,0 +1,140 @@
+//! `groundcrew image …`.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use groundcrew_core::trust::{Charter, ImageTrust};
+
+use super::args::{ImageBuildArgs, ImageCommand};
+use crate::image::{self, ImageReport, ImageSpec, Progress, Recipe};
+use crate::site::{Site, publish};
+
+pub fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ImageCommand::Build(args) => build(args),
+    }
+}
+
+fn build(args: ImageBuildArgs) -> anyhow::Result<ExitCode> {
+    let site = Site::at(&args.site.dir);
+    let spec = ImageSpec {
+        trust_json: image_trust(&site)?,
+        kernel_deb: args.kernel_deb,
+        agent: agent(args.agent)?,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        out: site.boot_dir(),
+        cache: cache(&site),
+        ipxe_dirs: args.ipxe_dir.into_iter().collect(),
+        recipe: Recipe::full().context("the recipe of the boot image; this is a bug")?,
+    };
+    let mut line = ProgressLine::new();
+    let report = image::build(&spec, &mut |progress| line.show(&progress))?;
+    line.end();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", summary(&report));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What of the site's trust goes into its image. The time in it is that of the
+/// site's newest signature and not the clock's: the same site gives the same image.
+fn image_trust(site: &Site) -> anyhow::Result<Vec<u8>> {
+    let settings = site.settings()?;
+    let repo = publish::load(site)?;
+    let path = Charter::target_path(&settings.site);
+    let targets = repo.targets().context("the site has no targets metadata")?;
+    let target = targets.targets.get(&path).with_context(|| {
+        format!("HQ has signed no charter for `{}`; was `name` in site.toml changed after init?", settings.site)
+    })?;
+    let digest = target.sha256().context("the charter is listed without a SHA-256 digest")?;
+    let file = site.trust_dir().join("targets/sites").join(format!("{}.{}.json", digest.hex(), settings.site));
+    let charter = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    let issued = repo.timestamp().and_then(|timestamp| timestamp.issued_at);
+    let trust = ImageTrust {
+        built_at: issued.unwrap_or(groundcrew_core::time::RELEASED),
+        site: settings.site.clone(),
+        root: repo.root_bytes().to_vec(),
+        targets: repo.targets_bytes().unwrap_or_default().to_vec(),
+        charter,
+        minimum: groundcrew_core::trust::tuf::MinimumVersions::default(),
+    };
+    trust.verify(publish::now(&repo)).context("devices would refuse this site")?;
+    Ok(trust.to_json()?)
+}
+
+/// The static agent: named, or where a build or an installation puts it.
+fn agent(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path);
+    }
+    let program = std::env::current_exe()?;
+    let beside = program.parent().unwrap_or(Path::new("."));
+    let places = [beside.join("../agent/groundcrew-agent"), beside.join("groundcrew-agent")];
+    match places.iter().find(|place| place.is_file()) {
+        Some(place) => Ok(place.clone()),
+        None => bail!(
+            "the agent is not beside {}: build it with `scripts/build-agent`, or name it with --agent FILE",
+            program.display()
+        ),
+    }
+}
+
+/// Where fetched packages and prepared kernels are kept between builds.
+fn cache(site: &Site) -> PathBuf {
+    let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    folder("GROUNDCREW_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|dir| dir.join("groundcrew")))
+        .or_else(|| folder("HOME").map(|dir| dir.join(".cache/groundcrew")))
+        .unwrap_or_else(|| site.dir().join("cache"))
+}
+
+fn summary(report: &ImageReport) -> String {
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let mut out = format!(
+        "kernel and initrd: {:.1} MiB in {}\n",
+        mebibytes(report.manifest.boot_bytes),
+        report.out.display()
+    );
+    for file in &report.manifest.files {
+        out.push_str(&format!("  {:<14}{:>8.2} MiB\n", file.name, mebibytes(file.stored.bytes)));
+    }
+    if !report.within_budget {
+        out.push_str("This is more than 24 MiB: slow networks and small machines will feel it.\n");
+    }
+    out
+}
+
+/// On a terminal one line that changes; elsewhere a line each, without the counting.
+struct ProgressLine {
+    terminal: bool,
+    open: bool,
+}
+
+impl ProgressLine {
+    fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), open: false }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let counting = matches!(progress, Progress::Compressing { .. });
+        let mut err = std::io::stderr();
+        // Progress that cannot be shown is no reason to stop.
+        if self.terminal && counting {
+            let _ = write!(err, "\r\x1b[K{progress}");
+            self.open = true;
+        } else if !counting {
+            self.end();
+            let _ = writeln!(err, "{progress}");
+        }
+    }
+
+    fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+}

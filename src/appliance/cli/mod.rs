@@ -1,0 +1,44 @@
+//! The commands: each reads its arguments, does one thing, and says what came
+//! of it. Exit status 0 done, 1 failed, 2 wrong usage (clap's).
+
+pub mod args;
+mod bundle;
+mod client;
+mod device;
+mod image;
+mod init;
+mod journal;
+pub mod logging;
+mod table;
+
+use std::process::ExitCode;
+
+use args::{CheckArgs, Command};
+
+use crate::check;
+use crate::site::Site;
+
+/// Runs one command.
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Init(args) => init::run(&args),
+        Command::Check(args) => run_check(&args),
+        Command::Serve(args) => crate::serve::run(&Site::at(args.site.dir)).map(|()| ExitCode::SUCCESS),
+        Command::Image(command) => image::run(command),
+        Command::Device(command) => device::run(command),
+        Command::Bundle(command) => bundle::run(command),
+        Command::Journal(command) => journal::run(command),
+    }
+}
+
+fn run_check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let wire = if args.quiet_wire { check::Wire::Quiet } else { check::Wire::Ask };
+    let findings = check::run(&Site::at(&args.site.dir), wire);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        print!("{}", check::render(&findings));
+    }
+    let problem = findings.iter().any(|finding| finding.level == check::Level::Problem);
+    Ok(if problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

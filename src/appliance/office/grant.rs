@@ -1,0 +1,77 @@
+//! Grants: what a device that was let in gets, signed.
+
+use groundcrew_core::dsse::Envelope;
+use groundcrew_core::enroll::Grant;
+use groundcrew_core::{DeviceId, UnixTime};
+
+use super::published;
+use super::{Inner, Office};
+use crate::site::publish;
+use crate::store;
+
+impl Office {
+    /// Signs the grants of all that were let in and have none, and wakes them.
+    /// One that cannot be granted anything yet is left waiting.
+    pub(super) fn grant_all(&self, inner: &mut Inner, now: UnixTime) -> Vec<store::Change> {
+        let ids: Vec<DeviceId> = inner.registry.ungranted().map(|device| device.id.clone()).collect();
+        let mut rows = Vec::new();
+        for id in ids {
+            match self.grant(inner, now, &id) {
+                Ok(more) => rows.extend(more),
+                Err(reason) => tracing::warn!(device = %id, "let in, but cannot be granted anything yet: {reason}"),
+            }
+            inner.sessions.wake(&id);
+        }
+        rows
+    }
+
+    /// Signs the grant of a device that was let in and records it. The rows
+    /// belong into the same batch as what let it in.
+    ///
+    /// # Errors
+    /// In words for the device's screen: no profile takes it, its bundle is not
+    /// published. Nothing has changed then, and it may be tried again.
+    pub(super) fn grant(&self, inner: &mut Inner, now: UnixTime, id: &DeviceId) -> Result<Vec<store::Change>, String> {
+        let device = inner.registry.device(id).ok_or("the device is not known any more")?;
+        let admitted = device.admitted.as_ref().ok_or("the device was not let in")?;
+        // Read anew each time: a technician may have published since.
+        let repo = publish::load(&self.site).map_err(|error| format!("{error:#}"))?;
+        let plan = self
+            .profiles
+            .plan(device, &self.name, inner.registry.junk(), |name, wanted| published::choose(&repo, name, wanted))
+            .map_err(|error| error.to_string())?;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let mut variables = plan.variables;
+        // The site's own words win over a profile's.
+        variables.extend([
+            ("hostname".to_owned(), plan.hostname.clone()),
+            ("device".to_owned(), id.to_string()),
+            ("site".to_owned(), self.name.to_string()),
+            ("organisation".to_owned(), self.organisation.clone()),
+            ("profile".to_owned(), plan.profile.to_string()),
+            ("tag".to_owned(), device.tag.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("serial".to_owned(), text(&device.identity.serial)),
+            ("manufacturer".to_owned(), text(&device.identity.manufacturer)),
+            ("model".to_owned(), text(&device.identity.product)),
+        ]);
+        let grant = Grant {
+            site: self.name.clone(),
+            device: id.clone(),
+            sign_key: admitted.sign_key,
+            seal_key: admitted.seal_key,
+            nonce: admitted.nonce,
+            assurance: admitted.assurance,
+            profile: plan.profile.clone(),
+            bundle: plan.bundle.clone(),
+            hostname: plan.hostname,
+            variables,
+            issued_at: now,
+        };
+        let envelope = Envelope::sign(&grant, &self.keys.grant).map_err(|error| error.to_string())?;
+        let change = inner.registry.granted(id, envelope.payload_digest(), plan.profile, plan.bundle);
+        let mut rows = self.record(inner, now, vec![change]);
+        rows.push(store::Change::Grant { device: id.clone(), envelope: envelope.clone() });
+        inner.grants.insert(id.clone(), envelope);
+        Ok(rows)
+    }
+}

@@ -1,0 +1,79 @@
+//! Devices and events as people and scripts see them.
+
+use groundcrew_core::UnixTime;
+use groundcrew_registry::device::{Device, Phase};
+use groundcrew_registry::event::Event;
+
+use super::{DeviceView, Inner};
+
+/// Every device; those that wait for somebody come first.
+pub fn all(inner: &Inner) -> Vec<DeviceView> {
+    let mut views: Vec<DeviceView> = inner.registry.devices().map(|device| one(inner, device)).collect();
+    views.sort_by_key(|view| (view.code.is_none(), view.id.clone()));
+    views
+}
+
+/// One device.
+pub fn one(inner: &Inner, device: &Device) -> DeviceView {
+    let identity = &device.identity;
+    let session = inner.sessions.of_device(&device.id);
+    let progress = session.and_then(|session| session.progress.as_ref());
+    let working = matches!(device.phase, Phase::Provisioning { .. });
+    let (profile, bundle) = match &device.phase {
+        Phase::Provisioning { profile, bundle, .. } => (Some(profile.clone()), Some(bundle.to_string())),
+        Phase::Provisioned { bundle, .. } => (None, Some(bundle.to_string())),
+        _ => (None, None),
+    };
+    DeviceView {
+        id: device.id.clone(),
+        state: device.phase.name().to_owned(),
+        since: since(&device.phase),
+        code: device.pending.as_ref().map(|pending| pending.code),
+        reason: reason(device),
+        manufacturer: identity.manufacturer.clone(),
+        model: identity.product.clone(),
+        serial: identity.serial.clone(),
+        uuid: identity.uuid.map(|uuid| uuid.to_string()),
+        macs: identity.macs.iter().map(ToString::to_string).collect(),
+        tag: device.tag.clone(),
+        profile,
+        bundle,
+        progress: progress.filter(|_| working).map(|p| format!("{} {}/{}: {}", p.phase, p.done, p.total, p.message)),
+    }
+}
+
+fn since(phase: &Phase) -> Option<UnixTime> {
+    match phase {
+        Phase::Provisioning { since, .. }
+        | Phase::Provisioned { since, .. }
+        | Phase::Failed { since, .. }
+        | Phase::Rejected { since, .. }
+        | Phase::Retired { since } => Some(*since),
+        Phase::Registered | Phase::Waiting | Phase::Approved => None,
+    }
+}
+
+fn reason(device: &Device) -> Option<String> {
+    if let Some(cause) = device.pending.as_ref().and_then(|pending| pending.cause.as_ref()) {
+        return Some(cause.to_string());
+    }
+    match &device.phase {
+        Phase::Failed { reason, .. } | Phase::Rejected { reason, .. } => Some(reason.clone()),
+        _ if device.reprovision.is_some() => Some("to be provisioned anew at its next start".to_owned()),
+        _ => None,
+    }
+}
+
+/// What an event adds to its name, with a colon in front, or nothing.
+pub fn event_in_words(event: &Event) -> String {
+    let detail = match event {
+        Event::Registered { registration } => format!("from {}", registration.source),
+        Event::Requested { request } => request.cause.as_ref().map(ToString::to_string).unwrap_or_default(),
+        Event::Approved { assurance, .. } => format!("{assurance:?}").to_lowercase(),
+        Event::Granted { profile, bundle, .. } => format!("{bundle} by profile {profile}"),
+        Event::Rejected { reason } | Event::Withdrawn { reason } | Event::Failed { reason, .. } | Event::Retired { reason } => reason.clone(),
+        Event::Tagged { tag } => tag.as_ref().map(ToString::to_string).unwrap_or_else(|| "none".to_owned()),
+        Event::Provisioned { .. } | Event::ReprovisionAsked => String::new(),
+    };
+    if detail.is_empty() { detail } else { format!(": {detail}") }
+}

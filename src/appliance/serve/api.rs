@@ -1,0 +1,157 @@
+//! HTTPS: the enrollment endpoint. Handlers read a message, ask the office,
+//! and answer; `core::enroll` describes the exchange.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use data_encoding::BASE64;
+use groundcrew_core::dsse::Envelope;
+use groundcrew_core::encoding::Bytes;
+use groundcrew_core::enroll::{
+    Admission, Challenge, Decision, LONG_POLL_SECONDS, MAX_MESSAGE, Progress, Session, Start, path,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::office::{Office, Refusal};
+
+/// The most a device's log may have. The end of it matters.
+const MAX_LOG: usize = 256 * 1024;
+
+/// The routes of the HTTPS port.
+pub fn routes(office: Arc<Office>) -> Router {
+    Router::new()
+        .route(path::START, post(start))
+        .route(path::REQUEST, post(request))
+        .route(path::DECISION, get(decision))
+        .route(path::PROGRESS, post(progress))
+        .route(path::RECEIPT, post(receipt))
+        .layer(DefaultBodyLimit::max(MAX_MESSAGE))
+        .merge(Router::new().route(path::LOG, post(log)).layer(DefaultBodyLimit::max(MAX_LOG)))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no-such-path", "nothing answers on this path"))
+        .with_state(office)
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+async fn start(State(office): State<Arc<Office>>, Message(start): Message<Start>) -> Answer<Challenge> {
+    Ok(Json(office.challenge(&start)))
+}
+
+async fn request(State(office): State<Arc<Office>>, Message(envelope): Message<Envelope>) -> Answer<Admission> {
+    Ok(Json(office.request(&envelope).await?))
+}
+
+async fn decision(State(office): State<Arc<Office>>, Bearer(session): Bearer) -> Answer<Decision> {
+    Ok(Json(office.decision(&session, Duration::from_secs(LONG_POLL_SECONDS)).await?))
+}
+
+async fn progress(
+    State(office): State<Arc<Office>>,
+    Bearer(session): Bearer,
+    Message(progress): Message<Progress>,
+) -> Answer<Stored> {
+    office.progress(&session, progress)?;
+    Ok(Json(Stored { stored: false }))
+}
+
+async fn receipt(
+    State(office): State<Arc<Office>>,
+    Bearer(session): Bearer,
+    Message(envelope): Message<Envelope>,
+) -> Answer<Stored> {
+    office.receipt(&session, &envelope).await?;
+    Ok(Json(Stored { stored: true }))
+}
+
+async fn log(State(office): State<Arc<Office>>, Bearer(session): Bearer, text: String) -> Answer<Stored> {
+    office.device_log(&session, text).await?;
+    Ok(Json(Stored { stored: true }))
+}
+
+/// Whether what was sent is on disk now.
+#[derive(Serialize)]
+struct Stored {
+    stored: bool,
+}
+
+/// An error as it travels: `{"error": "words", "code": "slug"}`.
+struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    error: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, error: impl Into<String>) -> Self {
+        Self { status, code, error: error.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({ "error": self.error, "code": self.code });
+        (self.status, Json(body)).into_response()
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match &refusal {
+            Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
+            Refusal::NoSession => StatusCode::UNAUTHORIZED,
+            Refusal::WrongSite { .. } | Refusal::NotAllowed(_) => StatusCode::FORBIDDEN,
+            Refusal::StaleChallenge => StatusCode::CONFLICT,
+            Refusal::ClockUnknown | Refusal::Busy(_) | Refusal::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        if status.is_server_error() {
+            tracing::warn!("a device was turned away: {refusal}");
+        } else {
+            tracing::debug!("a device was turned away: {refusal}");
+        }
+        Self::new(status, refusal.code(), refusal.to_string())
+    }
+}
+
+/// A JSON body, read with its size bounded and its mistakes named.
+struct Message<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> axum::extract::FromRequest<S> for Message<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Problem> {
+        let bytes = hyper::body::Bytes::from_request(request, state)
+            .await
+            .map_err(|error| Problem::new(error.status(), "body", error.body_text()))?;
+        let message = serde_json::from_slice(&bytes)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "malformed", format!("the message is malformed: {error}")))?;
+        Ok(Self(message))
+    }
+}
+
+/// The session from `Authorization: Bearer …`.
+struct Bearer(Session);
+
+impl<S: Send + Sync> FromRequestParts<S> for Bearer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let token = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value: &HeaderValue| value.to_str().ok()?.strip_prefix("Bearer "))
+            .and_then(|text| BASE64.decode(text.as_bytes()).ok())
+            .and_then(|bytes| bytes.try_into().ok());
+        match token {
+            Some(bytes) => Ok(Self(Bytes(bytes))),
+            None => Err(Refusal::NoSession.into()),
+        }
+    }
+}

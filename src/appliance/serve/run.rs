@@ -1,0 +1,148 @@
+//! The life of the process: read, bind everything, ready, serve, stop in order.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use groundcrew_netboot::dhcp::{BootService, Loaders, Server, Subnet, SubnetConfig};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::files::Tree;
+use super::{Shutdown, api, boot, control, dhcp, http, ra, tftp, tls, upkeep};
+use crate::office::Office;
+use crate::site::{Settings, Site};
+use crate::store::Store;
+
+/// Serves `site` until SIGTERM or SIGINT.
+pub fn run(site: &Site) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(serve(site))
+}
+
+/// The sockets of an appliance, all bound before any is used.
+struct Sockets {
+    dhcp: UdpSocket,
+    tftp: tftp::Listener,
+    http: TcpListener,
+    https: TcpListener,
+    control: tokio::net::UnixListener,
+    link: Option<ra::Link>,
+}
+
+async fn serve(site: &Site) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let settings = site.settings()?;
+    let store = Store::open(&site.registry_file())?;
+    let leases = store.leases()?;
+    let sockets = bind(site, &settings).await?;
+    let office = Arc::new(Office::open(site, &settings, store)?);
+    let (stopper, shutdown) = Shutdown::new();
+    let mut tasks = start(site, &settings, &office, leases, sockets, &shutdown)?;
+    tracing::info!(interface = settings.interface, address = %settings.address, "ready: site {} is served", settings.site);
+    // Not under systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let ended_early = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = tasks.join_next() => ended,
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    stopper.stop();
+    while tasks.join_next().await.is_some() {}
+    office.flush().await;
+    // Gone with the process that answers on it; a stale one does no harm.
+    let _ = std::fs::remove_file(site.control_socket());
+    match ended_early {
+        Some(result) => {
+            result.context("a service ended by a fault; this is a bug")?;
+            anyhow::bail!("a service ended by itself; this is a bug")
+        }
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+async fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
+    let address = settings.address.address;
+    let ports = settings.ports;
+    let link = match ra::bind(&settings.interface) {
+        Ok(link) => Some(link),
+        Err(error) => {
+            tracing::warn!("no IPv6 router advertisements, so iPXE waits 13 s longer: {error:#}");
+            None
+        }
+    };
+    Ok(Sockets {
+        dhcp: dhcp::bind(settings)?,
+        tftp: tftp::bind(address, ports.tftp).await?,
+        http: tcp("HTTP", address, ports.http).await?,
+        https: tcp("HTTPS", address, ports.https).await?,
+        control: control::bind(&site.control_socket())?,
+        link,
+    })
+}
+
+async fn tcp(service: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(SocketAddrV4::new(address, port)).await;
+    listener.with_context(|| cannot_bind(service, &format!("{address}:{port}/tcp")))
+}
+
+/// The one line for a socket that cannot be had.
+pub fn cannot_bind(service: &str, port: &str) -> String {
+    format!("cannot bind {port} for {service} (`groundcrew check` says what to do)")
+}
+
+fn start(
+    site: &Site,
+    settings: &Settings,
+    office: &Arc<Office>,
+    leases: Vec<groundcrew_netboot::dhcp::Lease>,
+    sockets: Sockets,
+    shutdown: &Shutdown,
+) -> anyhow::Result<JoinSet<()>> {
+    let mut tasks = JoinSet::new();
+    let http_address = SocketAddrV4::new(settings.address.address, settings.ports.http);
+    let service = BootService { http: http_address, loaders: Loaders::debian() };
+    let server = Server::new(subnet(settings)?, Some(service), leases);
+    let boot_tree = Tree::new(site.boot_dir());
+    let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
+    tasks.spawn(dhcp::run(sockets.dhcp, server, office.writer().clone(), shutdown.clone()));
+    tasks.spawn(tftp::run(sockets.tftp, boot_tree.clone(), shutdown.clone()));
+    let boot_routes = boot::routes(site, settings, boot_tree, Arc::clone(office));
+    tasks.spawn(http::run(sockets.http, None, boot_routes, shutdown.clone()));
+    let api_routes = api::routes(Arc::clone(office));
+    tasks.spawn(http::run(sockets.https, Some(tls), api_routes, shutdown.clone()));
+    tasks.spawn(control::run(sockets.control, Arc::clone(office), shutdown.clone()));
+    tasks.spawn(upkeep::run(site.clone(), Arc::clone(office), shutdown.clone()));
+    if let Some(link) = sockets.link {
+        // It ends by itself where a real router is heard; then nothing is left to do.
+        let mut stop = shutdown.clone();
+        let link_stop = shutdown.clone();
+        tasks.spawn(async move {
+            ra::run(link, link_stop).await;
+            stop.ordered().await;
+        });
+    }
+    Ok(tasks)
+}
+
+fn subnet(settings: &Settings) -> anyhow::Result<Subnet> {
+    Subnet::new(SubnetConfig {
+        server: settings.address.address,
+        prefix: settings.address.prefix,
+        pool_first: settings.dhcp.pool.first,
+        pool_last: settings.dhcp.pool.last,
+        router: settings.dhcp.router,
+        dns: settings.dhcp.dns.clone(),
+        ntp: Vec::new(),
+        domain: settings.dhcp.domain.clone(),
+        lease_seconds: settings.dhcp.lease_seconds,
+    })
+    .context("site.toml")
+}

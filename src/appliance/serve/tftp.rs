@@ -1,0 +1,196 @@
+//! TFTP sockets: one well-known port, one socket per transfer; the
+//! conversation itself is [`groundcrew_netboot::tftp`].
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use groundcrew_netboot::tftp::{
+    self, Admission, Admit, Caps, End, ErrorCode, Limits, ReadRequest, Step, Transfer, Window,
+};
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+
+use super::Shutdown;
+use super::files::Tree;
+
+/// The well-known port, bound.
+pub struct Listener {
+    socket: UdpSocket,
+    address: Ipv4Addr,
+}
+
+/// Binds the well-known port on the site's address.
+pub async fn bind(address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
+    let socket = UdpSocket::bind(SocketAddrV4::new(address, port)).await;
+    let socket = socket.with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
+    Ok(Listener { socket, address })
+}
+
+/// The transfers under way, shared with them so that each can sign off.
+#[derive(Clone)]
+struct Desk(Arc<Mutex<DeskState>>);
+
+struct DeskState {
+    admission: Admission,
+    repeats: HashMap<SocketAddr, Arc<Notify>>,
+}
+
+/// Answers until told to stop.
+pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
+    let desk = Desk(Arc::new(Mutex::new(DeskState { admission: Admission::new(Caps::default()), repeats: HashMap::new() })));
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, peer) = tokio::select! {
+            () = stop.ordered() => return,
+            received = listener.socket.recv_from(&mut buffer) => match received {
+                Ok(received) => received,
+                Err(error) => {
+                    // Mostly a peer's "port unreachable", told to us here.
+                    tracing::debug!("TFTP socket: {error}");
+                    continue;
+                }
+            },
+        };
+        match tftp::parse_request(buffer.get(..length).unwrap_or_default()) {
+            Ok(request) => admit(&desk, &listener, &tree, &stop, peer, request),
+            Err(refusal) => {
+                tracing::debug!(%peer, "TFTP request refused: {refusal}");
+                if let Some(packet) = refusal.packet() {
+                    // A full send buffer only costs the peer the explanation.
+                    let _ = listener.socket.try_send_to(&packet, peer);
+                }
+            }
+        }
+    }
+}
+
+fn admit(desk: &Desk, listener: &Listener, tree: &Tree, stop: &Shutdown, peer: SocketAddr, request: ReadRequest) {
+    let mut state = desk.0.lock().unwrap_or_else(PoisonError::into_inner);
+    match state.admission.admit(peer) {
+        Admit::Repeat => {
+            if let Some(repeat) = state.repeats.get(&peer) {
+                repeat.notify_one();
+            }
+        }
+        Admit::AddressBusy => tracing::debug!(%peer, "TFTP: too many transfers of one address"),
+        Admit::Busy => tracing::warn!(%peer, "TFTP: too many transfers"),
+        Admit::Begin => {
+            let repeat = Arc::new(Notify::new());
+            state.repeats.insert(peer, Arc::clone(&repeat));
+            let job = Job { peer, address: listener.address, request, tree: tree.clone(), repeat };
+            let (desk, stop) = (desk.clone(), stop.clone());
+            tokio::spawn(async move {
+                // Signs off even if the transfer panics.
+                let _off = SignOff { desk, peer };
+                job.run(stop).await;
+            });
+        }
+    }
+}
+
+struct SignOff {
+    desk: Desk,
+    peer: SocketAddr,
+}
+
+impl Drop for SignOff {
+    fn drop(&mut self) {
+        let mut state = self.desk.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.admission.finished(self.peer);
+        state.repeats.remove(&self.peer);
+    }
+}
+
+struct Job {
+    peer: SocketAddr,
+    address: Ipv4Addr,
+    request: ReadRequest,
+    tree: Tree,
+    repeat: Arc<Notify>,
+}
+
+impl Job {
+    async fn run(self, stop: Shutdown) {
+        let (peer, path) = (self.peer, self.request.path.clone());
+        let started = Instant::now();
+        match self.transfer(stop).await {
+            Ok((End::Complete, bytes)) => {
+                let millis = started.elapsed().as_millis();
+                tracing::info!(%peer, file = %path, bytes, millis, "TFTP sent");
+            }
+            Ok((End::PeerError(code, text), done)) => {
+                // OVMF and others ask for the size first and end that with an ERROR.
+                tracing::debug!(%peer, file = %path, done, "TFTP ended by the peer: {code} {text}");
+            }
+            Ok((end, done)) => tracing::warn!(%peer, file = %path, done, "TFTP transfer failed: {end:?}"),
+            Err(error) => tracing::debug!(%peer, file = %path, "TFTP: {error}"),
+        }
+    }
+
+    async fn transfer(self, mut stop: Shutdown) -> std::io::Result<(End, u64)> {
+        // A socket of its own, so that a transfer has its own port (RFC 1350 §4).
+        let socket = UdpSocket::bind(SocketAddrV4::new(self.address, 0)).await?;
+        socket.connect(self.peer).await?;
+        let Some(file) = self.open().await else {
+            let packet = tftp::error_packet(ErrorCode::FileNotFound, "no such file");
+            socket.send(&packet).await?;
+            return Err(std::io::Error::other("no such file"));
+        };
+        let epoch = Instant::now();
+        let size = file.metadata()?.len();
+        let mut transfer = Transfer::new(&self.request, size, &Limits::default(), epoch.elapsed());
+        let (mut incoming, mut data, mut packets) = ([0; 1024], Vec::new(), Vec::new());
+        loop {
+            match transfer.poll(epoch.elapsed()) {
+                Step::Done(end) => return Ok((end, transfer.progress().0)),
+                Step::Send(packet) => send(&socket, &packet).await,
+                Step::Window(window) => {
+                    if read(&file, &window, &mut data, &mut packets) {
+                        for packet in packets.chunks(window.segment()) {
+                            send(&socket, packet).await;
+                        }
+                    } else {
+                        transfer.abort("the file cannot be read");
+                    }
+                }
+                Step::Wait(until) => {
+                    let sleep = until.saturating_sub(epoch.elapsed()).max(Duration::from_millis(1));
+                    tokio::select! {
+                        received = socket.recv(&mut incoming) => match received {
+                            Ok(length) => transfer.received(incoming.get(..length).unwrap_or_default(), epoch.elapsed()),
+                            Err(error) => tracing::trace!("TFTP: {error}"),
+                        },
+                        () = self.repeat.notified() => transfer.repeated(),
+                        () = stop.ordered() => transfer.abort("the appliance stops"),
+                        () = tokio::time::sleep(sleep) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn open(&self) -> Option<File> {
+        let (tree, path) = (self.tree.clone(), self.request.path.to_string());
+        tokio::task::spawn_blocking(move || tree.open(&path)).await.ok()?.ok()
+    }
+}
+
+/// One window of packets; `false` if the file is not what it was.
+fn read(file: &File, window: &Window, data: &mut Vec<u8>, packets: &mut Vec<u8>) -> bool {
+    data.resize(window.length, 0);
+    packets.clear();
+    // At most 64 blocks, and boot files lie in the page cache after the first client.
+    file.read_exact_at(data, window.offset).is_ok() && window.write(data, packets)
+}
+
+async fn send(socket: &UdpSocket, packet: &[u8]) {
+    // What is not sent is as good as lost on the wire; the timer sees to it.
+    if let Err(error) = socket.send(packet).await {
+        tracing::trace!("TFTP: {error}");
+    }
+}

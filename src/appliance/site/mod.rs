@@ -1,0 +1,82 @@
+//! A site on disk: where everything lies, what `site.toml` says, the keys.
+
+mod cidr;
+pub mod create;
+pub mod keys;
+pub mod publish;
+pub mod settings;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+pub use cidr::{Cidr, Pool};
+pub use keys::SiteKeys;
+pub use settings::Settings;
+
+/// The folder of a site. It may move: nothing inside names its own path.
+#[derive(Clone, Debug)]
+pub struct Site {
+    dir: PathBuf,
+}
+
+impl Site {
+    /// The site at `dir`; nothing is read yet.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The folder itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Reads and checks `site.toml`.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        let path = self.settings_file();
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!("reading {}: is {} a site folder? `groundcrew init` makes one", path.display(), self.dir.display())
+        })?;
+        Ok(settings::parse(&path.display().to_string(), &text)?)
+    }
+
+    /// Configuration.
+    pub fn settings_file(&self) -> PathBuf {
+        self.dir.join("site.toml")
+    }
+
+    /// Private keys of the site.
+    pub fn keys_dir(&self) -> PathBuf {
+        self.dir.join("keys")
+    }
+
+    /// The TUF repository: `metadata/` and `targets/`, served as it lies here.
+    pub fn trust_dir(&self) -> PathBuf {
+        self.dir.join("trust")
+    }
+
+    /// Blobs of published bundles, by digest.
+    pub fn blobs_dir(&self) -> PathBuf {
+        self.dir.join("blobs")
+    }
+
+    /// Loaders, kernel and initrd.
+    pub fn boot_dir(&self) -> PathBuf {
+        self.dir.join("boot")
+    }
+
+    /// Sources of bundles, for people to edit.
+    pub fn sources_dir(&self) -> PathBuf {
+        self.dir.join("sources")
+    }
+
+    /// Devices, journal, leases.
+    pub fn registry_file(&self) -> PathBuf {
+        self.dir.join("registry.db")
+    }
+
+    /// Where commands reach a running appliance.
+    pub fn control_socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+}

@@ -1,0 +1,112 @@
+//! The site's TUF repository on disk: loaded, changed by HQ or by the site,
+//! written so that a reader never finds a file missing that another names.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+use groundcrew_core::UnixTime;
+use groundcrew_core::keys::SigningKey;
+use groundcrew_core::time::{Now, TimeFloor};
+use groundcrew_core::trust::tuf::repo::{OnlineExpiry, Repo, RepoFile, TargetChange, target_file};
+use groundcrew_core::trust::tuf::TargetFile;
+
+use super::{Site, SiteKeys};
+use crate::durable::{self, Access};
+
+const DAY: u64 = 86_400;
+
+/// How long root and targets are valid: HQ may be far.
+pub const OFFLINE_LIFETIME: u64 = 2 * 365 * DAY;
+
+/// How long the site's own signatures are valid. The appliance signs anew long
+/// before; a device that is shown an older state knows it after this time.
+const SNAPSHOT_LIFETIME: u64 = 60 * DAY;
+const TIMESTAMP_LIFETIME: u64 = 14 * DAY;
+
+/// Signed anew when less than this is left.
+const RENEW_BELOW: u64 = 10 * DAY;
+
+/// Reads the repository; every file's signatures are checked.
+pub fn load(site: &Site) -> anyhow::Result<Repo> {
+    let metadata = site.trust_dir().join("metadata");
+    Repo::load(|name| fs::read(metadata.join(name)).ok())
+        .with_context(|| format!("the trust metadata in {}", metadata.display()))
+}
+
+/// Held while the repository is changed: the appliance signs anew by itself, and
+/// a technician may publish at the same moment.
+pub struct Hold(#[allow(dead_code, reason = "the lock lives as long as the file")] fs::File);
+
+/// Waits until nobody else changes the repository.
+pub fn hold(site: &Site) -> anyhow::Result<Hold> {
+    let path = site.trust_dir().join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(Hold(file))
+}
+
+/// The time to sign with: the clock, where it is not behind what is proven past.
+pub fn now(repo: &Repo) -> Now {
+    let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
+    if let Some(issued) = repo.timestamp().and_then(|timestamp| timestamp.issued_at) {
+        floor.raise(issued);
+    }
+    floor.now(crate::clock::read())
+}
+
+/// Writes metadata files in the order they came, each synced before the next.
+pub fn write_metadata(site: &Site, files: &[RepoFile]) -> anyhow::Result<()> {
+    write_below(&site.trust_dir().join("metadata"), files)
+}
+
+fn write_below(folder: &Path, files: &[RepoFile]) -> anyhow::Result<()> {
+    for file in files {
+        let path = folder.join(&file.path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        durable::write(&path, &file.bytes, Access::Public).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Publishes target files: HQ's key lists them, the site's keys make the new
+/// list the current one.
+pub fn put_targets(
+    site: &Site,
+    repo: &mut Repo,
+    targets: Vec<(String, Vec<u8>)>,
+    hq_targets: &SigningKey,
+    site_keys: &SiteKeys,
+) -> anyhow::Result<()> {
+    let now = now(repo);
+    let mut changes = Vec::new();
+    let mut files = Vec::new();
+    for (path, bytes) in targets {
+        changes.push(TargetChange::Put(path.clone(), TargetFile::of(&bytes)));
+        files.push(target_file(&path, bytes)?);
+    }
+    write_below(&site.trust_dir().join("targets"), &files)?;
+    let expires = now.time().plus(OFFLINE_LIFETIME);
+    let signed = repo.sign_targets(&changes, expires, now, &[hq_targets])?;
+    write_metadata(site, &[signed])?;
+    sign_online(site, repo, site_keys)
+}
+
+/// The site signs that its repository is current.
+pub fn sign_online(site: &Site, repo: &mut Repo, keys: &SiteKeys) -> anyhow::Result<()> {
+    let now = now(repo);
+    let expires = OnlineExpiry {
+        snapshot: now.time().plus(SNAPSHOT_LIFETIME),
+        timestamp: now.time().plus(TIMESTAMP_LIFETIME),
+    };
+    let files = repo.sign_snapshot_and_timestamp(expires, now, &[&keys.snapshot, &keys.timestamp])?;
+    write_metadata(site, &files)
+}
+
+/// When the site should sign anew: at once if this is not in the future.
+pub fn renewal_due(repo: &Repo) -> UnixTime {
+    let expires = repo.timestamp().map_or(UnixTime::new(0), |timestamp| timestamp.expires);
+    UnixTime::new(expires.seconds().saturating_sub(RENEW_BELOW))
+}

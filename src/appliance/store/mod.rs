@@ -1,0 +1,251 @@
+//! The site's registry on disk: SQLite in WAL mode with full sync, one writer
+//! thread that commits in batches.
+//!
+//! Memory moves first; the answer to whoever caused a change waits for
+//! [`Commit`]. Because one channel orders all changes and a batch is one
+//! transaction, what is on disk is always a prefix of what memory went
+//! through. A commit that fails ends the process: an appliance that cannot
+//! remember must not answer.
+
+mod schema;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use groundcrew_core::DeviceId;
+use groundcrew_core::dsse::Envelope;
+use groundcrew_netboot::dhcp::Lease;
+use rusqlite::{Connection, Transaction};
+use tokio::sync::{mpsc, oneshot};
+
+/// Changes that may wait for the writer. Past it, requests are turned away.
+const QUEUE: usize = 16 * 1024;
+
+/// The most changes one transaction takes: bounds the wait for its sync.
+const BATCH: usize = 2048;
+
+/// An open registry that nobody writes to yet. Holds the site's lock: one
+/// process at a time.
+pub struct Store {
+    db: Connection,
+    _lock: File,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A journal line, at its sequence number.
+    Journal {
+        /// From 1, without gaps.
+        seq: u64,
+        /// The entry as one line of JSON.
+        line: String,
+    },
+    /// A lease, in place of what was kept for its address.
+    PutLease(Lease),
+    /// No lease for this address any more.
+    DropLease(std::net::Ipv4Addr),
+    /// A device's signed grant, in place of the one before.
+    Grant {
+        /// Whose.
+        device: DeviceId,
+        /// The signed grant.
+        envelope: Envelope,
+    },
+    /// A device's signed receipt, in place of the one before. Its grant is done with.
+    Receipt {
+        /// Whose.
+        device: DeviceId,
+        /// The signed receipt.
+        envelope: Envelope,
+    },
+    /// A device's last words, in place of the ones before.
+    DeviceLog {
+        /// Whose.
+        device: DeviceId,
+        /// Text.
+        text: String,
+    },
+}
+
+impl Store {
+    /// Makes an empty registry; refuses one that exists.
+    pub fn create(path: &Path) -> anyhow::Result<()> {
+        if path.exists() {
+            bail!("{} exists already", path.display());
+        }
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        schema::prepare(&Connection::open(path)?).context("making an empty registry")?;
+        crate::durable::sync_folder_of(path)?;
+        Ok(())
+    }
+
+    /// Opens the registry and takes the site's lock.
+    ///
+    /// # Errors
+    /// Another process serves the site, or the file is not a registry.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let lock = lock(path)?;
+        if !path.exists() {
+            bail!("{} is missing: is this a site folder? `groundcrew init` makes one", path.display());
+        }
+        let db = Connection::open(path).with_context(|| format!("opening {}", path.display()))?;
+        schema::prepare(&db).with_context(|| format!("reading {}", path.display()))?;
+        Ok(Self { db, _lock: lock })
+    }
+
+    /// The journal's lines from the first on.
+    pub fn journal(&self) -> anyhow::Result<Vec<String>> {
+        schema::journal(&self.db).context("reading the journal")
+    }
+
+    /// All leases, expired ones too.
+    pub fn leases(&self) -> anyhow::Result<Vec<Lease>> {
+        schema::leases(&self.db).context("reading the leases")
+    }
+
+    /// The signed grants of devices that have sent no receipt yet.
+    pub fn grants(&self) -> anyhow::Result<Vec<(DeviceId, Envelope)>> {
+        schema::grants(&self.db).context("reading the grants")
+    }
+
+    /// Writes changes in one synced transaction, for commands that run while
+    /// nothing is served.
+    pub fn write(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        let transaction = self.db.transaction()?;
+        for change in changes {
+            schema::apply(&transaction, change)?;
+        }
+        transaction.commit().context("writing the registry")
+    }
+
+    /// Gives the registry to its writer thread.
+    pub fn start(self) -> anyhow::Result<Writer> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || write_until_closed(self, receiver))
+            .context("starting the store's thread")?;
+        Ok(Writer { sender })
+    }
+}
+
+/// What a device's agent said last. Reads beside the writer.
+pub fn device_log(path: &Path, device: &DeviceId) -> anyhow::Result<Option<String>> {
+    schema::device_log(&reader(path)?, device).context("reading a device's log")
+}
+
+/// The journal's lines, as far as they are committed. Reads beside the writer.
+pub fn journal_lines(path: &Path) -> anyhow::Result<Vec<String>> {
+    schema::journal(&reader(path)?).context("reading the journal")
+}
+
+fn reader(path: &Path) -> anyhow::Result<Connection> {
+    Ok(Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?)
+}
+
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let lock_path = path.with_extension("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .with_context(|| format!("opening {}", lock_path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("another groundcrew works on this site right now; let it finish or stop it")
+        }
+        Err(error) => Err(error).with_context(|| format!("locking {}", lock_path.display())),
+    }
+}
+
+/// A change's place in the order of things, to be awaited before answering.
+#[must_use = "an answer may go out only after the commit"]
+pub struct Commit(oneshot::Receiver<()>);
+
+impl Commit {
+    /// Returns when the change is on disk.
+    pub async fn done(self) {
+        // The writer drops the sender only when the process is going down;
+        // then nobody may be answered any more.
+        if self.0.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The queue to the disk is full: the disk is slower than the requests.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk does not keep up with the requests; try again in a moment")]
+pub struct Busy;
+
+/// A handle to the writer thread.
+#[derive(Clone)]
+pub struct Writer {
+    sender: mpsc::Sender<Batch>,
+}
+
+struct Batch {
+    changes: Vec<Change>,
+    done: oneshot::Sender<()>,
+}
+
+/// A kept place in the queue. Taken before memory moves, so that a full queue
+/// refuses the request while nothing has happened yet.
+pub struct Place(mpsc::OwnedPermit<Batch>);
+
+impl Writer {
+    /// Keeps a place in the queue.
+    pub fn place(&self) -> Result<Place, Busy> {
+        self.sender.clone().try_reserve_owned().map(Place).map_err(|_| Busy)
+    }
+
+    /// Returns when everything queued before is on disk.
+    pub async fn flush(&self) {
+        let (done, receiver) = oneshot::channel();
+        if let Ok(permit) = self.sender.reserve().await {
+            permit.send(Batch { changes: Vec::new(), done });
+            Commit(receiver).done().await;
+        }
+    }
+}
+
+impl Place {
+    /// Queues changes; they are committed together or not at all.
+    pub fn write(self, changes: Vec<Change>) -> Commit {
+        let (done, receiver) = oneshot::channel();
+        self.0.send(Batch { changes, done });
+        Commit(receiver)
+    }
+}
+
+fn write_until_closed(mut store: Store, mut queue: mpsc::Receiver<Batch>) {
+    let mut batches = Vec::new();
+    while queue.blocking_recv_many(&mut batches, BATCH) > 0 {
+        if let Err(error) = commit(&mut store.db, &batches) {
+            tracing::error!("cannot write the registry, so nothing more is answered: {error}");
+            std::process::exit(1);
+        }
+        for batch in batches.drain(..) {
+            // Whoever asked may have gone away; the change stands.
+            let _ = batch.done.send(());
+        }
+    }
+}
+
+fn commit(db: &mut Connection, batches: &[Batch]) -> rusqlite::Result<()> {
+    let transaction: Transaction<'_> =
+        db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for change in batches.iter().flat_map(|batch| &batch.changes) {
+        schema::apply(&transaction, change)?;
+    }
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! The tables, and the only SQL there is.
+
+use std::net::Ipv4Addr;
+
+use groundcrew_core::dsse::Envelope;
+use groundcrew_core::{DeviceId, UnixTime};
+use groundcrew_netboot::dhcp::{Lease, LeaseState};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+
+use super::Change;
+
+/// Raised with every change of the tables; a registry of a later version is
+/// refused rather than misread.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE journal (
+  seq  INTEGER PRIMARY KEY,   -- from 1, without gaps
+  line TEXT NOT NULL          -- the entry, one line of JSON, hash-chained
+) STRICT;
+CREATE TABLE lease (
+  ip       TEXT PRIMARY KEY,
+  client   TEXT NOT NULL,     -- mac:… or id:…
+  mac      TEXT NOT NULL,
+  uuid     TEXT,
+  hostname TEXT,
+  expires  INTEGER NOT NULL,  -- seconds since 1970
+  state    TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE grant_ (        -- devices at work
+  device   TEXT PRIMARY KEY,
+  envelope TEXT NOT NULL       -- DSSE
+) STRICT, WITHOUT ROWID;
+CREATE TABLE receipt (       -- the last one of each device
+  device   TEXT PRIMARY KEY,
+  envelope TEXT NOT NULL       -- DSSE
+) STRICT, WITHOUT ROWID;
+CREATE TABLE device_log (
+  device TEXT PRIMARY KEY,
+  text   TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Sets the connection up and makes the tables where there are none.
+pub fn prepare(db: &Connection) -> anyhow::Result<()> {
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    // FULL: a commit returns after its sync, so that an answer survives a power cut.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match version {
+        0 => {
+            let transaction = db.unchecked_transaction()?;
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            transaction.commit()?;
+            Ok(())
+        }
+        VERSION => Ok(()),
+        later => anyhow::bail!("it was written by a later groundcrew (form {later}, this one knows {VERSION})"),
+    }
+}
+
+pub fn journal(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    db.prepare("SELECT line FROM journal ORDER BY seq")?.query_map([], |row| row.get(0))?.collect()
+}
+
+pub fn leases(db: &Connection) -> rusqlite::Result<Vec<Lease>> {
+    db.prepare("SELECT ip, client, mac, uuid, hostname, expires, state FROM lease")?
+        .query_map([], lease)?
+        .collect()
+}
+
+pub fn grants(db: &Connection) -> rusqlite::Result<Vec<(DeviceId, Envelope)>> {
+    db.prepare("SELECT device, envelope FROM grant_")?
+        .query_map([], |row| {
+            let envelope: String = row.get(1)?;
+            Ok((parsed(row, 0)?, serde_json::from_str(&envelope).map_err(|_| unreadable(1, "a grant"))?))
+        })?
+        .collect()
+}
+
+pub fn device_log(db: &Connection, device: &DeviceId) -> rusqlite::Result<Option<String>> {
+    db.query_row("SELECT text FROM device_log WHERE device = ?1", [device.as_str()], |row| row.get(0))
+        .optional()
+}
+
+pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Journal { seq, line } => {
+            // INSERT, never REPLACE: a line that is there stays.
+            transaction
+                .prepare_cached("INSERT INTO journal (seq, line) VALUES (?1, ?2)")?
+                .execute(params![i64::try_from(*seq).unwrap_or(i64::MAX), line])
+        }
+        Change::PutLease(lease) => transaction
+            .prepare_cached("INSERT OR REPLACE INTO lease (ip, client, mac, uuid, hostname, expires, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+            .execute(params![
+                lease.ip.to_string(),
+                lease.key.to_string(),
+                lease.mac.to_string(),
+                lease.uuid.map(|uuid| uuid.to_string()),
+                lease.hostname,
+                i64::try_from(lease.expires_at.seconds()).unwrap_or(i64::MAX),
+                lease.state.as_str(),
+            ]),
+        Change::DropLease(ip) => {
+            transaction.prepare_cached("DELETE FROM lease WHERE ip = ?1")?.execute([ip.to_string()])
+        }
+        Change::DeviceLog { device, text } => transaction
+            .prepare_cached("INSERT OR REPLACE INTO device_log (device, text) VALUES (?1, ?2)")?
+            .execute(params![device.as_str(), text]),
+        Change::Grant { device, envelope } => transaction
+            .prepare_cached("INSERT OR REPLACE INTO grant_ (device, envelope) VALUES (?1, ?2)")?
+            .execute(params![device.as_str(), json(envelope)?]),
+        Change::Receipt { device, envelope } => {
+            transaction.prepare_cached("DELETE FROM grant_ WHERE device = ?1")?.execute([device.as_str()])?;
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO receipt (device, envelope) VALUES (?1, ?2)")?
+                .execute(params![device.as_str(), json(envelope)?])
+        }
+    }
+    .map(drop)
+}
+
+fn json(envelope: &Envelope) -> rusqlite::Result<String> {
+    serde_json::to_string(envelope).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn lease(row: &Row<'_>) -> rusqlite::Result<Lease> {
+    let expires: i64 = row.get(5)?;
+    Ok(Lease {
+        ip: parsed::<Ipv4Addr>(row, 0)?,
+        key: parsed(row, 1)?,
+        mac: parsed(row, 2)?,
+        uuid: if row.get_ref(3)?.data_type() == Type::Null { None } else { Some(parsed(row, 3)?) },
+        hostname: row.get(4)?,
+        expires_at: UnixTime::new(u64::try_from(expires).unwrap_or(0)),
+        state: LeaseState::from_word(&row.get::<_, String>(6)?).ok_or_else(|| unreadable(6, "a lease's state"))?,
+    })
+}
+
+fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    row.get::<_, String>(column)?.parse().map_err(|_| unreadable(column, "a lease's field"))
+}
+
+fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("{what} does not parse").into())
+}

@@ -1,0 +1,199 @@
+//! Between a hardware hash and what the rest of the house speaks.
+
+use super::record::{
+    CpuTopology, IdSource, Memory, NetworkAdapter, OfflineDeviceId, Record, TextKind, Tool,
+    ToolVersion, WINDOWS_EPOCH,
+};
+use super::{CONTAINER, HardwareHash, HashError};
+use crate::digest::Digest;
+use crate::hardware::identity::{Identity, clean};
+use crate::hardware::report::{Disk, HardwareReport, Nic};
+use crate::time::UnixTime;
+
+/// What a hash says of its making that no report holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// When it is made.
+    pub at: UnixTime,
+    /// 0 x86, 9 x64, 12 ARM64.
+    pub architecture: u8,
+}
+
+/// `NDIS_PHYSICAL_MEDIUM` of Ethernet.
+const ETHERNET: u32 = 14;
+
+/// `POWER_PLATFORM_ROLE`, `STORAGE_BUS_TYPE` and the like: "unknown".
+const UNKNOWN: u16 = 0;
+
+impl HardwareHash {
+    /// The first text of a kind, cleaned; missing strings are `None`.
+    pub fn text(&self, kind: TextKind) -> Option<String> {
+        self.records.iter().find_map(|record| match record {
+            Record::Text(found, value) if *found == kind => clean(value),
+            _ => None,
+        })
+    }
+
+    /// What tells the machine from others.
+    pub fn identity(&self) -> Identity {
+        let mut identity = Identity {
+            ek: self.ek(),
+            uuid: self.records.iter().find_map(|record| match record {
+                Record::Uuid(uuid) if !blank(uuid.canonical()) => Some(*uuid),
+                _ => None,
+            }),
+            serial: self.text(TextKind::Serial),
+            manufacturer: self.text(TextKind::Manufacturer),
+            product: self.text(TextKind::Product),
+            macs: Vec::new(),
+        };
+        identity.set_macs(self.records.iter().filter_map(|record| match record {
+            Record::NetworkAdapter(adapter) if adapter.bus != "USB" => Some(adapter.mac),
+            _ => None,
+        }));
+        identity
+    }
+
+    /// SHA-256 of the endorsement key's modulus: computed where the modulus is
+    /// there, else the offline device id where its source is the TPM.
+    fn ek(&self) -> Option<Digest> {
+        let modulus = self.records.iter().find_map(|record| match record {
+            Record::EkModulus(modulus) => Some(Digest::of(modulus.as_slice())),
+            _ => None,
+        });
+        modulus.or_else(|| {
+            self.records.iter().find_map(|record| match record {
+                Record::OfflineDeviceId(OfflineDeviceId {
+                    source: IdSource::Tpm,
+                    id,
+                    ..
+                }) => Some(Digest::from_bytes(*id)),
+                _ => None,
+            })
+        })
+    }
+
+    /// Builds a hash from a report, with the records that a report can fill.
+    /// Disks and NICs that no longer fit are left out, the last ones first.
+    pub fn from_report(report: &HardwareReport, origin: Origin) -> Result<Self, HashError> {
+        let mut records = vec![tool(origin), cpu_topology(report, origin)];
+        records.push(Record::Memory(Memory {
+            gigabytes: report.memory_mib.div_ceil(1024),
+            most: report.memory_mib.div_ceil(1024),
+            slots: 0,
+            arrays: 0,
+            ecc: 2, // SMBIOS: unknown
+        }));
+        records.extend(texts(report));
+        records.extend(report.smbios.uuid.map(Record::Uuid));
+        records.extend(offline_device_id(report));
+        let mut hash = Self { records };
+        let fixed = report.disks.iter().filter(|disk| !disk.removable);
+        let parts = report.nics.iter().map(|nic| vec![adapter(nic)]);
+        for part in parts.chain(fixed.map(disk)) {
+            let room = hash.size() + part.iter().map(|r| r.data().len() + 4).sum::<usize>();
+            if room <= CONTAINER {
+                hash.records.extend(part);
+            }
+        }
+        hash.to_bytes().map(|_| hash)
+    }
+
+    /// Bytes up to the end of the checksum.
+    fn size(&self) -> usize {
+        let records: usize = self.records.iter().map(|r| r.data().len() + 4).sum();
+        4 + records + 36
+    }
+}
+
+fn blank(bytes: &[u8; 16]) -> bool {
+    *bytes == [0; 16] || *bytes == [0xff; 16]
+}
+
+fn tool(origin: Origin) -> Record {
+    let version = ToolVersion {
+        major: 10,
+        minor: 0,
+        build: 26100,
+        revision: 1,
+    };
+    let seconds = origin.at.seconds().saturating_sub(WINDOWS_EPOCH);
+    Record::Tool(Tool {
+        tool: version,
+        os: version,
+        seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+        zone: 0,
+        os_type: 2,
+        architecture: origin.architecture,
+        format: 9,
+    })
+}
+
+fn cpu_topology(report: &HardwareReport, origin: Origin) -> Record {
+    let threads = u16::try_from(report.cpu.threads).unwrap_or(u16::MAX);
+    Record::CpuTopology(CpuTopology {
+        architecture: u16::from(origin.architecture),
+        packages: 1,
+        cores: threads,
+        threads,
+        flags: [0; 4],
+    })
+}
+
+fn texts(report: &HardwareReport) -> Vec<Record> {
+    let s = &report.smbios;
+    // 48 bytes with the final NUL, as the processor itself gives it.
+    let brand = report.cpu.model.chars().filter(char::is_ascii).take(47);
+    let brand = Some(brand.collect::<String>());
+    let tpm = report.tpm.as_ref();
+    let tpm = tpm.map(|tpm| format!("TPM-Version:{}.0 -Level:0", tpm.version));
+    [
+        (TextKind::CpuBrand, &brand),
+        (TextKind::TpmVersion, &tpm),
+        (TextKind::Serial, &s.serial),
+        (TextKind::BiosVendor, &s.bios_vendor),
+        (TextKind::Manufacturer, &s.manufacturer),
+        (TextKind::Product, &s.product),
+        (TextKind::Sku, &s.sku),
+        (TextKind::Family, &s.family),
+        (TextKind::BoardManufacturer, &s.board_manufacturer),
+        (TextKind::BoardProduct, &s.board_product),
+        (TextKind::SystemVersion, &s.product_version),
+    ]
+    .into_iter()
+    .filter_map(|(kind, text)| Some(Record::Text(kind, clean(text.as_deref()?)?)))
+    .collect()
+}
+
+fn offline_device_id(report: &HardwareReport) -> Option<Record> {
+    let ek = report.tpm.as_ref()?.ek?;
+    Some(Record::OfflineDeviceId(OfflineDeviceId {
+        source: IdSource::Tpm,
+        flag: 0,
+        id: *ek.as_bytes(),
+    }))
+}
+
+fn adapter(nic: &Nic) -> Record {
+    // Windows knows no bus `virtio`; such a NIC hangs on PCI.
+    let usb = nic.bus.as_deref() == Some("usb");
+    Record::NetworkAdapter(NetworkAdapter {
+        medium: ETHERNET,
+        mac: nic.mac,
+        bus: if usb { "USB" } else { "PCI" }.to_owned(),
+    })
+}
+
+fn disk(disk: &Disk) -> Vec<Record> {
+    let name = |text: &Option<String>| {
+        let text = text.as_deref().and_then(clean).unwrap_or_default();
+        text.replace('|', " ")
+    };
+    let id = format!("{}|{}|", name(&disk.serial), name(&disk.model));
+    let size = Record::DiskSize {
+        gigabytes: disk.size / 1_000_000_000,
+        bus: UNKNOWN,
+        media: [0, 1],
+    };
+    vec![size, Record::Text(TextKind::Disk, id)]
+}

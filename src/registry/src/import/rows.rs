@@ -1,0 +1,273 @@
+//! CSV of every shape that occurs, row by row.
+
+use std::io::Read;
+
+use groundcrew_core::Digest;
+use groundcrew_core::hardware::hash4k::{HardwareHash, HashError};
+use groundcrew_core::hardware::identity::{clean, serial_key};
+use groundcrew_core::ids::shown;
+
+use super::text::{Lines, Utf8, field};
+use crate::device::{Registration, Tag, TagError};
+
+/// The most bytes of one row; a hash has 4000.
+const MAX_ROW: usize = 32 * 1024;
+
+/// What a file looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A header that names its columns: Intune, Get-WindowsAutopilotInfo, MDM
+    /// diagnostics, Partner Center.
+    Header,
+    /// Device preparation's corporate identifiers: no header, and in each row
+    /// `manufacturer,model,serial`.
+    Preparation,
+}
+
+/// A file that cannot be read as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// Nothing in it.
+    #[error("the file has no rows")]
+    Empty,
+    /// A header with a column nobody knows.
+    #[error("column `{0}` is not known; known are {KNOWN}")]
+    Column(String),
+    /// A header with the same column twice.
+    #[error("column `{0}` is there twice")]
+    Twice(String),
+    /// Neither header nor three columns.
+    #[error("the first row is neither a header ({KNOWN}) nor `manufacturer,model,serial`")]
+    Header,
+    /// More rows than are read at once.
+    #[error("the file has more than {0} rows: split it")]
+    TooMany(u64),
+    /// The bytes cannot be read, or a quote is never closed.
+    #[error("the file cannot be read: {0}")]
+    Csv(#[from] csv::Error),
+    /// The bytes cannot be read.
+    #[error("the file cannot be read: {0}")]
+    Read(#[from] std::io::Error),
+    /// The caller's entropy repeats itself.
+    #[error("no free name for a device: the random source repeats itself")]
+    Names,
+}
+
+const KNOWN: &str = "`Device Serial Number`, `Windows Product ID`, `Hardware Hash`, `Group Tag`, \
+                     `Assigned User`, `Manufacturer name`, `Device model`";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Column {
+    Serial,
+    ProductId,
+    Hash,
+    Tag,
+    User,
+    Manufacturer,
+    Model,
+}
+
+impl Column {
+    /// Spelling varies: Intune insists on its case, Partner Center's own template
+    /// and everybody's scripts do not.
+    fn named(text: &str) -> Option<Self> {
+        let compact: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+        Some(match compact.to_ascii_lowercase().as_str() {
+            "deviceserialnumber" | "serialnumber" => Self::Serial,
+            "windowsproductid" | "productid" => Self::ProductId,
+            "hardwarehash" => Self::Hash,
+            "grouptag" | "orderid" => Self::Tag,
+            "assigneduser" => Self::User,
+            "manufacturername" | "manufacturer" => Self::Manufacturer,
+            "devicemodel" | "model" => Self::Model,
+            _ => return None,
+        })
+    }
+}
+
+/// Why a row is refused before anybody looks at the registry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowFault {
+    /// The hash is damaged.
+    #[error("{0}")]
+    Hash(#[from] HashError),
+    /// The serial number is not the one in the hash.
+    #[error("the serial number is `{row}`, the hardware hash says `{hash}`")]
+    Serial {
+        /// In the row.
+        row: String,
+        /// In the hash.
+        hash: String,
+    },
+    /// More fields than the header has.
+    #[error(
+        "the row has {found} fields, the header {expected}: a comma too many, or a quote missing"
+    )]
+    Columns {
+        /// In the header.
+        expected: usize,
+        /// In the row.
+        found: usize,
+    },
+    /// Far too long.
+    #[error("the row has {0} bytes; at most {MAX_ROW} are read: a quote may be missing")]
+    TooLong(usize),
+    /// A bad tag.
+    #[error("{0}")]
+    Tag(TagError),
+    /// Nothing in it.
+    #[error("the row is empty")]
+    Empty,
+}
+
+/// One row: where it stands and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The line it begins at, from 1.
+    pub line: u64,
+    /// Its serial number, for people.
+    pub serial: Option<String>,
+    /// What it registers.
+    pub content: Result<Registration, RowFault>,
+}
+
+/// The rows of a file.
+pub struct Rows<R> {
+    reader: csv::Reader<Lines<Utf8<R>>>,
+    columns: Vec<Column>,
+    /// What kind of file it is.
+    pub shape: Shape,
+    /// A first row that is no header.
+    first: Option<csv::ByteRecord>,
+    source: String,
+}
+
+impl<R: Read> Rows<R> {
+    /// Reads the header. `source` names the file for people.
+    pub fn new(bytes: R, source: &str) -> Result<Self, ImportError> {
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(Lines::new(Utf8::new(bytes)?));
+        let mut first = csv::ByteRecord::new();
+        if !reader.read_byte_record(&mut first)? {
+            return Err(ImportError::Empty);
+        }
+        let names: Vec<String> = first.iter().map(field).collect();
+        let known = names.iter().filter_map(|name| Column::named(name)).count();
+        let (shape, columns, first) = if known > 0 {
+            (Shape::Header, header(&names)?, None)
+        } else if names.len() == 3 {
+            let columns = vec![Column::Manufacturer, Column::Model, Column::Serial];
+            (Shape::Preparation, columns, Some(first))
+        } else {
+            return Err(ImportError::Header);
+        };
+        Ok(Self {
+            reader,
+            columns,
+            shape,
+            first,
+            source: source.to_owned(),
+        })
+    }
+
+    fn row(&self, record: &csv::ByteRecord) -> Row {
+        // Every line ends in an LF and the reader stands after this record's, so
+        // it counts back; the record's own position is that of blank lines
+        // before it.
+        let inside = record.as_slice().iter().filter(|b| **b == b'\n').count() as u64;
+        let line = self.reader.position().line().saturating_sub(1 + inside);
+        let value = |column| {
+            let place = self.columns.iter().position(|c| *c == column);
+            let text = place.and_then(|place| record.get(place)).map(field);
+            text.filter(|text| !text.trim().is_empty())
+        };
+        Row {
+            line,
+            serial: value(Column::Serial).as_deref().and_then(clean),
+            content: self.check(record).and_then(|()| self.content(value)),
+        }
+    }
+
+    fn check(&self, record: &csv::ByteRecord) -> Result<(), RowFault> {
+        let length = record.as_slice().len();
+        if length > MAX_ROW {
+            return Err(RowFault::TooLong(length));
+        }
+        let beyond = record.iter().skip(self.columns.len());
+        if beyond.clone().any(|extra| !extra.trim_ascii().is_empty()) {
+            return Err(RowFault::Columns {
+                expected: self.columns.len(),
+                found: record.len(),
+            });
+        }
+        if record.iter().all(|f| f.trim_ascii().is_empty()) {
+            return Err(RowFault::Empty);
+        }
+        Ok(())
+    }
+
+    fn content(&self, value: impl Fn(Column) -> Option<String>) -> Result<Registration, RowFault> {
+        let text = |column| value(column).as_deref().and_then(clean);
+        let hash = value(Column::Hash)
+            .map(|text| HardwareHash::from_text(&text))
+            .transpose()?;
+        let mut identity = hash
+            .as_ref()
+            .map(HardwareHash::identity)
+            .unwrap_or_default();
+        let serial = text(Column::Serial);
+        if let (Some(row), Some(hash)) = (&serial, &identity.serial)
+            && serial_key(row) != serial_key(hash)
+        {
+            return Err(RowFault::Serial {
+                row: shown(row),
+                hash: shown(hash),
+            });
+        }
+        identity.serial = identity.serial.or(serial);
+        identity.manufacturer = identity.manufacturer.or(text(Column::Manufacturer));
+        identity.product = identity.product.or(text(Column::Model));
+        let tag = text(Column::Tag).map(Tag::try_from).transpose();
+        let digest = hash.as_ref().map(HardwareHash::to_bytes).transpose()?;
+        Ok(Registration {
+            identity,
+            tag: tag.map_err(RowFault::Tag)?,
+            user: text(Column::User),
+            product_id: text(Column::ProductId),
+            hash: digest.map(|bytes| Digest::of(&bytes)),
+            source: self.source.clone(),
+        })
+    }
+}
+
+fn header(names: &[String]) -> Result<Vec<Column>, ImportError> {
+    let mut columns = Vec::new();
+    // Editors leave empty columns at the end.
+    let used = names.iter().rposition(|name| !name.trim().is_empty());
+    for name in names.iter().take(used.map_or(0, |last| last + 1)) {
+        let column = Column::named(name).ok_or_else(|| ImportError::Column(shown(name)))?;
+        if columns.contains(&column) {
+            return Err(ImportError::Twice(shown(name)));
+        }
+        columns.push(column);
+    }
+    Ok(columns)
+}
+
+impl<R: Read> Iterator for Rows<R> {
+    type Item = Result<Row, ImportError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(self.row(&first)));
+        }
+        let mut record = csv::ByteRecord::new();
+        match self.reader.read_byte_record(&mut record) {
+            Ok(true) => Some(Ok(self.row(&record))),
+            Ok(false) => None,
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+}

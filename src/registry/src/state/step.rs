@@ -1,0 +1,222 @@
+//! One event on one device: (device before, entry) -> device after.
+
+use groundcrew_core::enroll::Assurance;
+use groundcrew_core::hardware::Identity;
+use groundcrew_core::keys::PublicKey;
+
+use crate::device::{Admitted, Device, Pending, Phase, Registration};
+use crate::event::{Actor, Event};
+use crate::journal::Entry;
+
+/// Why an event cannot have happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Impossible {
+    /// Nobody knows the device.
+    #[error("there is no such device")]
+    NoSuchDevice,
+    /// It was taken out of service.
+    #[error("it is retired")]
+    Retired,
+    /// It has a registration already.
+    #[error("it is registered already")]
+    Registered,
+    /// No request waits, or another key's.
+    #[error("no request with that key waits")]
+    NothingWaiting,
+    /// Its registration was used up by another key.
+    #[error("its registration was used by another key: a technician must approve this one")]
+    Consumed,
+    /// A grant without approval, a receipt without a grant.
+    #[error("it is {0}")]
+    Phase(&'static str),
+}
+
+/// What the event makes of the device; `None` forgets it.
+pub fn step(before: Option<&Device>, entry: &Entry) -> Result<Option<Device>, Impossible> {
+    let device = match (before, entry.event()) {
+        (None, Event::Registered { registration }) => {
+            return Ok(Some(registered(entry, registration)));
+        }
+        (None, Event::Requested { request }) => return Ok(Some(stranger(entry, request))),
+        (None, _) => return Err(Impossible::NoSuchDevice),
+        (Some(device), _) => device,
+    };
+    if matches!(device.phase, Phase::Retired { .. }) {
+        return Err(Impossible::Retired);
+    }
+    let mut after = device.clone();
+    match entry.event() {
+        Event::Registered { registration } => add_registration(&mut after, registration)?,
+        Event::Requested { request } => add_request(&mut after, entry, request),
+        Event::Approved {
+            sign_key,
+            assurance,
+        } => approve(&mut after, entry, sign_key, *assurance)?,
+        Event::Rejected { reason } => reject(&mut after, entry, reason)?,
+        Event::Withdrawn { .. } => {
+            after.pending.take().ok_or(Impossible::NothingWaiting)?;
+            if after.is_stranger() {
+                return Ok(None);
+            }
+        }
+        Event::Granted {
+            grant,
+            profile,
+            bundle,
+        } => match after.phase {
+            Phase::Approved | Phase::Provisioning { .. } => {
+                after.phase = Phase::Provisioning {
+                    grant: *grant,
+                    profile: profile.clone(),
+                    bundle: bundle.clone(),
+                    since: entry.at(),
+                };
+            }
+            ref other => return Err(Impossible::Phase(other.name())),
+        },
+        Event::Provisioned { .. } | Event::Failed { .. } => receipt(&mut after, entry)?,
+        Event::ReprovisionAsked => ask_again(&mut after, entry),
+        Event::Tagged { tag } => after.tag.clone_from(tag),
+        Event::Retired { .. } => {
+            after.pending = None;
+            after.reprovision = None;
+            after.phase = Phase::Retired { since: entry.at() };
+        }
+    }
+    Ok(Some(after))
+}
+
+fn registered(entry: &Entry, registration: &Registration) -> Device {
+    Device {
+        id: entry.device().clone(),
+        phase: Phase::Registered,
+        registration: Some(registration.clone()),
+        identity: registration.identity.clone(),
+        tag: registration.tag.clone(),
+        admitted: None,
+        pending: None,
+        reprovision: None,
+        last_request: None,
+        slot: None,
+    }
+}
+
+fn stranger(entry: &Entry, request: &Pending) -> Device {
+    Device {
+        id: entry.device().clone(),
+        phase: Phase::Waiting,
+        registration: None,
+        identity: Identity::from(&request.report),
+        tag: None,
+        admitted: None,
+        pending: Some(Box::new(request.clone())),
+        reprovision: None,
+        last_request: Some(entry.seq()),
+        slot: None,
+    }
+}
+
+/// A stranger who turns out to be expected stays who he is.
+fn add_registration(device: &mut Device, registration: &Registration) -> Result<(), Impossible> {
+    if device.registration.is_some() {
+        return Err(Impossible::Registered);
+    }
+    if device.is_stranger() {
+        device.phase = Phase::Registered;
+    }
+    device.identity = std::mem::take(&mut device.identity).or(&registration.identity);
+    device.tag = device.tag.take().or_else(|| registration.tag.clone());
+    device.registration = Some(registration.clone());
+    Ok(())
+}
+
+/// A newer request supersedes the one that waits. It is only a claim: the
+/// device's phase and identity stay, except a stranger's, who is nothing else.
+fn add_request(device: &mut Device, entry: &Entry, request: &Pending) {
+    if device.is_stranger() {
+        device.identity = Identity::from(&request.report);
+    }
+    device.pending = Some(Box::new(request.clone()));
+    device.last_request = Some(entry.seq());
+}
+
+fn approve(
+    device: &mut Device,
+    entry: &Entry,
+    sign_key: &PublicKey,
+    assurance: Assurance,
+) -> Result<(), Impossible> {
+    let waits = device.pending.as_ref().map(|pending| pending.sign_key);
+    if waits != Some(*sign_key) {
+        return Err(Impossible::NothingWaiting);
+    }
+    let same_key = device
+        .admitted
+        .as_ref()
+        .is_some_and(|admitted| admitted.sign_key == *sign_key);
+    let technician = matches!(entry.actor(), Actor::Technician(_));
+    if !technician && !same_key && !device.takes_new_key() {
+        return Err(Impossible::Consumed);
+    }
+    let pending = device.pending.take().ok_or(Impossible::NothingWaiting)?;
+    device.identity = Identity::from(&pending.report).or(&device.identity);
+    device.admitted = Some(Admitted {
+        sign_key: pending.sign_key,
+        seal_key: pending.seal_key,
+        nonce: pending.nonce,
+        assurance,
+        since: entry.at(),
+    });
+    device.reprovision = None;
+    device.phase = Phase::Approved;
+    Ok(())
+}
+
+/// A device that was let in before keeps its phase: only the claim is refused.
+fn reject(device: &mut Device, entry: &Entry, reason: &str) -> Result<(), Impossible> {
+    device.pending.take().ok_or(Impossible::NothingWaiting)?;
+    if device.admitted.is_none() {
+        device.phase = Phase::Rejected {
+            reason: reason.to_owned(),
+            since: entry.at(),
+        };
+    }
+    Ok(())
+}
+
+fn receipt(device: &mut Device, entry: &Entry) -> Result<(), Impossible> {
+    let (grant, bundle) = match &device.phase {
+        Phase::Provisioning { grant, bundle, .. } => (*grant, bundle.clone()),
+        other => return Err(Impossible::Phase(other.name())),
+    };
+    let since = entry.at();
+    device.phase = match entry.event() {
+        Event::Failed { receipt, reason } => Phase::Failed {
+            receipt: *receipt,
+            grant,
+            reason: reason.clone(),
+            since,
+        },
+        Event::Provisioned { receipt } => Phase::Provisioned {
+            receipt: *receipt,
+            grant,
+            bundle,
+            since,
+        },
+        _ => return Ok(()),
+    };
+    Ok(())
+}
+
+/// A rejected device may ask again; one that was let in may do so with a new key.
+fn ask_again(device: &mut Device, entry: &Entry) {
+    if matches!(device.phase, Phase::Rejected { .. }) {
+        device.phase = match device.registration {
+            Some(_) => Phase::Registered,
+            None => Phase::Waiting,
+        };
+    }
+    if device.admitted.is_some() {
+        device.reprovision = Some(entry.at());
+    }
+}

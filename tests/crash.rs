@@ -1,0 +1,77 @@
+//! `kill -9` at any moment loses nothing that was answered.
+
+mod common;
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{Appliance, Net, TestSite, dhcp};
+
+/// How often the appliance is killed. `GROUNDCREW_CRASHES` raises it.
+fn rounds() -> u32 {
+    std::env::var("GROUNDCREW_CRASHES").map_or(12, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn acknowledged_leases_survive_kill_9() {
+    let (net, site) = (Net::new(), TestSite::new());
+    site.edit_settings("pool = \"10.77.0.128-10.77.0.254\"", "pool = \"10.77.0.10-10.77.0.250\"");
+    let mut held: HashMap<[u8; 6], Ipv4Addr> = HashMap::new();
+    let mut killed_in_flight = 0;
+    for round in 0..rounds() {
+        let mut appliance = Appliance::start(&net, &site.dir());
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = {
+            let (stop, round) = (Arc::clone(&stop), round);
+            let namespace = std::fs::File::open(format!("/run/netns/{}", net.client)).unwrap();
+            std::thread::spawn(move || {
+                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                storm(round, &stop)
+            })
+        };
+        // The kill lands where it lands: what is waited for is only that the
+        // storm has begun.
+        for _ in 0..(round % 7) * 3 + 1 {
+            appliance.wait_for("REQUEST -> ACK");
+        }
+        appliance.signal(nix::sys::signal::Signal::SIGKILL);
+        appliance.end();
+        stop.store(true, Ordering::Relaxed);
+        let (acknowledged, unanswered) = client.join().unwrap();
+        killed_in_flight += u32::from(unanswered > 0);
+        for (mac, ip) in acknowledged {
+            let other = held.iter().find(|(m, i)| **i == ip && **m != mac);
+            assert_eq!(other, None, "{ip} was given twice");
+            held.insert(mac, ip);
+        }
+    }
+    assert!(killed_in_flight > 0, "no kill fell into an exchange: the test proves nothing");
+    let _appliance = Appliance::start(&net, &site.dir());
+    let sample: Vec<([u8; 6], Ipv4Addr)> = held.iter().map(|(m, i)| (*m, *i)).take(40).collect();
+    for (mac, ip) in sample {
+        let again = net.on_client(move || dhcp::lease(mac, Duration::from_secs(10)));
+        assert_eq!(again, Some(ip), "{mac:02x?} held {ip}");
+    }
+}
+
+type Acknowledged = Vec<([u8; 6], Ipv4Addr)>;
+
+/// Exchanges one after the other, each with a new MAC, until told to stop.
+fn storm(round: u32, stop: &AtomicBool) -> (Acknowledged, u32) {
+    let mut acknowledged = Vec::new();
+    let mut unanswered = 0;
+    for number in 0..u8::MAX {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let mac = [2, 0, 0, round as u8, 0, number];
+        match dhcp::lease(mac, Duration::from_millis(400)) {
+            Some(ip) => acknowledged.push((mac, ip)),
+            None => unanswered += 1,
+        }
+    }
+    (acknowledged, unanswered)
+}
