@@ -16,11 +16,18 @@ use rustls::{
 };
 
 /// The peer showed another key than the charter names.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("the server's key {found} is not the one the charter names ({expected})")]
 pub struct OtherKey {
     expected: Digest,
     found: Digest,
+}
+
+/// rustls shows the error of a verifier by its Debug form only.
+impl fmt::Debug for OtherKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A client configuration that accepts `key` (SHA-256 of the SPKI's DER) and

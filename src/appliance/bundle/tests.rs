@@ -86,6 +86,11 @@ fn the_same_source_gives_the_same_bytes() {
     assert_eq!((report.files, report.steps), (4, 2));
     let checked = verify(&one.out(), &mut |_, _| {}).unwrap();
     assert_eq!((checked.blobs, checked.manifest), (3, report.manifest));
+    let blob = one.out().join("blobs/sha256").join(Digest::of(&large).hex());
+    let mut bad = large;
+    bad[limits::LARGE_FILE as usize - 9] ^= 1;
+    fs::write(blob, bad).unwrap();
+    assert!(matches!(verify(&one.out(), &mut |_, _| {}), Err(Error::Digest { .. })));
 }
 
 #[test]
@@ -103,9 +108,7 @@ fn the_content_tree_is_an_archive_that_tar_reads() {
 
 #[test]
 fn a_changed_byte_anywhere_is_refused() {
-    let large = large();
-    let steps = format!("{TREE}[[step]]\nname = \"b\"\nfile = {{ path = \"/b\", source = \"big\" }}\n");
-    let bench = Bench::new(&steps, &[("x/a", b"content"), ("big", &large)]);
+    let bench = Bench::new(TREE, &[("x/a", b"content")]);
     bench.build().unwrap();
     for entry in fs::read_dir(bench.out().join("blobs/sha256")).unwrap() {
         let path = entry.unwrap().path();
@@ -130,20 +133,20 @@ fn a_tree_blob_that_holds_something_else_is_refused() {
     let (_, bundle) = manifest_bytes(&bench.out()).unwrap();
     let mut bomb = groundcrew_core::bundle::tree::header(bundle.config().content.tree_files()[0]).to_vec();
     bomb.extend(b"content");
-    bomb.resize(64 << 20, 0);
-    let bomb = zstd::bulk::compress(&bomb, 19).unwrap();
-    let layout = super::Layout::open(&bench.out()).unwrap();
-    let (digest, size) = layout.put(&bomb).unwrap();
-    let layers = groundcrew_core::bundle::manifest::Layers {
-        tree: Some(groundcrew_core::bundle::Descriptor::tree(digest, size)),
-        files: vec![],
-    };
-    let config = bundle.config().to_bytes().unwrap();
-    let manifest = groundcrew_core::bundle::Manifest::new(bundle.config(), &config, layers).unwrap();
-    let (digest, size) = layout.put(&manifest.to_bytes()).unwrap();
-    layout.publish(&manifest, digest, size).unwrap();
-    let told = verify(&bench.out(), &mut |_, _| {}).unwrap_err().to_string();
-    assert!(told.contains("more than the configuration names"), "{told}");
+    bomb.resize(16 << 20, 0);
+    // level 19 wants a window of 8 MiB: refused before it is given any
+    for (level, why) in [(1, "more than the configuration names"), (19, "too much memory")] {
+        let layout = super::Layout::open(&bench.out()).unwrap();
+        let (digest, size) = layout.put(&zstd::bulk::compress(&bomb, level).unwrap()).unwrap();
+        let tree = groundcrew_core::bundle::Descriptor::tree(digest, size);
+        let layers = groundcrew_core::bundle::manifest::Layers { tree: Some(tree), files: vec![] };
+        let config = bundle.config().to_bytes().unwrap();
+        let manifest = groundcrew_core::bundle::Manifest::new(bundle.config(), &config, layers).unwrap();
+        let (digest, size) = layout.put(&manifest.to_bytes()).unwrap();
+        layout.publish(&manifest, digest, size).unwrap();
+        let told = verify(&bench.out(), &mut |_, _| {}).unwrap_err().to_string();
+        assert!(told.contains(why), "{told}");
+    }
 }
 
 #[test]

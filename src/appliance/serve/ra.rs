@@ -12,7 +12,8 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::IoSliceMut;
 use std::os::fd::AsRawFd as _;
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
 
 use super::Shutdown;
 
@@ -21,7 +22,8 @@ const EVERY: Duration = Duration::from_secs(30);
 
 /// A raw ICMPv6 socket on one link.
 pub struct Link {
-    socket: AsyncFd<Socket>,
+    /// Raw, not UDP: tokio only waits for it to become readable.
+    socket: UdpSocket,
     address: Ipv6Addr,
     scope: u32,
     interface: String,
@@ -43,7 +45,7 @@ pub fn bind(interface: &str) -> anyhow::Result<Link> {
     socket.join_multicast_v6(&ALL_NODES, scope)?;
     socket.set_recv_hoplimit_v6(true)?;
     socket.bind(&SocketAddrV6::new(address, 0, 0, scope).into())?;
-    Ok(Link { socket: AsyncFd::new(socket)?, address, scope, interface: interface.to_owned() })
+    Ok(Link { socket: UdpSocket::from_std(socket.into())?, address, scope, interface: interface.to_owned() })
 }
 
 fn link_local(interface: &str) -> Option<Ipv6Addr> {
@@ -76,33 +78,25 @@ pub async fn run(link: Link, mut stop: Shutdown) {
 fn advertise(link: &Link) {
     let bytes = no_router(link.address, None);
     let target = SocketAddrV6::new(ALL_NODES, 0, 0, link.scope);
-    if let Err(error) = link.socket.get_ref().send_to(&bytes, &target.into()) {
+    if let Err(error) = link.socket.try_send_to(&bytes, target.into()) {
         tracing::debug!(interface = link.interface, "router advertisement not sent: {error}");
     }
 }
 
 impl Link {
     async fn receive(&self) -> anyhow::Result<NeighborDiscovery> {
-        loop {
-            let mut ready = self.socket.readable().await?;
-            match ready.try_io(|socket| receive_now(socket.get_ref())) {
-                Ok(Ok((length, source, hops, buffer))) => {
-                    let message = buffer.get(..length).unwrap_or_default();
-                    // A raw socket tells the kernel's verdict on the checksum by
-                    // delivering at all; the destination was one of these two.
-                    let parse = |to| NeighborDiscovery::parse(source, to, hops, message);
-                    return Ok(parse(ALL_ROUTERS).or_else(|_| parse(ALL_NODES)).or_else(|_| parse(self.address))?);
-                }
-                Ok(Err(error)) => return Err(error.into()),
-                Err(_would_block) => {}
-            }
-        }
+        let receive = || receive_now(&self.socket);
+        let (length, source, hops, buffer) = self.socket.async_io(Interest::READABLE, receive).await?;
+        let message = buffer.get(..length).unwrap_or_default();
+        // The checksum covers the destination, which was one of these.
+        let parse = |to| NeighborDiscovery::parse(source, to, hops, message);
+        Ok(parse(ALL_ROUTERS).or_else(|_| parse(ALL_NODES)).or_else(|_| parse(self.address))?)
     }
 }
 
 type Received = (usize, Ipv6Addr, u8, [u8; 1500]);
 
-fn receive_now(socket: &Socket) -> std::io::Result<Received> {
+fn receive_now(socket: &UdpSocket) -> std::io::Result<Received> {
     let mut buffer = [0; 1500];
     let mut control = nix::cmsg_space!(i32);
     let mut parts = [IoSliceMut::new(&mut buffer)];

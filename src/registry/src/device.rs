@@ -203,13 +203,13 @@ pub struct Device {
     /// Where it stands.
     pub phase: Phase,
     /// What was known before it appeared.
-    pub registration: Option<Registration>,
+    pub registration: Option<Box<Registration>>,
     /// Its hardware: what was last accepted, completed by the registration.
     pub identity: Identity,
     /// The tag that selects its profile: a technician's, else the registration's.
     pub tag: Option<Tag>,
     /// The keys it was last let in with.
-    pub admitted: Option<Admitted>,
+    pub admitted: Option<Box<Admitted>>,
     /// A request that waits, whatever the phase: somebody else who claims this
     /// hardware must not disturb the device itself.
     pub pending: Option<Box<Pending>>,

@@ -223,7 +223,7 @@ impl Registry {
             verdict = judge_waiting(&usable, &self.index);
             cause = Cause::Ambiguous { devices };
         }
-        let device = verdict.device().and_then(|id| self.devices.get(id));
+        let device = verdict.device().and_then(|id| self.device(id));
         match device {
             Some(device) => self.decide_known(&asked, device, &verdict, cause),
             None => self.decide_unknown(&asked, cause, entropy),
@@ -352,7 +352,7 @@ impl Registry {
     }
 
     fn waiting(&self, device: &DeviceId) -> Result<&Pending, ApproveError> {
-        let found = self.devices.get(device);
+        let found = self.device(device);
         let found = found.ok_or_else(|| ApproveError::NoSuchDevice(device.clone()))?;
         found
             .pending
@@ -405,7 +405,7 @@ impl Registry {
     }
 
     fn named(&self, device: &DeviceId) -> Result<&Device, TechnicianError> {
-        let found = self.devices.get(device);
+        let found = self.device(device);
         found.ok_or_else(|| TechnicianError::NoSuchDevice(device.clone()))
     }
 

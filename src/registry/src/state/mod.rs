@@ -39,7 +39,7 @@ pub struct Registry {
     site: SiteId,
     junk: &'static Junk,
     limits: Limits,
-    devices: BTreeMap<DeviceId, Device>,
+    devices: BTreeMap<DeviceId, Box<Device>>,
     index: Index,
     /// Strangers by the journal line of their last request, oldest first.
     lobby: BTreeSet<(u64, DeviceId)>,
@@ -124,7 +124,7 @@ impl Registry {
 
     fn fold(&mut self, entry: &Entry) -> Result<(), RecordError> {
         let id = entry.device();
-        let before = self.devices.get(id);
+        let before = self.devices.get(id).map(Box::as_ref);
         let mut after = step::step(before, entry).map_err(|why| RecordError::Impossible {
             line: entry.seq(),
             device: id.clone(),
@@ -159,7 +159,7 @@ impl Registry {
             }
         }
         match after {
-            Some(device) => self.devices.insert(id.clone(), device),
+            Some(device) => self.devices.insert(id.clone(), Box::new(device)),
             None => self.devices.remove(id),
         };
         Ok(())
@@ -177,17 +177,17 @@ impl Registry {
 
     /// A device by its name.
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
-        self.devices.get(id)
+        self.devices.get(id).map(Box::as_ref)
     }
 
     /// Every device, by name.
     pub fn devices(&self) -> impl ExactSizeIterator<Item = &Device> {
-        self.devices.values()
+        self.devices.values().map(Box::as_ref)
     }
 
     /// Strangers who wait, the one that asked longest ago first.
     pub fn lobby(&self) -> impl Iterator<Item = &Device> {
-        self.lobby.iter().filter_map(|(_, id)| self.devices.get(id))
+        self.lobby.iter().filter_map(|(_, id)| self.device(id))
     }
 
     /// Devices that were let in and whose grant is not signed: what is left to

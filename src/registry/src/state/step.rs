@@ -90,7 +90,7 @@ fn registered(entry: &Entry, registration: &Registration) -> Device {
     Device {
         id: entry.device().clone(),
         phase: Phase::Registered,
-        registration: Some(registration.clone()),
+        registration: Some(Box::new(registration.clone())),
         identity: registration.identity.clone(),
         tag: registration.tag.clone(),
         admitted: None,
@@ -126,7 +126,7 @@ fn add_registration(device: &mut Device, registration: &Registration) -> Result<
     }
     device.identity = std::mem::take(&mut device.identity).or(&registration.identity);
     device.tag = device.tag.take().or_else(|| registration.tag.clone());
-    device.registration = Some(registration.clone());
+    device.registration = Some(Box::new(registration.clone()));
     Ok(())
 }
 
@@ -160,13 +160,13 @@ fn approve(
     }
     let pending = device.pending.take().ok_or(Impossible::NothingWaiting)?;
     device.identity = Identity::from(&pending.report).or(&device.identity);
-    device.admitted = Some(Admitted {
+    device.admitted = Some(Box::new(Admitted {
         sign_key: pending.sign_key,
         seal_key: pending.seal_key,
         nonce: pending.nonce,
         assurance,
         since: entry.at(),
-    });
+    }));
     device.reprovision = None;
     device.phase = Phase::Approved;
     Ok(())
