@@ -39,7 +39,7 @@ pub struct Blobs {
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
     /// Other bytes than the manifest names.
-    #[error("{digest} was changed: what the appliance sends has {found}")]
+    #[error("the blob {digest} was changed: what the appliance sends has {found}")]
     Changed {
         /// What the manifest names.
         digest: Digest,
@@ -47,7 +47,7 @@ pub enum DownloadError {
         found: String,
     },
     /// It did not come.
-    #[error("{digest} did not come: {error}")]
+    #[error("the blob {digest} did not come: {error}")]
     Http {
         /// Which blob.
         digest: Digest,

@@ -144,6 +144,8 @@ impl Run<'_> {
         loader: &Arc<Loader>,
     ) -> Result<(Installed, Trust, Public, Api, HardwareReport), Failure> {
         self.phase("network and disk");
+        // The firmware's words first: they tell which machine the rest is about.
+        self.show_hardware(&hardware::gather());
         let mut trust = Trust::of_image(Path::new(IMAGE_FILE))?;
         let text = fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let args = BootArgs::parse(&text)
@@ -154,9 +156,6 @@ impl Run<'_> {
         let found = finding
             .join()
             .map_err(|_| Failure::failed("looking at the disks broke off", ""))?;
-        // Hardware first: it tells which machine the rest is about.
-        let report = hardware::gather();
-        self.show_hardware(&report);
         let network = self.show_network(network)?;
         let installed = self.show_system(found)?;
         if let Ok(mounted) = Mounted::system(&installed, Access::Untouched) {
@@ -180,7 +179,8 @@ impl Run<'_> {
             .show(|screen| screen.site = charter.site.to_string());
         let api = Api::new(network.server, args.https, charter.tls_key)
             .map_err(|error| Failure::failed(error, ""))?;
-        Ok((installed, trust, public, api, report))
+        // Now that disks and interfaces are there.
+        Ok((installed, trust, public, api, hardware::gather()))
     }
 
     fn show_hardware(&self, report: &HardwareReport) {

@@ -1,6 +1,11 @@
 //! The agent against a whole site: from the image's trust to a receipt, and
 //! what it refuses on the way.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -92,7 +97,12 @@ fn from_the_image_to_the_receipt() {
     let root = root_with_accounts(agent.dir.path());
     let variables = Variables::of_grant(&granted.grant).unwrap();
     let folder = blobs.folder();
-    let job = Job { root: &root, bundle: &bundle, blobs: &folder, variables: &variables };
+    let job = Job {
+        root: &root,
+        bundle: &bundle,
+        blobs: &folder,
+        variables: &variables,
+    };
     let mut runner = ChrootRunner::new(root.mounted_at());
     let outcome = apply::run(&job, &mut runner, &mut |_| {});
     assert_eq!(outcome.result, ReceiptResult::Provisioned);
@@ -110,7 +120,11 @@ fn from_the_image_to_the_receipt() {
         agent: "test".into(),
         millis: 1,
     };
-    api.tell(path::RECEIPT, &Envelope::sign(&receipt, &agent.keys.sign).unwrap()).unwrap();
+    api.tell(
+        path::RECEIPT,
+        &Envelope::sign(&receipt, &agent.keys.sign).unwrap(),
+    )
+    .unwrap();
     assert_eq!(site.receipts(), [receipt]);
 }
 
@@ -119,13 +133,19 @@ fn a_changed_byte_in_any_file_is_refused() {
     let reference = Site::serving(STEPS);
     let paths: Vec<String> = reference.files.lock().unwrap().keys().cloned().collect();
     assert!(paths.len() >= 6, "{paths:?}");
-    let kind = |path: &String| path.split('.').nth_back(1).unwrap_or_default().to_owned();
     for index in 0..paths.len() {
         // A site of its own: its digests, and so its names, differ.
         let site = Site::serving(STEPS);
-        let path = site.files.lock().unwrap().keys().nth(index).unwrap().clone();
-        if path.ends_with("/1.root.json") {
-            continue; // The device has it from the image and never fetches it.
+        let path = site
+            .files
+            .lock()
+            .unwrap()
+            .keys()
+            .nth(index)
+            .unwrap()
+            .clone();
+        if path.ends_with("/1.root.json") || path.ends_with("/1.targets.json") {
+            continue; // The device has them from the image and fetches neither.
         }
         let middle = site.files.lock().unwrap()[&path].len() / 2;
         site.files.lock().unwrap().get_mut(&path).unwrap()[middle] ^= 1;
@@ -133,7 +153,7 @@ fn a_changed_byte_in_any_file_is_refused() {
         let refused = agent
             .enroll(&site)
             .and_then(|(_, granted)| agent.bundle(&granted).map(drop));
-        let failure = refused.expect_err(&format!("{path} {}", kind(&path)));
+        let failure = refused.expect_err(&path);
         assert_eq!(failure.kind, Kind::Refused, "{path}: {failure}");
     }
 }
@@ -147,26 +167,58 @@ fn another_machine_with_the_appliance_s_address_is_refused() {
     let api = Api::new(site.address(), impostor.https, charter.tls_key).unwrap();
     let report = HardwareReport::default();
     let refused = enroll::enroll(&api, charter, &agent.keys, &report, &Quiet).unwrap_err();
-    assert!(refused.what.contains("not the appliance of this site"), "{refused}");
-    assert!(impostor.heard.lock().unwrap().is_empty() && impostor.request.lock().unwrap().is_none());
+    assert!(
+        refused.what.contains("not the appliance of this site"),
+        "{refused}"
+    );
+    assert!(
+        impostor.heard.lock().unwrap().is_empty() && impostor.request.lock().unwrap().is_none()
+    );
 }
 
 #[test]
-fn another_site_s_repository_is_refused() {
+fn what_the_image_s_root_does_not_lead_to_is_refused() {
     let (site, other) = (Site::serving(STEPS), Site::serving(STEPS));
-    let mut image = other.image.clone();
-    image.site = "elsewhere".parse().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("trust.json");
-    std::fs::write(&file, image.to_json().unwrap()).unwrap();
-    assert!(Trust::of_image(&file).is_err(), "the charter is of `lab`");
-    // An older timestamp than the device remembers is a rollback.
+    let file = |image: &groundcrew_core::trust::ImageTrust| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("trust.json");
+        std::fs::write(&file, image.to_json().unwrap()).unwrap();
+        Trust::of_image(&file).map(drop)
+    };
+    let elsewhere = groundcrew_core::trust::ImageTrust {
+        site: "elsewhere".parse().unwrap(),
+        ..site.image.clone()
+    };
+    assert!(file(&elsewhere).is_err(), "the charter is of `lab`");
+    let mixed = groundcrew_core::trust::ImageTrust {
+        charter: other.image.charter.clone(),
+        ..site.image.clone()
+    };
+    assert!(file(&mixed).is_err(), "the targets list another charter");
+    assert!(file(&site.image).is_ok());
+}
+
+#[test]
+fn what_the_disk_remembers_is_taken_up() {
+    let site = Site::serving(STEPS);
     let mut agent = Agent::booted(&site).unwrap();
     agent.trust.refresh(&agent.public, &|_| {}).unwrap();
-    let memory = agent.trust.memory();
-    assert!(memory.floor.is_some());
-    let text = serde_json::to_string(&memory).unwrap();
+    let text = serde_json::to_string(&agent.trust.memory()).unwrap();
     let mut again = Agent::booted(&site).unwrap();
     again.trust.remember(serde_json::from_str(&text).unwrap());
     again.trust.refresh(&again.public, &|_| {}).unwrap();
+    assert_eq!(serde_json::to_string(&again.trust.memory()).unwrap(), text);
+    // A clock that was proven to be past the charter's end: nothing holds.
+    let mut late: serde_json::Value = serde_json::from_str(&text).unwrap();
+    late["floor"] = serde_json::json!("2090-01-01T00:00:00Z");
+    let mut late_agent = Agent::booted(&site).unwrap();
+    late_agent
+        .trust
+        .remember(serde_json::from_value(late).unwrap());
+    let refused = late_agent
+        .trust
+        .refresh(&late_agent.public, &|_| {})
+        .unwrap_err();
+    assert_eq!(refused.kind, Kind::Refused);
+    assert!(refused.what.contains("expire"), "{refused}");
 }

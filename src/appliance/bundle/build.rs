@@ -8,7 +8,8 @@ use std::path::Path;
 use groundcrew_core::Digest;
 use groundcrew_core::bundle::manifest::Layers;
 use groundcrew_core::bundle::{
-    Action, Config, Descriptor, FileEntry, Inventory, Manifest, RelPath, Source, Stored, limits, tree,
+    Action, Config, Descriptor, FileEntry, Inventory, Manifest, RelPath, Source, Stored, limits,
+    tree,
 };
 use groundcrew_core::enroll::BundleRef;
 use serde::Serialize;
@@ -48,8 +49,14 @@ impl fmt::Display for BuildReport {
         writeln!(f, "bundle    {}", self.bundle)?;
         writeln!(f, "manifest  {}", self.manifest)?;
         writeln!(f, "steps     {}", self.steps)?;
-        write!(f, "content   {} files, {} bytes, stored as {}", self.files, self.content_bytes, self.stored_bytes)?;
-        self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {warning}"))
+        write!(
+            f,
+            "content   {} files, {} bytes, stored as {}",
+            self.files, self.content_bytes, self.stored_bytes
+        )?;
+        self.warnings
+            .iter()
+            .try_for_each(|warning| write!(f, "\nwarning: {warning}"))
     }
 }
 
@@ -58,8 +65,12 @@ impl fmt::Display for BuildReport {
 pub fn build(source: &Path, out: &Path, progress: Progress<'_>) -> Result<BuildReport, Error> {
     let folder = SourceFolder::open(source)?;
     let bundle_file = source.join(FILE);
-    let text = String::from_utf8(read_file(&bundle_file, limits::SOURCE)?)
-        .map_err(|_| Error::Content { path: bundle_file.clone(), why: "is not UTF-8 text".into() })?;
+    let text = String::from_utf8(read_file(&bundle_file, limits::SOURCE)?).map_err(|_| {
+        Error::Content {
+            path: bundle_file.clone(),
+            why: "is not UTF-8 text".into(),
+        }
+    })?;
     let mut parsed = Source::parse(&bundle_file.display().to_string(), &text)?;
     parsed.inline_templates(|path| read_template(&folder, path))?;
     let warnings = warnings(&parsed);
@@ -69,7 +80,11 @@ pub fn build(source: &Path, out: &Path, progress: Progress<'_>) -> Result<BuildR
     let (content, layers) = pack(&folder, scan, &layout, progress)?;
     let config = Config::new(parsed, content)?;
     let config_bytes = config.to_bytes()?;
-    let named = |source| Error::Manifest { what: "the manifest", path: out.to_owned(), source };
+    let named = |source| Error::Manifest {
+        what: "the manifest",
+        path: out.to_owned(),
+        source,
+    };
     let manifest = Manifest::new(&config, &config_bytes, layers).map_err(named)?;
     layout.put(&config_bytes)?;
     let (digest, size) = layout.put(&manifest.to_bytes())?;
@@ -101,7 +116,12 @@ fn warnings(source: &Source) -> Vec<String> {
     let unguarded = |action: &Action| matches!(action, Action::Command(c) if c.creates.is_none() && c.unless.is_none());
     let steps = source.steps.iter().filter(|step| unguarded(&step.action));
     steps
-        .map(|step| format!("step `{}` runs every time: give it `creates` or `unless`", step.name))
+        .map(|step| {
+            format!(
+                "step `{}` runs every time: give it `creates` or `unless`",
+                step.name
+            )
+        })
         .collect()
 }
 
@@ -109,12 +129,19 @@ fn warnings(source: &Source) -> Vec<String> {
 fn refuse_nested(source: &Path, out: &Path) -> Result<(), Error> {
     let source = source.canonicalize().map_err(io_error("open", source))?;
     let above = out.ancestors().find_map(|path| {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         path.canonicalize().ok()
     });
     if above.is_some_and(|above| above.starts_with(&source)) {
         let why = "is inside the bundle's own source: write it somewhere else".into();
-        return Err(Error::Content { path: out.to_owned(), why });
+        return Err(Error::Content {
+            path: out.to_owned(),
+            why,
+        });
     }
     Ok(())
 }
@@ -129,16 +156,35 @@ fn pack(
     let mut done = 0;
     let mut layers = Layers::default();
     let mut files = Vec::with_capacity(scan.files.len());
-    let small = scan.files.values().any(|file| file.size < limits::LARGE_FILE);
-    let mut archive = if small { Some(Archive::new(layout)?) } else { None };
+    let small = scan
+        .files
+        .values()
+        .any(|file| file.size < limits::LARGE_FILE);
+    let mut archive = if small {
+        Some(Archive::new(layout)?)
+    } else {
+        None
+    };
     for (path, found) in scan.files {
         let (mut file, ..) = folder.file(path.as_str())?;
-        let stored = if found.size < limits::LARGE_FILE { Stored::Tree } else { Stored::Blob };
+        let stored = if found.size < limits::LARGE_FILE {
+            Stored::Tree
+        } else {
+            Stored::Blob
+        };
         let digest = match &mut archive {
             Some(archive) if stored == Stored::Tree => {
                 let content = read_small(folder, &path, file, found.size)?;
-                let entry = FileEntry { digest: Digest::of(&content), path, size: found.size, mode: found.mode, stored };
-                archive.add(&entry, &content).map_err(io_error("write", layout.path()))?;
+                let entry = FileEntry {
+                    digest: Digest::of(&content),
+                    path,
+                    size: found.size,
+                    mode: found.mode,
+                    stored,
+                };
+                archive
+                    .add(&entry, &content)
+                    .map_err(io_error("write", layout.path()))?;
                 done += found.size;
                 progress(done, total);
                 files.push(entry);
@@ -151,7 +197,13 @@ fn pack(
         };
         done += found.size;
         layers.files.push(Descriptor::file(digest, found.size));
-        files.push(FileEntry { path, digest, size: found.size, mode: found.mode, stored });
+        files.push(FileEntry {
+            path,
+            digest,
+            size: found.size,
+            mode: found.mode,
+            stored,
+        });
     }
     layers.tree = archive.map(|archive| archive.finish(layout)).transpose()?;
     let content = Inventory {
@@ -162,7 +214,12 @@ fn pack(
     Ok((content, layers))
 }
 
-fn read_small(folder: &SourceFolder, path: &RelPath, file: impl Read, size: u64) -> Result<Vec<u8>, Error> {
+fn read_small(
+    folder: &SourceFolder,
+    path: &RelPath,
+    file: impl Read,
+    size: u64,
+) -> Result<Vec<u8>, Error> {
     let mut content = Vec::new();
     let read = file.take(size + 1).read_to_end(&mut content);
     match read {
@@ -184,12 +241,15 @@ fn store_large(
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;
     loop {
-        let got = file.read(&mut buffer).map_err(io_error("read", Path::new(path.as_str())))?;
+        let got = file
+            .read(&mut buffer)
+            .map_err(io_error("read", Path::new(path.as_str())))?;
         let bytes = buffer.get(..got).unwrap_or_default();
         if bytes.is_empty() {
             break;
         }
-        blob.write_all(bytes).map_err(io_error("write", layout.path()))?;
+        blob.write_all(bytes)
+            .map_err(io_error("write", layout.path()))?;
         done += got as u64;
         told(done);
     }
@@ -212,17 +272,26 @@ impl Archive {
             encoder.include_checksum(false)?;
             Ok(encoder)
         };
-        encoder().map(Self).map_err(io_error("write", layout.path()))
+        encoder()
+            .map(Self)
+            .map_err(io_error("write", layout.path()))
     }
 
     fn add(&mut self, entry: &FileEntry, content: &[u8]) -> io::Result<()> {
         self.0.write_all(&tree::header(entry))?;
         self.0.write_all(content)?;
-        self.0.write_all(tree::TRAILER.get(..tree::padding(entry.size)).unwrap_or_default())
+        self.0.write_all(
+            tree::TRAILER
+                .get(..tree::padding(entry.size))
+                .unwrap_or_default(),
+        )
     }
 
     fn finish(mut self, layout: &Layout) -> Result<Descriptor, Error> {
-        let ended = self.0.write_all(&tree::TRAILER).and_then(|()| self.0.finish());
+        let ended = self
+            .0
+            .write_all(&tree::TRAILER)
+            .and_then(|()| self.0.finish());
         let (digest, size) = ended.map_err(io_error("write", layout.path()))?.finish()?;
         Ok(Descriptor::tree(digest, size))
     }

@@ -30,12 +30,22 @@ impl Layout {
         })?;
         let version = serde_json::from_slice::<serde_json::Value>(&marker)
             .ok()
-            .and_then(|value| value.get("imageLayoutVersion")?.as_str().map(|v| v.starts_with("1.")));
+            .and_then(|value| {
+                value
+                    .get("imageLayoutVersion")?
+                    .as_str()
+                    .map(|v| v.starts_with("1."))
+            });
         if version != Some(true) {
             let why = "its `oci-layout` is not of version 1".into();
-            return Err(Error::NotABundle { path: path.to_owned(), why });
+            return Err(Error::NotABundle {
+                path: path.to_owned(),
+                why,
+            });
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(Self {
+            path: path.to_owned(),
+        })
     }
 
     /// The folder for a new layout: made where it is missing; one that is
@@ -45,7 +55,9 @@ impl Layout {
         if occupied {
             Self::open(path)?.manifest()?;
         }
-        let layout = Self { path: path.to_owned() };
+        let layout = Self {
+            path: path.to_owned(),
+        };
         let blobs = layout.blobs();
         fs::create_dir_all(&blobs).map_err(io_error("make the folder", &blobs))?;
         Ok(layout)
@@ -68,13 +80,22 @@ impl Layout {
 
     /// The manifest, and its bytes, which are the ones the index names.
     pub fn manifest(&self) -> Result<(Vec<u8>, Manifest), Error> {
-        let named = |what| move |source| Error::Manifest { what, path: self.path.clone(), source };
+        let named = |what| {
+            move |source| Error::Manifest {
+                what,
+                path: self.path.clone(),
+                source,
+            }
+        };
         let index = read_file(&self.path.join("index.json"), limits::MANIFEST)?;
         let index = Index::parse(&index).map_err(named("the index"))?;
         let bytes = read_file(&self.blob(&index.manifest), limits::MANIFEST)?;
         let found = Digest::of(&bytes);
         if found != index.manifest {
-            return Err(Error::Digest { expected: index.manifest, found });
+            return Err(Error::Digest {
+                expected: index.manifest,
+                found,
+            });
         }
         let manifest = Manifest::parse(&bytes).map_err(named("the manifest"))?;
         Ok((bytes, manifest))
@@ -95,15 +116,25 @@ impl Layout {
     /// Stores bytes as a blob.
     pub(super) fn put(&self, bytes: &[u8]) -> Result<(Digest, u64), Error> {
         let mut blob = self.new_blob()?;
-        blob.write_all(bytes).map_err(io_error("write a blob in", &self.path))?;
+        blob.write_all(bytes)
+            .map_err(io_error("write a blob in", &self.path))?;
         blob.finish()
     }
 
     /// Names the manifest that the layout holds from now on, then removes the
     /// blobs of the one before.
-    pub(super) fn publish(&self, manifest: &Manifest, digest: Digest, size: u64) -> Result<(), Error> {
+    pub(super) fn publish(
+        &self,
+        manifest: &Manifest,
+        digest: Digest,
+        size: u64,
+    ) -> Result<(), Error> {
         write_durably(&self.path.join("oci-layout"), OCI_LAYOUT.as_bytes())?;
-        let index = Index { manifest: digest, size }.to_bytes(manifest.version());
+        let index = Index {
+            manifest: digest,
+            size,
+        }
+        .to_bytes(manifest.version());
         sync_folder(&self.blobs())?;
         write_durably(&self.path.join("index.json"), &index)?;
         let mut keep: Vec<String> = manifest.blobs().map(|blob| blob.digest.hex()).collect();
@@ -139,14 +170,22 @@ impl BlobWriter {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let temporary = folder.join(format!(".partial-{}-{number}", std::process::id()));
         let file = File::create(&temporary).map_err(io_error("create", &temporary))?;
-        Ok(Self { folder: folder.to_owned(), temporary, file, hasher: Hasher::new(), size: 0 })
+        Ok(Self {
+            folder: folder.to_owned(),
+            temporary,
+            file,
+            hasher: Hasher::new(),
+            size: 0,
+        })
     }
 
     /// Makes it durable under its digest's name.
     pub fn finish(self) -> Result<(Digest, u64), Error> {
         let digest = self.hasher.clone().finish();
         let place = self.folder.join(digest.hex());
-        self.file.sync_all().map_err(io_error("sync", &self.temporary))?;
+        self.file
+            .sync_all()
+            .map_err(io_error("sync", &self.temporary))?;
         fs::rename(&self.temporary, &place).map_err(io_error("put in place", &place))?;
         Ok((digest, self.size))
     }
@@ -173,7 +212,11 @@ impl Drop for BlobWriter {
 }
 
 /// See [`super::copy_blobs`].
-pub fn copy_blobs(layout: &Layout, into: &Path, progress: Progress<'_>) -> Result<Vec<Digest>, Error> {
+pub fn copy_blobs(
+    layout: &Layout,
+    into: &Path,
+    progress: Progress<'_>,
+) -> Result<Vec<Digest>, Error> {
     let bundle = layout.bundle()?;
     fs::create_dir_all(into).map_err(io_error("make the folder", into))?;
     let total = bundle.manifest().total_size();
@@ -183,7 +226,9 @@ pub fn copy_blobs(layout: &Layout, into: &Path, progress: Progress<'_>) -> Resul
         let place = into.join(blob.digest.hex());
         let there = place.exists() && hash_blob(&place, blob, &mut |_| {}).is_ok();
         if !there {
-            copy_blob(&layout.blob(&blob.digest), into, blob, &mut |bytes| progress(done + bytes, total))?;
+            copy_blob(&layout.blob(&blob.digest), into, blob, &mut |bytes| {
+                progress(done + bytes, total)
+            })?;
         }
         done += blob.size;
         progress(done, total);
@@ -193,10 +238,17 @@ pub fn copy_blobs(layout: &Layout, into: &Path, progress: Progress<'_>) -> Resul
     Ok(digests)
 }
 
-fn copy_blob(from: &Path, into: &Path, blob: &Descriptor, told: &mut dyn FnMut(u64)) -> Result<(), Error> {
+fn copy_blob(
+    from: &Path,
+    into: &Path,
+    blob: &Descriptor,
+    told: &mut dyn FnMut(u64),
+) -> Result<(), Error> {
     let mut writer = BlobWriter::new(into)?;
     read_blob(from, blob, told, &mut |bytes| {
-        writer.write_all(bytes).map_err(io_error("write a blob in", into))
+        writer
+            .write_all(bytes)
+            .map_err(io_error("write a blob in", into))
     })?;
     writer.finish().map(|_| ())
 }
@@ -215,7 +267,11 @@ fn read_blob(
     let mut file = File::open(path).map_err(io_error("open", path))?;
     let found = file.metadata().map_err(io_error("look at", path))?.len();
     if found != blob.size {
-        return Err(Error::Size { digest: blob.digest, expected: blob.size, found });
+        return Err(Error::Size {
+            digest: blob.digest,
+            expected: blob.size,
+            found,
+        });
     }
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; CHUNK];
@@ -233,7 +289,10 @@ fn read_blob(
     }
     let found = hasher.finish();
     if found != blob.digest {
-        return Err(Error::Digest { expected: blob.digest, found });
+        return Err(Error::Digest {
+            expected: blob.digest,
+            found,
+        });
     }
     Ok(())
 }
@@ -242,10 +301,15 @@ fn read_blob(
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let file = File::open(path).map_err(io_error("open", path))?;
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(io_error("read", path))?;
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io_error("read", path))?;
     if bytes.len() as u64 > limit {
         let why = format!("larger than the {limit} bytes it can have");
-        return Err(Error::Content { path: path.to_owned(), why });
+        return Err(Error::Content {
+            path: path.to_owned(),
+            why,
+        });
     }
     Ok(bytes)
 }
@@ -258,10 +322,14 @@ fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().inspect_err(|_| drop(fs::remove_file(&temporary))).map_err(io_error("write", path))?;
+    write()
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))
+        .map_err(io_error("write", path))?;
     path.parent().map_or(Ok(()), sync_folder)
 }
 
 fn sync_folder(path: &Path) -> Result<(), Error> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("sync", path))
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io_error("sync", path))
 }

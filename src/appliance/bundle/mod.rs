@@ -129,11 +129,19 @@ pub fn manifest_bytes(layout: &Path) -> Result<(Vec<u8>, Bundle), Error> {
 /// Copies the blobs that the manifest names into a folder, each called by the
 /// hex of its digest, and returns their digests. What is there already is
 /// checked and kept; what is copied is hashed on the way.
-pub fn copy_blobs(layout: &Path, into: &Path, progress: Progress<'_>) -> Result<Vec<Digest>, Error> {
+pub fn copy_blobs(
+    layout: &Path,
+    into: &Path,
+    progress: Progress<'_>,
+) -> Result<Vec<Digest>, Error> {
     layout::copy_blobs(&Layout::open(layout)?, into, progress)
 }
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { doing, path, source }
+    move |source| Error::Io {
+        doing,
+        path,
+        source,
+    }
 }

@@ -45,7 +45,10 @@ impl SourceFolder {
             path: path.to_owned(),
             source: err.into(),
         })?;
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+        })
     }
 
     /// A regular file. Links are followed within the folder.
@@ -56,8 +59,16 @@ impl SourceFolder {
             return Err(self.refused(path, "is not a regular file"));
         }
         // git's rule, so that another umask gives the same bundle
-        let mode = if stat.st_mode & 0o111 == 0 { Mode::FILE } else { Mode::PROGRAM };
-        Ok((File::from(fd), u64::try_from(stat.st_size).unwrap_or(0), mode))
+        let mode = if stat.st_mode & 0o111 == 0 {
+            Mode::FILE
+        } else {
+            Mode::PROGRAM
+        };
+        Ok((
+            File::from(fd),
+            u64::try_from(stat.st_size).unwrap_or(0),
+            mode,
+        ))
     }
 
     /// Everything that the steps refer to.
@@ -67,7 +78,7 @@ impl SourceFolder {
             match &step.action {
                 Action::File(file) => {
                     if let Content::Stored(path) = &file.content {
-                        self.add_file(&mut scan, path.clone())?;
+                        self.add_file(&mut scan, path)?;
                     }
                 }
                 Action::Tree(tree) => {
@@ -77,27 +88,47 @@ impl SourceFolder {
                 _ => {}
             }
         }
-        let parents: Vec<RelPath> = scan.files.keys().chain(scan.links.keys()).filter_map(parent).collect();
-        parents.iter().for_each(|path| add_with_parents(&mut scan.directories, path));
+        let parents: Vec<RelPath> = scan
+            .files
+            .keys()
+            .chain(scan.links.keys())
+            .filter_map(parent)
+            .collect();
+        parents
+            .iter()
+            .for_each(|path| add_with_parents(&mut scan.directories, path));
         Ok(scan)
     }
 
-    fn add_file(&self, scan: &mut Scan, path: RelPath) -> Result<(), Error> {
+    fn add_file(&self, scan: &mut Scan, path: &RelPath) -> Result<(), Error> {
         let (_, size, mode) = self.file(path.as_str())?;
         scan.files.insert(path.clone(), ScannedFile { size, mode });
         if scan.files.len() > limits::ENTRIES {
-            return Err(self.refused(path.as_str(), "is one file too many: pack some into an archive"));
+            return Err(self.refused(
+                path.as_str(),
+                "is one file too many: pack some into an archive",
+            ));
         }
         Ok(())
     }
 
-    fn walk(&self, scan: &mut Scan, top: &RelPath, folder: &RelPath, depth: usize) -> Result<(), Error> {
+    fn walk(
+        &self,
+        scan: &mut Scan,
+        top: &RelPath,
+        folder: &RelPath,
+        depth: usize,
+    ) -> Result<(), Error> {
         if depth > MAX_DEPTH {
             return Err(self.refused(folder.as_str(), "is nested too deeply"));
         }
         // a folder reached through a link would be read twice, or for ever
-        let fd = self.resolve(folder.as_str(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
-        let entries = fs::Dir::read_from(&fd).map_err(|err| self.failed("list", folder.as_str(), err))?;
+        let fd = self.resolve(
+            folder.as_str(),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
+        )?;
+        let entries =
+            fs::Dir::read_from(&fd).map_err(|err| self.failed("list", folder.as_str(), err))?;
         for entry in entries {
             let entry = entry.map_err(|err| self.failed("list", folder.as_str(), err))?;
             let name = entry.file_name().to_bytes();
@@ -114,7 +145,7 @@ impl SourceFolder {
                     scan.directories.insert(path.clone());
                     self.walk(scan, top, &path, depth + 1)?;
                 }
-                FileType::RegularFile => self.add_file(scan, path)?,
+                FileType::RegularFile => self.add_file(scan, &path)?,
                 FileType::Symlink => self.add_link(scan, top, path, &fd, name)?,
                 _ => return Err(self.refused(path.as_str(), "is neither file, folder nor symlink")),
             }
@@ -122,13 +153,22 @@ impl SourceFolder {
         Ok(())
     }
 
-    fn add_link(&self, scan: &mut Scan, top: &RelPath, path: RelPath, folder: &OwnedFd, name: &str) -> Result<(), Error> {
+    fn add_link(
+        &self,
+        scan: &mut Scan,
+        top: &RelPath,
+        path: RelPath,
+        folder: &OwnedFd,
+        name: &str,
+    ) -> Result<(), Error> {
         let target = fs::readlinkat(folder, name, Vec::new())
             .map_err(|err| self.failed("read the link", path.as_str(), err))?
             .into_string()
             .map_err(|_| self.refused(path.as_str(), "points to a name that is not UTF-8"))?;
         if !link_stays_in(top, &path, &target) {
-            let why = format!("is a symlink to `{target}`, which leaves `{top}`: put a copy there, or link by a relative path inside");
+            let why = format!(
+                "is a symlink to `{target}`, which leaves `{top}`: put a copy there, or link by a relative path inside"
+            );
             return Err(self.refused(path.as_str(), &why));
         }
         scan.links.insert(path.clone(), Link { path, target });
@@ -139,9 +179,17 @@ impl SourceFolder {
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut tries = 0;
         loop {
-            match fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, fs::Mode::empty(), how) {
+            match fs::openat2(
+                &self.fd,
+                path,
+                flags | OFlags::CLOEXEC,
+                fs::Mode::empty(),
+                how,
+            ) {
                 Err(Errno::AGAIN | Errno::INTR) if tries < 16 => tries += 1,
-                Err(Errno::XDEV) => return Err(self.refused(path, "is a symlink that leaves the bundle's folder")),
+                Err(Errno::XDEV) => {
+                    return Err(self.refused(path, "is a symlink that leaves the bundle's folder"));
+                }
                 Err(Errno::LOOP | Errno::NOTDIR) if flags.contains(OFlags::DIRECTORY) => {
                     return Err(self.refused(path, "is not a folder (a `tree` step needs one)"));
                 }
@@ -152,11 +200,18 @@ impl SourceFolder {
     }
 
     pub fn refused(&self, path: &str, why: &str) -> Error {
-        Error::Content { path: self.path.join(path), why: why.to_owned() }
+        Error::Content {
+            path: self.path.join(path),
+            why: why.to_owned(),
+        }
     }
 
     fn failed(&self, doing: &'static str, path: &str, err: Errno) -> Error {
-        Error::Io { doing, path: self.path.join(path), source: err.into() }
+        Error::Io {
+            doing,
+            path: self.path.join(path),
+            source: err.into(),
+        }
     }
 }
 

@@ -62,10 +62,18 @@ fn what(action: &Action) -> String {
                 Content::Inline(_) if step.template => " from a template".into(),
                 Content::Inline(text) => format!(", {} bytes", text.len()),
             };
-            format!("{} {}:{} {}{from}", step.mode, step.owner, step.group, step.path)
+            format!(
+                "{} {}:{} {}{from}",
+                step.mode, step.owner, step.group, step.path
+            )
         }
-        Action::Tree(step) => format!("{}:{} {} from {}/", step.owner, step.group, step.path, step.source),
-        Action::Directory(step) => format!("{} {}:{} {}", step.mode, step.owner, step.group, step.path),
+        Action::Tree(step) => format!(
+            "{}:{} {} from {}/",
+            step.owner, step.group, step.path, step.source
+        ),
+        Action::Directory(step) => {
+            format!("{} {}:{} {}", step.mode, step.owner, step.group, step.path)
+        }
         Action::User(step) => {
             let keys = step.ssh_authorized_keys.len();
             let sudo = if step.sudo { ", sudo" } else { "" };
@@ -83,9 +91,20 @@ impl fmt::Display for Shown {
             writeln!(f, "{}", self.description)?;
         }
         writeln!(f, "manifest {}", self.manifest)?;
-        write!(f, "{} files, {} bytes to download", self.files, self.stored_bytes)?;
+        write!(
+            f,
+            "{} files, {} bytes to download",
+            self.files, self.stored_bytes
+        )?;
         for (number, step) in self.steps.iter().enumerate() {
-            write!(f, "\n{:>4}  {:<9} {}: {}", number + 1, step.kind, step.name, step.what)?;
+            write!(
+                f,
+                "\n{:>4}  {:<9} {}: {}",
+                number + 1,
+                step.kind,
+                step.name,
+                step.what
+            )?;
         }
         Ok(())
     }

@@ -66,10 +66,16 @@ pub fn verify(layout: &Layout, progress: Progress<'_>) -> Result<VerifyReport, E
         Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS.min(blobs.len())).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..WORKERS.min(blobs.len()))
+            .map(|_| scope.spawn(worker))
+            .collect();
         let results: Vec<_> = workers
             .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
             .collect();
         results.into_iter().collect::<Result<(), Error>>()
     })?;
@@ -81,7 +87,12 @@ pub fn verify(layout: &Layout, progress: Progress<'_>) -> Result<VerifyReport, E
     })
 }
 
-fn check_blob(layout: &Layout, bundle: &Bundle, blob: &Descriptor, told: &mut dyn FnMut(u64)) -> Result<(), Error> {
+fn check_blob(
+    layout: &Layout,
+    bundle: &Bundle,
+    blob: &Descriptor,
+    told: &mut dyn FnMut(u64),
+) -> Result<(), Error> {
     hash_blob(&layout.blob(&blob.digest), blob, told)?;
     if bundle.manifest().tree() == Some(blob) {
         check_tree(layout, bundle, blob)?;
@@ -101,11 +112,15 @@ fn check_tree(layout: &Layout, bundle: &Bundle, blob: &Descriptor) -> Result<(),
     let mut unpacker = Unpacker::new(bundle.config().content.tree_files());
     let mut buffer = vec![0; CHUNK];
     loop {
-        let got = reader.read(&mut buffer).map_err(io_error("unpack", &path))?;
+        let got = reader
+            .read(&mut buffer)
+            .map_err(io_error("unpack", &path))?;
         if got == 0 {
             break;
         }
-        unpacker.feed(buffer.get(..got).unwrap_or_default(), &mut |_| Ok::<(), io::Error>(()))?;
+        unpacker.feed(buffer.get(..got).unwrap_or_default(), &mut |_| {
+            Ok::<(), io::Error>(())
+        })?;
     }
     unpacker.finish().map_err(|_| Error::Tree(TreeError::Short))
 }

@@ -9,12 +9,13 @@ use crate::office::published;
 use crate::site::{Settings, Site, SiteKeys, publish};
 
 /// What devices load, and what it is for.
-const BOOT_FILES: [(&str, &str); 5] = [
+const BOOT_FILES: [(&str, &str); 6] = [
     ("vmlinuz", "the kernel"),
     ("initrd.img", "the agent"),
     ("undionly.kpxe", "the loader for BIOS"),
     ("snponly.efi", "the loader for UEFI"),
     ("ipxe.efi", "the loader for UEFI HTTP Boot"),
+    ("local.efi", "the way to a UEFI machine's own disk"),
 ];
 
 pub fn look(site: &Site, settings: &Settings) -> Vec<Finding> {

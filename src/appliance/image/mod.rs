@@ -16,6 +16,7 @@ mod find;
 mod initrd;
 mod kernel;
 mod loaders;
+mod local;
 mod manifest;
 mod progress;
 mod recipe;
@@ -98,6 +99,7 @@ pub fn build(
     let agent = read_agent(&spec.agent)?;
     check_trust(&spec.trust_json)?;
     let loaders = loaders::find(&spec.ipxe_dirs)?;
+    let own_disk = local::build()?;
     fs::create_dir_all(&spec.cache).map_err(ImageError::at(&spec.cache))?;
     let deb = match &spec.kernel_deb {
         Some(path) => path.clone(),
@@ -110,6 +112,7 @@ pub fn build(
     initrd.extend(initrd::trust_part(&spec.trust_json)?);
     let mut files: Vec<(&str, &[u8])> = vec![(VMLINUZ, &kernel.vmlinuz), (INITRD, &initrd)];
     files.extend(loaders.iter().map(|l| (l.name, &l.content[..])));
+    files.push((local::NAME, &own_disk));
     let manifest = Manifest {
         format: 1,
         kernel: kernel.facts,

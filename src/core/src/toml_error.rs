@@ -65,13 +65,18 @@ impl Place {
         let length = text.get(line_start..).map_or(0, |_| line.chars().count());
         let width = text
             .get(span.start..span.end.max(start))
-            .map_or(1, |marked| marked.lines().next().unwrap_or("").chars().count());
+            .map_or(1, |marked| {
+                marked.lines().next().unwrap_or("").chars().count()
+            });
         Some(Self {
             line: before.matches('\n').count() + 1,
             column,
             width: width.clamp(1, length.saturating_sub(column - 1).max(1)),
             // one printed cell for each character, or the caret would be off
-            text: line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            text: line
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect(),
         })
     }
 }
@@ -84,13 +89,21 @@ fn advice(message: &str, known: &[&str]) -> String {
         return message.trim_end().to_owned();
     };
     let listed: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-    let what = if message.starts_with("unknown field") { "key" } else { "value" };
-    let near = nearest(word, listed.iter().copied()).or_else(|| nearest(word, known.iter().copied()));
+    let what = if message.starts_with("unknown field") {
+        "key"
+    } else {
+        "value"
+    };
+    let near =
+        nearest(word, listed.iter().copied()).or_else(|| nearest(word, known.iter().copied()));
     let word = crate::ids::shown(word);
     match near {
         Some(near) => format!("unknown {what} `{word}`; did you mean `{near}`?"),
         None if listed.is_empty() => format!("unknown {what} `{word}`"),
-        None => format!("unknown {what} `{word}`; possible here: {}", listed.join(", ")),
+        None => format!(
+            "unknown {what} `{word}`; possible here: {}",
+            listed.join(", ")
+        ),
     }
 }
 
@@ -153,7 +166,10 @@ mod tests {
     #[test]
     fn other_mistakes_keep_the_readers_words() {
         let wrong = told("mode = 644");
-        assert!(wrong.starts_with("x.toml:1:8: invalid type: integer"), "{wrong}");
+        assert!(
+            wrong.starts_with("x.toml:1:8: invalid type: integer"),
+            "{wrong}"
+        );
         assert!(wrong.ends_with("  |        ^^^"), "{wrong}");
         let syntax = told("path = \"a\nmode = \"b\"");
         assert!(syntax.starts_with("x.toml:1:"), "{syntax}");
@@ -161,7 +177,12 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (a, b, d) in [("mode", "mode", 0), ("moed", "mode", 1), ("", "abc", 3), ("kitten", "sitting", 3)] {
+        for (a, b, d) in [
+            ("mode", "mode", 0),
+            ("moed", "mode", 1),
+            ("", "abc", 3),
+            ("kitten", "sitting", 3),
+        ] {
             assert_eq!(distance(a, b), d, "{a} {b}");
         }
     }

@@ -45,7 +45,9 @@ pub struct Account {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AccountError {
     /// The account exists with another number.
-    #[error("the user `{name}` exists with uid {found}, not {wanted}: its files would be left behind; leave out `uid`")]
+    #[error(
+        "the user `{name}` exists with uid {found}, not {wanted}: its files would be left behind; leave out `uid`"
+    )]
     OtherUid {
         /// The login name.
         name: AccountName,
@@ -58,7 +60,9 @@ pub enum AccountError {
     #[error("uid {0} is taken on this device: leave out `uid`, or take another")]
     TakenUid(u32),
     /// A supplementary group does not exist.
-    #[error("there is no group `{0}` on this device: install what brings it, or make it by a command before this step")]
+    #[error(
+        "there is no group `{0}` on this device: install what brings it, or make it by a command before this step"
+    )]
     NoGroup(AccountName),
     /// The line of an existing account cannot be read.
     #[error("the line of `{0}` in /etc/{1} cannot be read")]
@@ -73,8 +77,15 @@ impl Table {
     pub fn parse(bytes: &[u8]) -> Self {
         let ends_with_newline = bytes.last() == Some(&b'\n');
         let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let lines = if bytes.is_empty() { Vec::new() } else { body.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect() };
-        Self { lines, ends_with_newline }
+        let lines = if bytes.is_empty() {
+            Vec::new()
+        } else {
+            body.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect()
+        };
+        Self {
+            lines,
+            ends_with_newline,
+        }
     }
 
     /// The file again.
@@ -88,16 +99,23 @@ impl Table {
 
     /// The fields of the first line of `name`.
     pub fn row(&self, name: &str) -> Option<Vec<&[u8]>> {
-        self.lines.iter().find(|line| first_field(line) == name.as_bytes()).map(|line| fields(line))
+        self.lines
+            .iter()
+            .find(|line| first_field(line) == name.as_bytes())
+            .map(|line| fields(line))
     }
 
     /// Every pair of name and number, where `column` counts from 0.
     pub fn numbers(&self, column: usize) -> impl Iterator<Item = (&[u8], u32)> {
-        self.lines.iter().filter_map(move |line| Some((first_field(line), number(&fields(line), column)?)))
+        self.lines
+            .iter()
+            .filter_map(move |line| Some((first_field(line), number(&fields(line), column)?)))
     }
 
     fn has(&self, name: &str) -> bool {
-        self.lines.iter().any(|line| first_field(line) == name.as_bytes())
+        self.lines
+            .iter()
+            .any(|line| first_field(line) == name.as_bytes())
     }
 
     fn append(&mut self, line: String) {
@@ -106,7 +124,10 @@ impl Table {
     }
 
     fn set_field(&mut self, name: &str, column: usize, value: &[u8]) {
-        let line = self.lines.iter_mut().find(|line| first_field(line) == name.as_bytes());
+        let line = self
+            .lines
+            .iter_mut()
+            .find(|line| first_field(line) == name.as_bytes());
         let Some(line) = line else { return };
         let mut row = fields(line);
         if let Some(place) = row.get_mut(column).filter(|place| **place != value) {
@@ -118,8 +139,13 @@ impl Table {
     /// Adds `member` to a comma-separated field.
     fn add_member(&mut self, name: &str, column: usize, member: &str) {
         let Some(row) = self.row(name) else { return };
-        let Some(&members) = row.get(column) else { return };
-        if members.split(|&b| b == b',').any(|m| m == member.as_bytes()) {
+        let Some(&members) = row.get(column) else {
+            return;
+        };
+        if members
+            .split(|&b| b == b',')
+            .any(|m| m == member.as_bytes())
+        {
             return;
         }
         let joined = match members {
@@ -145,9 +171,14 @@ fn number(row: &[&[u8]], column: usize) -> Option<u32> {
 impl Accounts {
     /// The account of `name`, where it exists.
     pub fn account(&self, name: &AccountName) -> Result<Option<Account>, AccountError> {
-        let Some(row) = self.passwd.row(name.as_str()) else { return Ok(None) };
+        let Some(row) = self.passwd.row(name.as_str()) else {
+            return Ok(None);
+        };
         let unreadable = || AccountError::Unreadable(name.clone(), "passwd");
-        let home = row.get(5).and_then(|home| std::str::from_utf8(home).ok()).filter(|home| home.starts_with('/'));
+        let home = row
+            .get(5)
+            .and_then(|home| std::str::from_utf8(home).ok())
+            .filter(|home| home.starts_with('/'));
         Ok(Some(Account {
             uid: number(&row, 2).ok_or_else(unreadable)?,
             gid: number(&row, 3).ok_or_else(unreadable)?,
@@ -164,7 +195,8 @@ impl Accounts {
         };
         if !self.shadow.has(step.name.as_str()) {
             // locked: no password fits; the empty date of change turns ageing off
-            self.shadow.append(format!("{}:!*::0:99999:7:::", step.name));
+            self.shadow
+                .append(format!("{}:!*::0:99999:7:::", step.name));
         }
         self.join_groups(step)?;
         Ok(account)
@@ -173,7 +205,11 @@ impl Accounts {
     fn adjust(&mut self, step: &UserStep, found: Account) -> Result<Account, AccountError> {
         let name = step.name.as_str();
         if let Some(uid) = step.uid.filter(|uid| uid.number() != found.uid) {
-            return Err(AccountError::OtherUid { name: step.name.clone(), found: found.uid, wanted: uid.number() });
+            return Err(AccountError::OtherUid {
+                name: step.name.clone(),
+                found: found.uid,
+                wanted: uid.number(),
+            });
         }
         let columns = [
             (4, step.gecos.as_ref().map(|gecos| gecos.as_str())),
@@ -185,7 +221,10 @@ impl Accounts {
                 self.passwd.set_field(name, column, value.as_bytes());
             }
         }
-        let home = step.home.as_ref().map_or(found.home, |home| home.as_str().to_owned());
+        let home = step
+            .home
+            .as_ref()
+            .map_or(found.home, |home| home.as_str().to_owned());
         Ok(Account { home, ..found })
     }
 
@@ -193,33 +232,55 @@ impl Accounts {
         let name = step.name.as_str();
         let uids: BTreeSet<u32> = self.passwd.numbers(2).map(|(_, uid)| uid).collect();
         let gids: BTreeSet<u32> = self.group.numbers(2).map(|(_, gid)| gid).collect();
+        // a group of this name alone: left by a run that was cut short
+        let own = self.group.row(name).and_then(|row| number(&row, 2));
+        let fresh = |id: &u32| !uids.contains(id) && (!gids.contains(id) || own == Some(*id));
         let uid = match step.uid {
-            Some(uid) if uids.contains(&uid.number()) => return Err(AccountError::TakenUid(uid.number())),
+            Some(uid) if uids.contains(&uid.number()) => {
+                return Err(AccountError::TakenUid(uid.number()));
+            }
             Some(uid) => uid.number(),
-            None => (FIRST..=LAST)
-                .find(|id| !uids.contains(id) && !gids.contains(id))
+            None => own
+                .filter(|id| (FIRST..=LAST).contains(id) && fresh(id))
+                .or_else(|| (FIRST..=LAST).find(fresh))
                 .ok_or(AccountError::Full)?,
         };
         let gid = self.own_group(step, uid, &gids)?;
         let gecos = step.gecos.as_ref().map_or("", |gecos| gecos.as_str());
-        let home = step.home.as_ref().map_or(format!("/home/{name}"), |home| home.as_str().to_owned());
-        let shell = step.shell.as_ref().map_or("/bin/bash", |shell| shell.as_str());
-        self.passwd.append(format!("{name}:x:{uid}:{gid}:{gecos}:{home}:{shell}"));
+        let home = step
+            .home
+            .as_ref()
+            .map_or(format!("/home/{name}"), |home| home.as_str().to_owned());
+        let shell = step
+            .shell
+            .as_ref()
+            .map_or("/bin/bash", |shell| shell.as_str());
+        self.passwd
+            .append(format!("{name}:x:{uid}:{gid}:{gecos}:{home}:{shell}"));
         Ok(Account { uid, gid, home })
     }
 
     /// The group of the same name, made where it is missing.
-    fn own_group(&mut self, step: &UserStep, uid: u32, gids: &BTreeSet<u32>) -> Result<u32, AccountError> {
+    fn own_group(
+        &mut self,
+        step: &UserStep,
+        uid: u32,
+        gids: &BTreeSet<u32>,
+    ) -> Result<u32, AccountError> {
         let name = step.name.as_str();
-        if let Some(row) = self.group.row(name) {
-            return number(&row, 2).ok_or_else(|| AccountError::Unreadable(step.name.clone(), "group"));
-        }
-        let gid = if gids.contains(&uid) {
-            (FIRST..=LAST).find(|id| !gids.contains(id)).ok_or(AccountError::Full)?
-        } else {
-            uid
+        let gid = match self.group.row(name) {
+            Some(row) => number(&row, 2)
+                .ok_or_else(|| AccountError::Unreadable(step.name.clone(), "group"))?,
+            None => {
+                let free = |id: &u32| !gids.contains(id);
+                let gid = Some(uid)
+                    .filter(free)
+                    .or_else(|| (FIRST..=LAST).find(free))
+                    .ok_or(AccountError::Full)?;
+                self.group.append(format!("{name}:x:{gid}:"));
+                gid
+            }
         };
-        self.group.append(format!("{name}:x:{gid}:"));
         if let Some(gshadow) = self.gshadow.as_mut().filter(|table| !table.has(name)) {
             gshadow.append(format!("{name}:!::"));
         }
@@ -248,7 +309,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn step(keys: &str) -> UserStep {
-        let text = format!("name = \"b\"\nversion = \"1\"\n[[step]]\nname = \"s\"\n[step.user]\n{keys}");
+        let text =
+            format!("name = \"b\"\nversion = \"1\"\n[[step]]\nname = \"s\"\n[step.user]\n{keys}");
         let source = Source::parse("f", &text).unwrap();
         match source.steps.into_iter().next().unwrap().action {
             Action::User(step) => step,
@@ -258,7 +320,9 @@ mod tests {
 
     fn debian() -> Accounts {
         Accounts {
-            passwd: Table::parse(b"root:x:0:0:root:/root:/bin/bash\nold:x:1000:1000:Old,,,:/home/old:/bin/sh\n"),
+            passwd: Table::parse(
+                b"root:x:0:0:root:/root:/bin/bash\nold:x:1000:1000:Old,,,:/home/old:/bin/sh\n",
+            ),
             shadow: Table::parse(b"root:*:19000:0:99999:7:::\nold:$y$x:19000:0:99999:7:::\n"),
             group: Table::parse(b"root:x:0:\nsudo:x:27:old\nadm:x:4:\nold:x:1000:\n"),
             gshadow: Some(Table::parse(b"root:*::\nsudo:*::old\nadm:*::\nold:!::\n")),
@@ -274,11 +338,24 @@ mod tests {
         let mut all = debian();
         let wish = step("name = \"crew\"\ngecos = \"The crew\"\ngroups = [\"adm\"]\nsudo = true");
         let account = all.ensure(&wish).unwrap();
-        assert_eq!(account, Account { uid: 1001, gid: 1001, home: "/home/crew".into() });
+        assert_eq!(
+            account,
+            Account {
+                uid: 1001,
+                gid: 1001,
+                home: "/home/crew".into()
+            }
+        );
         assert!(text(&all.passwd).ends_with("\ncrew:x:1001:1001:The crew:/home/crew:/bin/bash\n"));
         assert!(text(&all.shadow).ends_with("\ncrew:!*::0:99999:7:::\n"));
-        assert_eq!(text(&all.group), "root:x:0:\nsudo:x:27:old,crew\nadm:x:4:crew\nold:x:1000:\ncrew:x:1001:\n");
-        assert_eq!(text(all.gshadow.as_ref().unwrap()), "root:*::\nsudo:*::old,crew\nadm:*::crew\nold:!::\ncrew:!::\n");
+        assert_eq!(
+            text(&all.group),
+            "root:x:0:\nsudo:x:27:old,crew\nadm:x:4:crew\nold:x:1000:\ncrew:x:1001:\n"
+        );
+        assert_eq!(
+            text(all.gshadow.as_ref().unwrap()),
+            "root:*::\nsudo:*::old,crew\nadm:*::crew\nold:!::\ncrew:!::\n"
+        );
         let once = all.clone();
         all.ensure(&wish).unwrap();
         assert_eq!(all, once);
@@ -287,7 +364,8 @@ mod tests {
     #[test]
     fn an_existing_account_keeps_what_is_not_mentioned() {
         let mut all = debian();
-        all.ensure(&step("name = \"old\"\nshell = \"/bin/bash\"")).unwrap();
+        all.ensure(&step("name = \"old\"\nshell = \"/bin/bash\""))
+            .unwrap();
         assert!(text(&all.passwd).contains("old:x:1000:1000:Old,,,:/home/old:/bin/bash\n"));
         assert_eq!(all.shadow, debian().shadow);
         let root = all.ensure(&step("name = \"root\"")).unwrap();
@@ -297,7 +375,10 @@ mod tests {
     #[test]
     fn what_cannot_be_is_said() {
         for (keys, why) in [
-            ("name = \"old\"\nuid = 1001", "exists with uid 1000, not 1001"),
+            (
+                "name = \"old\"\nuid = 1001",
+                "exists with uid 1000, not 1001",
+            ),
             ("name = \"new\"\nuid = 1000", "uid 1000 is taken"),
             ("name = \"new\"\ngroups = [\"docker\"]", "no group `docker`"),
         ] {
@@ -314,9 +395,15 @@ mod tests {
         let mut whole = debian();
         let wish = step("name = \"crew\"\ngroups = [\"adm\"]");
         whole.ensure(&wish).unwrap();
-        let mut partly = Accounts { group: whole.group.clone(), ..debian() };
+        let mut partly = Accounts {
+            group: whole.group.clone(),
+            ..debian()
+        };
         partly.ensure(&wish).unwrap();
-        assert_eq!((&partly.passwd, &partly.group), (&whole.passwd, &whole.group));
+        assert_eq!(
+            (&partly.passwd, &partly.group),
+            (&whole.passwd, &whole.group)
+        );
     }
 
     proptest! {

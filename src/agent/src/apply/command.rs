@@ -93,7 +93,10 @@ impl ChrootRunner {
 
     /// Another helper.
     pub fn with_helper(helper: Vec<OsString>, root: &Path) -> Self {
-        Self { helper, root: root.to_owned() }
+        Self {
+            helper,
+            root: root.to_owned(),
+        }
     }
 
     fn command(&self, invocation: &Invocation<'_>) -> Command {
@@ -105,8 +108,18 @@ impl ChrootRunner {
             .arg("--")
             .args(invocation.argv.words())
             .env_clear()
-            .envs([("PATH", PATH), ("HOME", "/root"), ("LANG", "C.UTF-8"), ("DEBIAN_FRONTEND", "noninteractive")])
-            .envs(invocation.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .envs([
+                ("PATH", PATH),
+                ("HOME", "/root"),
+                ("LANG", "C.UTF-8"),
+                ("DEBIAN_FRONTEND", "noninteractive"),
+            ])
+            .envs(
+                invocation
+                    .env
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str())),
+            )
             .stdin(Stdio::null())
             .process_group(0);
         command
@@ -119,21 +132,34 @@ impl Runner for ChrootRunner {
         invocation: &Invocation<'_>,
         output: &mut dyn FnMut(&[u8]),
     ) -> Result<ExitStatus, CommandError> {
-        let failed = |source| CommandError::Run { command: invocation.argv.to_string(), source };
+        let failed = |source| CommandError::Run {
+            command: invocation.argv.to_string(),
+            source,
+        };
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = self.command(invocation);
-        command.stdout(writer.try_clone().map_err(failed)?).stderr(writer);
+        command
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer);
         let child = command.spawn().map_err(failed)?;
         // the command holds the pipe's other end: without this it never closes
         drop(command);
-        let mut watch = Watch { child, reader, passed: 0, open: true };
+        let mut watch = Watch {
+            child,
+            reader,
+            passed: 0,
+            open: true,
+        };
         let ended = watch.until_end(invocation.timeout, output);
         watch.kill_group();
         match ended.map_err(failed)? {
             Some(status) => Ok(status),
             None => {
                 let _ = watch.child.wait();
-                Err(CommandError::Timeout { command: invocation.argv.to_string(), after: invocation.timeout })
+                Err(CommandError::Timeout {
+                    command: invocation.argv.to_string(),
+                    after: invocation.timeout,
+                })
             }
         }
     }
@@ -148,12 +174,19 @@ struct Watch {
 
 impl Watch {
     /// None where the time is over.
-    fn until_end(&mut self, timeout: Duration, output: &mut dyn FnMut(&[u8])) -> io::Result<Option<ExitStatus>> {
+    fn until_end(
+        &mut self,
+        timeout: Duration,
+        output: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<Option<ExitStatus>> {
         let deadline = Instant::now() + timeout;
         let mut ended: Option<(ExitStatus, Instant)> = None;
         loop {
             if ended.is_none() {
-                ended = self.child.try_wait()?.map(|status| (status, Instant::now() + GRACE));
+                ended = self
+                    .child
+                    .try_wait()?
+                    .map(|status| (status, Instant::now() + GRACE));
             }
             let now = Instant::now();
             match ended {
@@ -171,7 +204,10 @@ impl Watch {
             std::thread::sleep(wait.min(Duration::from_millis(2)));
             return Ok(());
         }
-        let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let wait = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
         let mut ready = [PollFd::new(&self.reader, PollFlags::IN)];
         match poll(&mut ready, Some(&wait)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
@@ -220,11 +256,18 @@ pub fn failure(status: ExitStatus) -> Option<String> {
 /// where that failed, with the reason; `main` prints it and exits 127.
 pub fn exec_in_root(root: &Path, argv: &[OsString]) -> io::Error {
     let Some((program, arguments)) = argv.split_first() else {
-        return io::Error::new(io::ErrorKind::InvalidInput, "no program given: exec-in-root ROOT -- PROGRAM…");
+        return io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no program given: exec-in-root ROOT -- PROGRAM…",
+        );
     };
     let entered = rustix::process::chroot(root).and_then(|()| rustix::process::chdir("/"));
     if let Err(err) = entered {
-        return io::Error::other(format!("cannot enter {}: {}", root.display(), io::Error::from(err)));
+        return io::Error::other(format!(
+            "cannot enter {}: {}",
+            root.display(),
+            io::Error::from(err)
+        ));
     }
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let err = Command::new(program).args(arguments).exec();
@@ -238,15 +281,23 @@ mod tests {
     /// Runs without a chroot: the root becomes the working folder.
     fn runner(root: &Path) -> ChrootRunner {
         let script = "cd \"$1\" && shift 2 && exec \"$@\"";
-        ChrootRunner::with_helper(["/bin/sh", "-c", script, "sh"].map(OsString::from).to_vec(), root)
+        ChrootRunner::with_helper(
+            ["/bin/sh", "-c", script, "sh"].map(OsString::from).to_vec(),
+            root,
+        )
     }
 
     fn run(script: &str, seconds: u64) -> (Result<ExitStatus, CommandError>, String) {
         let argv = Argv::try_from(vec!["sh".into(), "-c".into(), script.into()]).unwrap();
         let env = BTreeMap::from([("CREW".parse().unwrap(), "ground".parse().unwrap())]);
         let mut said = Vec::new();
-        let invocation = Invocation { argv: &argv, env: &env, timeout: Duration::from_secs(seconds) };
-        let status = runner(Path::new("/")).run(&invocation, &mut |bytes| said.extend_from_slice(bytes));
+        let invocation = Invocation {
+            argv: &argv,
+            env: &env,
+            timeout: Duration::from_secs(seconds),
+        };
+        let status =
+            runner(Path::new("/")).run(&invocation, &mut |bytes| said.extend_from_slice(bytes));
         (status, String::from_utf8_lossy(&said).into_owned())
     }
 
@@ -256,7 +307,10 @@ mod tests {
         assert_eq!(failure(status.unwrap()).unwrap(), "exit code 3");
         assert_eq!(said, "out\nground /root\n");
         assert_eq!(failure(run("true", 10).0.unwrap()), None);
-        assert_eq!(failure(run("kill -9 $$", 10).0.unwrap()).unwrap(), "killed by signal 9");
+        assert_eq!(
+            failure(run("kill -9 $$", 10).0.unwrap()).unwrap(),
+            "killed by signal 9"
+        );
     }
 
     #[test]
@@ -264,7 +318,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("alive");
         let begun = Instant::now();
-        let (status, _) = run(&format!("(sleep 3; touch {}) & sleep 60", mark.display()), 1);
+        let (status, _) = run(
+            &format!("(sleep 3; touch {}) & sleep 60", mark.display()),
+            1,
+        );
         assert!(matches!(status, Err(CommandError::Timeout { .. })));
         assert!(begun.elapsed() < Duration::from_secs(3));
         std::thread::sleep(Duration::from_secs(3));
@@ -290,9 +347,16 @@ mod tests {
     #[test]
     fn a_missing_helper_is_an_error() {
         let argv = Argv::try_from(vec!["true".into()]).unwrap();
-        let invocation = Invocation { argv: &argv, env: &BTreeMap::new(), timeout: TICK };
+        let invocation = Invocation {
+            argv: &argv,
+            env: &BTreeMap::new(),
+            timeout: TICK,
+        };
         let mut runner = ChrootRunner::with_helper(vec!["/nonexistent".into()], Path::new("/"));
-        assert!(matches!(runner.run(&invocation, &mut |_| {}), Err(CommandError::Run { .. })));
+        assert!(matches!(
+            runner.run(&invocation, &mut |_| {}),
+            Err(CommandError::Run { .. })
+        ));
     }
 
     const CHILD: &str = "GROUNDCREW_TEST_EXEC_IN_ROOT";
@@ -313,17 +377,30 @@ mod tests {
         std::fs::create_dir(root.path().join("bin")).unwrap();
         let child = |root: &Path| {
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", "apply::command::tests::exec_in_root_child", "--nocapture"]);
+            command.args([
+                "--exact",
+                "apply::command::tests::exec_in_root_child",
+                "--nocapture",
+            ]);
             let output = command.env(CHILD, root).output().unwrap();
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         let said = child(root.path());
         if rustix::process::geteuid().is_root() {
-            assert!(said.contains("exec failed: /bin/marker: No such file"), "{said}");
-            assert!(child(Path::new("/nonexistent")).contains("exec failed: cannot enter /nonexistent"));
+            assert!(
+                said.contains("exec failed: /bin/marker: No such file"),
+                "{said}"
+            );
+            assert!(
+                child(Path::new("/nonexistent")).contains("exec failed: cannot enter /nonexistent")
+            );
         } else {
             assert!(said.contains("exec failed: cannot enter"), "{said}");
         }
-        assert!(exec_in_root(root.path(), &[]).to_string().contains("no program"));
+        assert!(
+            exec_in_root(root.path(), &[])
+                .to_string()
+                .contains("no program")
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The steps `file`, `directory` and `tree`: what is there is compared with
 //! what is wanted, and only what differs is written.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 
@@ -39,15 +39,24 @@ enum Found {
 }
 
 /// Makes a file so. True where something is, or would be, changed.
-pub fn file(context: &mut Context<'_>, step: &FileStep, body: Body<'_>) -> Result<bool, ApplyError> {
+pub fn file(
+    context: &mut Context<'_>,
+    step: &FileStep,
+    body: Body<'_>,
+) -> Result<bool, ApplyError> {
     let ids = context.owners()?.ids(&step.owner, &step.group);
     if ids.is_err() && context.planning() {
         // an earlier step may bring the owner
         context.need(body);
         return Ok(true);
     }
-    let wanted = Meta { mode: step.mode.bits(), ids: ids? };
-    let Some((parent, name)) = step.path.split() else { return Ok(false) };
+    let wanted = Meta {
+        mode: step.mode.bits(),
+        ids: ids?,
+    };
+    let Some((parent, name)) = step.path.split() else {
+        return Ok(false);
+    };
     let root_ids = context.owners()?.root();
     let Some(folder) = context.folder(parent, root_ids)? else {
         context.need(body);
@@ -62,16 +71,33 @@ pub fn directory(context: &mut Context<'_>, step: &DirectoryStep) -> Result<bool
     if ids.is_err() && context.planning() {
         return Ok(true);
     }
-    let wanted = Meta { mode: step.mode.bits(), ids: ids? };
-    let Some((parent, name)) = step.path.split() else { return Ok(false) };
+    let wanted = Meta {
+        mode: step.mode.bits(),
+        ids: ids?,
+    };
+    let Some((parent, name)) = step.path.split() else {
+        return Ok(false);
+    };
     let root_ids = context.owners()?.root();
-    let Some(folder) = context.folder(parent, root_ids)? else { return Ok(true) };
+    let Some(folder) = context.folder(parent, root_ids)? else {
+        return Ok(true);
+    };
     match folder.look(name)? {
-        Some(stat) if kind(&stat) == FileType::Directory && meta(&stat) == wanted => return Ok(false),
+        Some(stat) if kind(&stat) == FileType::Directory && meta(&stat) == wanted => {
+            return Ok(false);
+        }
         _ if context.planning() => {}
-        Some(stat) if kind(&stat) == FileType::Directory => folder.folder(name)?.set_meta(wanted)?,
-        Some(_) => return Err(folder.in_the_way(name, "is not a folder; it is left as it is").into()),
-        None => folder.new_folder(name, wanted.mode, Some(wanted.ids)).map(|_| ())?,
+        Some(stat) if kind(&stat) == FileType::Directory => {
+            folder.folder(name)?.set_meta(wanted)?
+        }
+        Some(_) => {
+            return Err(folder
+                .in_the_way(name, "is not a folder; it is left as it is")
+                .into());
+        }
+        None => folder
+            .new_folder(name, wanted.mode, Some(wanted.ids))
+            .map(|_| ())?,
     }
     Ok(true)
 }
@@ -82,7 +108,11 @@ pub fn tree(context: &mut Context<'_>, step: &TreeStep) -> Result<bool, ApplyErr
     let ids = context.owners()?.ids(&step.owner, &step.group);
     if ids.is_err() && context.planning() {
         let below = config.content.below(&step.source);
-        below.for_each(|found| if let Item::File(entry) = found.item { context.need(Body::Stored(entry)) });
+        below.for_each(|found| {
+            if let Item::File(entry) = found.item {
+                context.need(Body::Stored(entry))
+            }
+        });
         return Ok(true);
     }
     let ids = ids?;
@@ -93,7 +123,10 @@ pub fn tree(context: &mut Context<'_>, step: &TreeStep) -> Result<bool, ApplyErr
             continue;
         }
         let (inner, name) = found.below.rsplit_once('/').unwrap_or(("", found.below));
-        let item = TreeItem { name, item: found.item };
+        let item = TreeItem {
+            name,
+            item: found.item,
+        };
         match by_folder.last_mut() {
             Some((last, items)) if last == inner => items.push(item),
             _ => by_folder.push((inner.to_owned(), vec![item])),
@@ -105,7 +138,11 @@ pub fn tree(context: &mut Context<'_>, step: &TreeStep) -> Result<bool, ApplyErr
             Some(folder) => changed |= tree_folder(context, &folder, items, ids)?,
             None => {
                 changed = true;
-                items.iter().for_each(|item| if let Item::File(entry) = item.item { context.need(Body::Stored(entry)) });
+                items.iter().for_each(|item| {
+                    if let Item::File(entry) = item.item {
+                        context.need(Body::Stored(entry))
+                    }
+                });
             }
         }
     }
@@ -120,7 +157,10 @@ struct TreeItem<'a> {
 /// Makes the tree's folders where they are missing; true where all were there.
 fn tree_folders(context: &mut Context<'_>, step: &TreeStep, ids: Ids) -> Result<bool, ApplyError> {
     let config = context.config();
-    let inner = config.content.below(&step.source).filter(|found| matches!(found.item, Item::Directory));
+    let inner = config
+        .content
+        .below(&step.source)
+        .filter(|found| matches!(found.item, Item::Directory));
     let mut all = true;
     for below in std::iter::once("").chain(inner.map(|found| found.below)) {
         let path = join(step.path.relative(), below);
@@ -147,12 +187,17 @@ fn tree_folder(
             Item::Directory => {}
             Item::Link(target) => changed |= place_link(context, folder, name, target, ids)?,
             Item::File(entry) => {
-                let wanted = Meta { mode: entry.mode.bits(), ids };
+                let wanted = Meta {
+                    mode: entry.mode.bits(),
+                    ids,
+                };
                 match compare(folder, name, wanted, Body::Stored(entry))? {
                     Found::Same => continue,
                     _ if context.planning() => context.need(Body::Stored(entry)),
                     Found::OtherMeta => folder.set_file_meta(name, wanted)?,
-                    Found::Other => ready.push(prepare(context, folder, name, wanted, Body::Stored(entry))?),
+                    Found::Other => {
+                        ready.push(prepare(context, folder, name, wanted, Body::Stored(entry))?)
+                    }
                 }
                 changed = true;
             }
@@ -204,21 +249,8 @@ fn prepare<'f, 'a>(
 ) -> Result<Prepared<'f, 'a>, ApplyError> {
     match body {
         Body::Bytes(bytes) => Ok(folder.prepare(name, wanted, |file| file.write_all(bytes))?),
-        Body::Stored(entry) => {
-            let mut content = context.content(entry)?;
-            Ok(folder.prepare(name, wanted, |file| copy_exactly(&mut content, file, entry.size))?)
-        }
+        Body::Stored(entry) => Ok(context.stage()?.take(entry, folder, name, wanted)?),
     }
-}
-
-/// The content was verified before; its length is checked again, because a
-/// full disk or a failing one shows here.
-fn copy_exactly(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
-    let copied = io::copy(from, to)?;
-    if copied == size {
-        return Ok(());
-    }
-    Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("copied {copied} of {size} bytes")))
 }
 
 fn place_link(
@@ -229,12 +261,19 @@ fn place_link(
     ids: Ids,
 ) -> Result<bool, ApplyError> {
     let stat = folder.look(name)?;
-    let same = folder.link_target(name)?.is_some_and(|found| found == target.as_bytes());
+    let same = folder
+        .link_target(name)?
+        .is_some_and(|found| found == target.as_bytes());
     if same && stat.as_ref().is_some_and(|stat| meta(stat).ids == ids) {
         return Ok(false);
     }
     if stat.is_some_and(|stat| kind(&stat) == FileType::Directory) {
-        return Err(folder.in_the_way(name, "is a folder where a symlink is wanted; it is left as it is").into());
+        return Err(folder
+            .in_the_way(
+                name,
+                "is a folder where a symlink is wanted; it is left as it is",
+            )
+            .into());
     }
     if !context.planning() {
         folder.symlink(name, target, ids)?;
@@ -242,15 +281,27 @@ fn place_link(
     Ok(true)
 }
 
-fn compare(folder: &Folder<'_>, name: &str, wanted: Meta, body: Body<'_>) -> Result<Found, ApplyError> {
+fn compare(
+    folder: &Folder<'_>,
+    name: &str,
+    wanted: Meta,
+    body: Body<'_>,
+) -> Result<Found, ApplyError> {
     match folder.look(name)?.map(|stat| kind(&stat)) {
         Some(FileType::RegularFile) => {}
         Some(FileType::Directory) => {
-            return Err(folder.in_the_way(name, "is a folder where a file is wanted; it is left as it is").into());
+            return Err(folder
+                .in_the_way(
+                    name,
+                    "is a folder where a file is wanted; it is left as it is",
+                )
+                .into());
         }
         _ => return Ok(Found::Other),
     }
-    let Some((mut file, stat)) = folder.file(name)? else { return Ok(Found::Other) };
+    let Some((mut file, stat)) = folder.file(name)? else {
+        return Ok(Found::Other);
+    };
     let size = match body {
         Body::Bytes(bytes) => bytes.len() as u64,
         Body::Stored(entry) => entry.size,
@@ -309,5 +360,6 @@ fn join(base: &str, inner: &str) -> String {
     }
 }
 
-/// Content that the plan found to be missing, by digest.
-pub type Needs = BTreeSet<groundcrew_core::Digest>;
+/// Content that the plan found to be missing: digest, and how many files are
+/// to hold it.
+pub type Needs = BTreeMap<groundcrew_core::Digest, usize>;

@@ -6,14 +6,18 @@ const OWN: &str = "127.0.1.1";
 
 /// Text that cannot be a system's name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a host name: use letters, digits and inner hyphens, at most 63 between dots and 64 in all")]
+#[error(
+    "`{0}` is not a host name: use letters, digits and inner hyphens, at most 63 between dots and 64 in all"
+)]
 pub struct HostnameError(String);
 
 /// Checks a name: RFC 1123 §2.1 labels, and Linux's 64 bytes in all.
 pub fn check_hostname(name: &str) -> Result<(), HostnameError> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -27,10 +31,16 @@ pub fn check_hostname(name: &str) -> Result<(), HostnameError> {
 /// one is added after the loopback address. Every other byte stays.
 pub fn with_hostname(hosts: &[u8], name: &str) -> Vec<u8> {
     let short = name.split('.').next().unwrap_or(name);
-    let names: Vec<&str> = if short == name { vec![name] } else { vec![name, short] };
+    let names: Vec<&str> = if short == name {
+        vec![name]
+    } else {
+        vec![name, short]
+    };
     let wanted = format!("{OWN}\t{}", names.join(" "));
     let mut lines: Vec<&[u8]> = hosts.split_inclusive(|&b| b == b'\n').collect();
-    let own = lines.iter().position(|line| words(line).first() == Some(&OWN.as_bytes()));
+    let own = lines
+        .iter()
+        .position(|line| words(line).first() == Some(&OWN.as_bytes()));
     if let Some(line) = own.and_then(|at| lines.get_mut(at)) {
         let found = words(line);
         if names.iter().all(|name| found.contains(&name.as_bytes())) {
@@ -41,7 +51,9 @@ pub fn with_hostname(hosts: &[u8], name: &str) -> Vec<u8> {
         *line = &new;
         return lines.concat();
     }
-    let loopback = lines.iter().rposition(|line| words(line).first() == Some(&&b"127.0.0.1"[..]));
+    let loopback = lines
+        .iter()
+        .rposition(|line| words(line).first() == Some(&&b"127.0.0.1"[..]));
     let at = loopback.map_or(0, |at| at + 1);
     let (before, after) = lines.split_at(at);
     let mut out = before.concat();
@@ -57,7 +69,9 @@ pub fn with_hostname(hosts: &[u8], name: &str) -> Vec<u8> {
 /// The words of a line before its comment.
 fn words(line: &[u8]) -> Vec<&[u8]> {
     let line = line.split(|&b| b == b'#').next().unwrap_or_default();
-    line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect()
+    line.split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
+        .collect()
 }
 
 #[cfg(test)]
@@ -73,16 +87,36 @@ mod tests {
     fn the_own_line_is_replaced_or_added() {
         let debian = "127.0.0.1\tlocalhost\n127.0.1.1\toem\n\n# v6\n::1 localhost\n";
         assert_eq!(edit(debian, "lab-7"), debian.replace("oem", "lab-7"));
-        assert_eq!(edit("127.0.0.1 localhost", "a.b"), "127.0.0.1 localhost\n127.0.1.1\ta.b a\n");
+        assert_eq!(
+            edit("127.0.0.1 localhost", "a.b"),
+            "127.0.0.1 localhost\n127.0.1.1\ta.b a\n"
+        );
         assert_eq!(edit("", "a"), "127.0.1.1\ta\n");
-        assert_eq!(edit("# 127.0.1.1 x\n", "a"), "127.0.1.1\ta\n# 127.0.1.1 x\n");
-        assert_eq!(edit("127.0.1.1 other a # mine\n", "a"), "127.0.1.1 other a # mine\n");
+        assert_eq!(
+            edit("# 127.0.1.1 x\n", "a"),
+            "127.0.1.1\ta\n# 127.0.1.1 x\n"
+        );
+        assert_eq!(
+            edit("127.0.1.1 other a # mine\n", "a"),
+            "127.0.1.1 other a # mine\n"
+        );
         assert_eq!(edit("127.0.1.1 x", "a"), "127.0.1.1\ta");
     }
 
     #[test]
     fn names() {
-        for bad in ["", "-a", "a-", "a b", "a..b", "a_b", "ä", "a\n", &"a".repeat(65), "a."] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "a b",
+            "a..b",
+            "a_b",
+            "ä",
+            "a\n",
+            &"a".repeat(65),
+            "a.",
+        ] {
             assert!(check_hostname(bad).is_err(), "{bad}");
         }
         assert!(check_hostname("Lab-7.example").is_ok());

@@ -27,7 +27,6 @@ mod users;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
@@ -156,7 +155,9 @@ pub enum ApplyError {
     #[error(transparent)]
     Account(#[from] AccountError),
     /// Not a system whose accounts we understand.
-    #[error("the installed system has no /etc/{0}: its accounts are not kept in files that we understand")]
+    #[error(
+        "the installed system has no /etc/{0}: its accounts are not kept in files that we understand"
+    )]
     NoAccounts(&'static str),
     /// A program.
     #[error(transparent)]
@@ -182,7 +183,11 @@ pub fn plan(job: &Job<'_>) -> Result<Plan, ApplyError> {
 
 /// Makes the installed system what the bundle says.
 pub fn run(job: &Job<'_>, runner: &mut dyn Runner, on: &mut dyn FnMut(StepEvent<'_>)) -> Outcome {
-    let mut log = Log { total: job.bundle.config().steps.len(), receipts: Vec::new(), on };
+    let mut log = Log {
+        total: job.bundle.config().steps.len(),
+        receipts: Vec::new(),
+        on,
+    };
     let result = attempt(job, runner, &mut log);
     for step in job.bundle.config().steps.iter().skip(log.receipts.len()) {
         log.finish(&step.name.to_string(), StepOutcome::Skipped, 0);
@@ -191,7 +196,10 @@ pub fn run(job: &Job<'_>, runner: &mut dyn Runner, on: &mut dyn FnMut(StepEvent<
         Ok(()) => ReceiptResult::Provisioned,
         Err(err) => ReceiptResult::Failed { reason: err },
     };
-    Outcome { result, steps: log.receipts }
+    Outcome {
+        result,
+        steps: log.receipts,
+    }
 }
 
 /// The three doors. The error is the reason in words.
@@ -202,8 +210,15 @@ fn attempt(job: &Job<'_>, runner: &mut dyn Runner, log: &mut Log<'_>) -> Result<
     let plan = context.plan(&rendered);
     let owner = context.owners().map_err(|err| err.to_string())?.root();
     let mut progress = |done, total| (log.on)(StepEvent::Verifying { done, total });
-    let stage = Stage::prepare(job.root, job.bundle, job.blobs, &plan.needs, owner, &mut progress)
-        .map_err(|err| err.to_string())?;
+    let stage = Stage::prepare(
+        job.root,
+        job.bundle,
+        job.blobs,
+        &plan.needs,
+        owner,
+        &mut progress,
+    )
+    .map_err(|err| err.to_string())?;
     context.stage = Some(stage);
     context.needs.clone_from(&plan.needs);
     let mut untouched = true;
@@ -220,7 +235,9 @@ fn attempt(job: &Job<'_>, runner: &mut dyn Runner, log: &mut Log<'_>) -> Result<
         let outcome = match &result {
             Ok(true) => StepOutcome::Changed,
             Ok(false) => StepOutcome::Unchanged,
-            Err(err) => StepOutcome::Failed { reason: err.to_string() },
+            Err(err) => StepOutcome::Failed {
+                reason: err.to_string(),
+            },
         };
         log.finish(name, outcome, millis);
         if let Err(err) = result {
@@ -239,16 +256,31 @@ struct Log<'a> {
 
 impl Log<'_> {
     fn start(&mut self, name: &str) {
-        (self.on)(StepEvent::Started { index: self.receipts.len(), total: self.total, name });
+        (self.on)(StepEvent::Started {
+            index: self.receipts.len(),
+            total: self.total,
+            name,
+        });
     }
 
     fn output(&mut self, bytes: &[u8]) {
-        (self.on)(StepEvent::Output { index: self.receipts.len(), bytes });
+        (self.on)(StepEvent::Output {
+            index: self.receipts.len(),
+            bytes,
+        });
     }
 
     fn finish(&mut self, name: &str, outcome: StepOutcome, millis: u64) {
-        let receipt = StepReceipt { name: name.to_owned(), outcome, millis };
-        (self.on)(StepEvent::Finished { index: self.receipts.len(), total: self.total, receipt: &receipt });
+        let receipt = StepReceipt {
+            name: name.to_owned(),
+            outcome,
+            millis,
+        };
+        (self.on)(StepEvent::Finished {
+            index: self.receipts.len(),
+            total: self.total,
+            receipt: &receipt,
+        });
         self.receipts.push(receipt);
     }
 }
@@ -261,11 +293,19 @@ enum Rendered<'a> {
 }
 
 fn render<'a>(job: &Job<'a>) -> Result<Vec<Rendered<'a>>, ApplyError> {
-    job.bundle.config().steps.iter().map(|step| render_step(step, job.variables)).collect()
+    job.bundle
+        .config()
+        .steps
+        .iter()
+        .map(|step| render_step(step, job.variables))
+        .collect()
 }
 
 fn render_step<'a>(step: &'a Step, variables: &Variables) -> Result<Rendered<'a>, ApplyError> {
-    let named = |source| ApplyError::Variable { step: step.name.to_string(), source };
+    let named = |source| ApplyError::Variable {
+        step: step.name.to_string(),
+        source,
+    };
     match &step.action {
         Action::Hostname(wanted) => {
             let name = wanted.name.render(variables).map_err(named)?;
@@ -276,10 +316,17 @@ fn render_step<'a>(step: &'a Step, variables: &Variables) -> Result<Rendered<'a>
             Content::Stored(_) => Ok(Rendered::AsIs(&step.action)),
             Content::Inline(text) => {
                 // its syntax was checked with the configuration
-                let template = if file.template { text.parse().ok() } else { None };
+                let template = if file.template {
+                    text.parse().ok()
+                } else {
+                    None
+                };
                 let template: Option<groundcrew_core::bundle::Template> = template;
                 let text = template.map_or(Ok(text.clone()), |template| template.render(variables));
-                Ok(Rendered::Text(&step.action, text.map_err(named)?.into_bytes()))
+                Ok(Rendered::Text(
+                    &step.action,
+                    text.map_err(named)?.into_bytes(),
+                ))
             }
         },
         action => Ok(Rendered::AsIs(action)),
@@ -299,13 +346,30 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     fn new(job: &Job<'a>) -> Self {
-        Self { root: job.root, bundle: job.bundle, blobs: job.blobs, owners: None, stage: None, needs: Needs::new() }
+        Self {
+            root: job.root,
+            bundle: job.bundle,
+            blobs: job.blobs,
+            owners: None,
+            stage: None,
+            needs: Needs::new(),
+        }
     }
 
     fn plan(&mut self, rendered: &[Rendered<'_>]) -> Plan {
-        let names = self.bundle.config().steps.iter().map(|step| step.name.to_string());
-        let steps = names.zip(rendered.iter().map(|step| self.foresee(step))).collect();
-        Plan { steps, needs: std::mem::take(&mut self.needs) }
+        let names = self
+            .bundle
+            .config()
+            .steps
+            .iter()
+            .map(|step| step.name.to_string());
+        let steps = names
+            .zip(rendered.iter().map(|step| self.foresee(step)))
+            .collect();
+        Plan {
+            steps,
+            needs: std::mem::take(&mut self.needs),
+        }
     }
 
     fn foresee(&mut self, step: &Rendered<'_>) -> Planned {
@@ -322,7 +386,12 @@ impl<'a> Context<'a> {
     }
 
     /// Applies a step; true where something was changed.
-    fn apply(&mut self, step: &Rendered<'_>, runner: &mut dyn Runner, log: &mut Log<'_>) -> Result<bool, ApplyError> {
+    fn apply(
+        &mut self,
+        step: &Rendered<'_>,
+        runner: &mut dyn Runner,
+        log: &mut Log<'_>,
+    ) -> Result<bool, ApplyError> {
         match step {
             Rendered::AsIs(Action::Command(command)) => {
                 let ran = run_command(self.root, command, runner, log);
@@ -350,7 +419,14 @@ impl<'a> Context<'a> {
         let owner = self.owners()?.root();
         // first: its folder is removed with it
         self.stage = None;
-        let stage = Stage::prepare(self.root, self.bundle, self.blobs, &self.needs, owner, &mut |_, _| {})?;
+        let stage = Stage::prepare(
+            self.root,
+            self.bundle,
+            self.blobs,
+            &self.needs,
+            owner,
+            &mut |_, _| {},
+        )?;
         self.stage = Some(stage);
         Ok(())
     }
@@ -417,21 +493,24 @@ impl<'a> Context<'a> {
     /// Notes content that will have to be unpacked.
     fn need(&mut self, body: Body<'_>) {
         if let Body::Stored(entry) = body {
-            self.needs.insert(entry.digest);
+            *self.needs.entry(entry.digest).or_default() += 1;
         }
     }
 
-    fn content(&self, entry: &FileEntry) -> Result<File, ContentError> {
-        match &self.stage {
-            Some(stage) => stage.open(entry),
-            None => Err(ContentError::NotPrepared(entry.path.to_string())),
-        }
+    fn stage(&self) -> Result<&Stage<'a>, ContentError> {
+        self.stage
+            .as_ref()
+            .ok_or_else(|| ContentError::NotPrepared("content".into()))
     }
 
     /// The folder at `path`; made while working, none where it is missing
     /// while planning.
     fn folder(&self, path: &str, owner: Ids) -> Result<Option<Folder<'a>>, FsError> {
-        if self.planning() { self.root.folder(path) } else { self.root.make_folder(path, Some(owner)).map(Some) }
+        if self.planning() {
+            self.root.folder(path)
+        } else {
+            self.root.make_folder(path, Some(owner)).map(Some)
+        }
     }
 
     fn owners(&mut self) -> Result<&Owners, FsError> {
@@ -452,32 +531,46 @@ fn run_command(
     runner: &mut dyn Runner,
     log: &mut Log<'_>,
 ) -> Result<bool, ApplyError> {
-    if let Some(path) = &step.creates {
-        if root.exists(path.relative())? {
-            return Ok(false);
-        }
+    let created = |path: &groundcrew_core::bundle::TargetPath| root.exists(path.relative());
+    if step.creates.as_ref().map_or(Ok(false), created)? {
+        return Ok(false);
     }
     let timeout = step.timeout.duration();
     if let Some(argv) = &step.unless {
-        let asked = Invocation { argv, env: &step.env, timeout };
+        let asked = Invocation {
+            argv,
+            env: &step.env,
+            timeout,
+        };
         if runner.run(&asked, &mut |_| {})?.success() {
             return Ok(false);
         }
     }
     let mut last = Vec::new();
-    let status = runner.run(&Invocation { argv: &step.argv, env: &step.env, timeout }, &mut |bytes| {
-        log.output(bytes);
-        last.extend_from_slice(bytes);
-        last.drain(..last.len().saturating_sub(4096));
-    })?;
-    let failed = |how: String| ApplyError::Failed { command: step.argv.to_string(), how, said: last_words(&last) };
+    let status = runner.run(
+        &Invocation {
+            argv: &step.argv,
+            env: &step.env,
+            timeout,
+        },
+        &mut |bytes| {
+            log.output(bytes);
+            last.extend_from_slice(bytes);
+            last.drain(..last.len().saturating_sub(4096));
+        },
+    )?;
+    let failed = |how: String| ApplyError::Failed {
+        command: step.argv.to_string(),
+        how,
+        said: last_words(&last),
+    };
     if let Some(how) = failure(status) {
         return Err(failed(how));
     }
     match &step.creates {
-        Some(path) if !root.exists(path.relative())? => {
-            Err(failed(format!("succeeded, but {path} (`creates`) does not exist")))
-        }
+        Some(path) if !created(path)? => Err(failed(format!(
+            "succeeded, but {path} (`creates`) does not exist"
+        ))),
         _ => Ok(true),
     }
 }
@@ -485,7 +578,17 @@ fn run_command(
 /// The last lines of a program's output that say something, for a reason.
 fn last_words(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
-    let mut lines: Vec<String> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(3).map(shown).collect();
+    let mut lines: Vec<String> = text
+        .lines()
+        .rev()
+        .filter(|line| !line.trim().is_empty())
+        .take(3)
+        .map(shown)
+        .collect();
     lines.reverse();
-    if lines.is_empty() { String::new() } else { format!("; it said: {}", lines.join(" / ")) }
+    if lines.is_empty() {
+        String::new()
+    } else {
+        format!("; it said: {}", lines.join(" / "))
+    }
 }

@@ -30,12 +30,19 @@ impl Owners {
     /// Reads the system's `/etc/passwd` and `/etc/group`. Where they are
     /// missing, only `root` is known.
     pub fn read(root: &Root) -> Result<Self, FsError> {
-        Ok(Self { users: numbers(root, "etc/passwd")?, groups: numbers(root, "etc/group")? })
+        Ok(Self {
+            users: numbers(root, "etc/passwd")?,
+            groups: numbers(root, "etc/group")?,
+        })
     }
 
     /// The numbers of an owner and a group.
     pub fn ids(&self, owner: &AccountName, group: &AccountName) -> Result<Ids, UnknownOwner> {
-        let unknown = |kind, name: &AccountName, file| UnknownOwner { kind, name: name.clone(), file };
+        let unknown = |kind, name: &AccountName, file| UnknownOwner {
+            kind,
+            name: name.clone(),
+            file,
+        };
         let uid = self.users.get(owner.as_str().as_bytes());
         let gid = self.groups.get(group.as_str().as_bytes());
         Ok(Ids {
@@ -47,7 +54,10 @@ impl Owners {
     /// The numbers of root.
     pub fn root(&self) -> Ids {
         let number = |table: &BTreeMap<Vec<u8>, u32>| table.get(&b"root"[..]).copied().unwrap_or(0);
-        Ids { uid: number(&self.users), gid: number(&self.groups) }
+        Ids {
+            uid: number(&self.users),
+            gid: number(&self.groups),
+        }
     }
 }
 

@@ -88,7 +88,11 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(path, flags, Mode::empty())
             .map_err(|err| failed("open the installed system at", &path.to_string_lossy(), err))?;
-        Ok(Self { fd, path: path.to_owned(), unsynced: RefCell::default() })
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+            unsynced: RefCell::default(),
+        })
     }
 
     /// Where it is mounted, in this program's own view.
@@ -100,7 +104,11 @@ impl Root {
     /// followed within the installed system. None where there is nothing.
     pub fn folder(&self, path: &str) -> Result<Option<Folder<'_>>, FsError> {
         match self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(fd) => Ok(Some(Folder { root: self, fd, path: path.to_owned() })),
+            Ok(fd) => Ok(Some(Folder {
+                root: self,
+                fd,
+                path: path.to_owned(),
+            })),
             Err(Errno::NOENT) => Ok(None),
             Err(err) => Err(failed("open", path, err)),
         }
@@ -162,8 +170,13 @@ impl Root {
             self.sync()?;
         }
         let stat = fs::fstat(&folder.fd).map_err(|err| failed("look at", &folder.path, err))?;
-        let copy = folder.fd.try_clone().map_err(|err| failed("open", &folder.path, err))?;
-        self.unsynced.borrow_mut().insert((stat.st_dev, stat.st_ino), copy);
+        let copy = folder
+            .fd
+            .try_clone()
+            .map_err(|err| failed("open", &folder.path, err))?;
+        self.unsynced
+            .borrow_mut()
+            .insert((stat.st_dev, stat.st_ino), copy);
         Ok(())
     }
 }
@@ -202,9 +215,13 @@ impl<'a> Folder<'a> {
 
     /// Reads the regular file `name` of at most `limit` bytes.
     pub fn read(&self, name: &str, limit: u64) -> Result<Option<(Vec<u8>, Meta)>, FsError> {
-        let Some((file, stat)) = self.file(name)? else { return Ok(None) };
+        let Some((file, stat)) = self.file(name)? else {
+            return Ok(None);
+        };
         let mut bytes = Vec::new();
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(|err| self.failed("read", name, err))?;
+        file.take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|err| self.failed("read", name, err))?;
         if bytes.len() as u64 > limit {
             return Err(self.in_the_way(name, "is larger than such a file can be"));
         }
@@ -216,18 +233,32 @@ impl<'a> Folder<'a> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
-            Err(Errno::NOTDIR | Errno::LOOP) => return Err(self.in_the_way(name, "is not a folder")),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                return Err(self.in_the_way(name, "is not a folder"));
+            }
             Err(err) => return Err(self.failed("open", name, err)),
         };
-        Ok(Folder { root: self.root, fd, path: self.below(name) })
+        Ok(Folder {
+            root: self.root,
+            fd,
+            path: self.below(name),
+        })
     }
 
     /// Makes the folder `name`, which must not exist.
-    pub fn new_folder(&self, name: &str, mode: u32, ids: Option<Ids>) -> Result<Folder<'a>, FsError> {
+    pub fn new_folder(
+        &self,
+        name: &str,
+        mode: u32,
+        ids: Option<Ids>,
+    ) -> Result<Folder<'a>, FsError> {
         match fs::mkdirat(&self.fd, name, Mode::RWXU) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
-                return Err(self.in_the_way(name, "is in the way of a folder (a file, or a link to nowhere)"));
+                return Err(self.in_the_way(
+                    name,
+                    "is in the way of a folder (a file, or a link to nowhere)",
+                ));
             }
             Err(err) => return Err(self.failed("make the folder", name, err)),
         }
@@ -241,7 +272,8 @@ impl<'a> Folder<'a> {
 
     /// Gives this folder a mode and an owner.
     pub fn set_meta(&self, wanted: Meta) -> Result<(), FsError> {
-        set_meta(&self.fd, wanted).map_err(|err| failed("set mode and owner of", &self.path, err))?;
+        set_meta(&self.fd, wanted)
+            .map_err(|err| failed("set mode and owner of", &self.path, err))?;
         self.root.mark(self)
     }
 
@@ -251,7 +283,8 @@ impl<'a> Folder<'a> {
             return Err(self.in_the_way(name, "is gone"));
         };
         set_meta(&file, wanted).map_err(|err| self.failed("set mode and owner of", name, err))?;
-        file.sync_all().map_err(|err| self.failed("sync", name, err))
+        file.sync_all()
+            .map_err(|err| self.failed("sync", name, err))
     }
 
     /// Writes a file whole: made beside, filled, synced, then renamed over
@@ -272,24 +305,64 @@ impl<'a> Folder<'a> {
     ) -> Result<Prepared<'f, 'a>, FsError> {
         let temporary = temporary_name(name);
         self.remove_leftover(&temporary)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = fs::openat(&self.fd, &temporary, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|err| self.failed("create a file beside", name, err))?;
-        let mut prepared =
-            Prepared { folder: self, file: Some(File::from(fd)), temporary, name: name.to_owned() };
+        let mut prepared = Prepared {
+            folder: self,
+            file: Some(File::from(fd)),
+            temporary,
+            name: name.to_owned(),
+        };
         if let Some(file) = &mut prepared.file {
             fill(file).map_err(|err| self.failed("write", name, err))?;
-            set_meta(&*file, wanted).map_err(|err| self.failed("set mode and owner of", name, err))?;
+            set_meta(&*file, wanted)
+                .map_err(|err| self.failed("set mode and owner of", name, err))?;
         }
         Ok(prepared)
+    }
+
+    /// Takes a file from another folder of the same file system as what `name`
+    /// is to become. None where it is another file system.
+    pub fn adopt<'f>(
+        &'f self,
+        from: &Folder<'_>,
+        from_name: &str,
+        name: &str,
+        wanted: Meta,
+    ) -> Result<Option<Prepared<'f, 'a>>, FsError> {
+        let Some((file, _)) = from.file(from_name)? else {
+            return Err(from.in_the_way(from_name, "is gone"));
+        };
+        let temporary = temporary_name(name);
+        match fs::renameat(&from.fd, from_name, &self.fd, &temporary) {
+            Ok(()) => {}
+            Err(Errno::XDEV) => return Ok(None),
+            Err(err) => return Err(self.failed("create a file beside", name, err)),
+        }
+        let prepared = Prepared {
+            folder: self,
+            file: Some(file),
+            temporary,
+            name: name.to_owned(),
+        };
+        if let Some(file) = &prepared.file {
+            set_meta(file, wanted)
+                .map_err(|err| self.failed("set mode and owner of", name, err))?;
+        }
+        Ok(Some(prepared))
     }
 
     /// Makes the symlink `name`, in place of a link or file of that name.
     pub fn symlink(&self, name: &str, target: &str, ids: Ids) -> Result<(), FsError> {
         let temporary = temporary_name(name);
         self.remove_leftover(&temporary)?;
-        fs::symlinkat(target, &self.fd, &temporary).map_err(|err| self.failed("make the link", name, err))?;
-        let done = self.chown_link(&temporary, ids).and_then(|()| self.rename(&temporary, name));
+        fs::symlinkat(target, &self.fd, &temporary)
+            .map_err(|err| self.failed("make the link", name, err))?;
+        let done = self
+            .chown_link(&temporary, ids)
+            .and_then(|()| self.rename(&temporary, name));
         if done.is_err() {
             let _ = fs::unlinkat(&self.fd, &temporary, AtFlags::empty());
         }
@@ -311,13 +384,20 @@ impl<'a> Folder<'a> {
             return Ok(());
         }
         let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
-        fs::chownat(&self.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|err| self.failed("set the owner of", name, err))
+        fs::chownat(
+            &self.fd,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|err| self.failed("set the owner of", name, err))
     }
 
     /// Renames within this folder, over what has the name.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), FsError> {
-        fs::renameat(&self.fd, from, &self.fd, to).map_err(|err| self.failed("put in place", to, err))?;
+        fs::renameat(&self.fd, from, &self.fd, to)
+            .map_err(|err| self.failed("put in place", to, err))?;
         self.root.mark(self)
     }
 
@@ -332,7 +412,10 @@ impl<'a> Folder<'a> {
                 continue;
             }
             if names.len() >= limit {
-                return Err(FsError::InTheWay { path: self.path.clone(), why: "holds more files than expected" });
+                return Err(FsError::InTheWay {
+                    path: self.path.clone(),
+                    why: "holds more files than expected",
+                });
             }
             names.push(name);
         }
@@ -343,9 +426,15 @@ impl<'a> Folder<'a> {
     /// Removes the folder `name` and all that is in it; links are removed, not
     /// followed. Nothing there is fine.
     pub fn remove_all(&self, name: &str) -> Result<(), FsError> {
-        let Some(stat) = self.look(name)? else { return Ok(()) };
+        let Some(stat) = self.look(name)? else {
+            return Ok(());
+        };
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let flags = if is_folder {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
         if is_folder {
             let folder = self.folder(name)?;
             for inner in folder.names(usize::MAX)? {
@@ -363,7 +452,9 @@ impl<'a> Folder<'a> {
 
     /// The device number of the file system that this folder is on.
     pub fn device(&self) -> Result<u64, FsError> {
-        Ok(fs::fstat(&self.fd).map_err(|err| failed("look at", &self.path, err))?.st_dev)
+        Ok(fs::fstat(&self.fd)
+            .map_err(|err| failed("look at", &self.path, err))?
+            .st_dev)
     }
 
     fn remove_leftover(&self, temporary: &str) -> Result<(), FsError> {
@@ -374,7 +465,11 @@ impl<'a> Folder<'a> {
     }
 
     fn below(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}/{name}", self.path) }
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}/{name}", self.path)
+        }
     }
 
     fn failed(&self, doing: &'static str, name: &str, err: impl Into<io::Error>) -> FsError {
@@ -383,7 +478,10 @@ impl<'a> Folder<'a> {
 
     /// An error that says what stands at `name`.
     pub fn in_the_way(&self, name: &str, why: &'static str) -> FsError {
-        FsError::InTheWay { path: self.below(name), why }
+        FsError::InTheWay {
+            path: self.below(name),
+            why,
+        }
     }
 }
 
@@ -425,7 +523,13 @@ impl Drop for Prepared<'_, '_> {
 
 /// Mode and owner as they are.
 pub fn meta(stat: &Stat) -> Meta {
-    Meta { mode: stat.st_mode & 0o7777, ids: Ids { uid: stat.st_uid, gid: stat.st_gid } }
+    Meta {
+        mode: stat.st_mode & 0o7777,
+        ids: Ids {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        },
+    }
 }
 
 fn set_meta(file: impl AsFd, wanted: Meta) -> Result<(), Errno> {
@@ -449,7 +553,11 @@ fn temporary_name(name: &str) -> String {
 }
 
 fn failed(doing: &'static str, path: &str, err: impl Into<io::Error>) -> FsError {
-    FsError::Io { doing, path: path.to_owned(), source: err.into() }
+    FsError::Io {
+        doing,
+        path: path.to_owned(),
+        source: err.into(),
+    }
 }
 
 #[cfg(test)]
@@ -458,7 +566,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn ids() -> Ids {
-        Ids { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() }
+        Ids {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+        }
     }
 
     #[test]
@@ -474,11 +585,24 @@ mod tests {
         assert!(root.folder("absolute/etc").unwrap().is_none());
         assert!(root.make_folder("absolute/etc", None).is_err());
         let up = root.make_folder("up/made", None).unwrap();
-        up.write("x", Meta { mode: 0o600, ids: ids() }, b"x").unwrap();
+        up.write(
+            "x",
+            Meta {
+                mode: 0o600,
+                ids: ids(),
+            },
+            b"x",
+        )
+        .unwrap();
         assert!(inside.path().join("made/x").exists());
         assert!(root.folder("magic/etc").unwrap().is_none());
         assert!(root.folder("loop/x").is_err());
-        assert_eq!(std::fs::read_dir(outside.path().join("etc")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(outside.path().join("etc"))
+                .unwrap()
+                .count(),
+            0
+        );
     }
 
     #[test]
@@ -492,9 +616,24 @@ mod tests {
         let root = Root::open(inside.path()).unwrap();
         let top = root.folder("").unwrap().unwrap();
         assert!(top.read("file", 10).is_err());
-        top.write("file", Meta { mode: 0o644, ids: ids() }, b"new").unwrap();
+        top.write(
+            "file",
+            Meta {
+                mode: 0o644,
+                ids: ids(),
+            },
+            b"new",
+        )
+        .unwrap();
         assert_eq!(std::fs::read(&victim).unwrap(), b"safe");
-        assert!(inside.path().join("file").symlink_metadata().unwrap().is_file());
+        assert!(
+            inside
+                .path()
+                .join("file")
+                .symlink_metadata()
+                .unwrap()
+                .is_file()
+        );
     }
 
     #[test]
@@ -502,11 +641,25 @@ mod tests {
         let inside = tempfile::tempdir().unwrap();
         let root = Root::open(inside.path()).unwrap();
         let top = root.folder("").unwrap().unwrap();
-        let meta = Meta { mode: 0o644, ids: ids() };
+        let meta = Meta {
+            mode: 0o644,
+            ids: ids(),
+        };
         drop(top.prepare("a", meta, |_| Ok(())).unwrap());
-        assert!(top.prepare("b", meta, |_| Err(io::Error::other("full"))).is_err());
+        assert!(
+            top.prepare("b", meta, |_| Err(io::Error::other("full")))
+                .is_err()
+        );
         assert_eq!(top.names(9).unwrap(), Vec::<String>::new());
-        top.write(&"n".repeat(255), Meta { mode: 0o4711, ids: ids() }, b"long").unwrap();
+        top.write(
+            &"n".repeat(255),
+            Meta {
+                mode: 0o4711,
+                ids: ids(),
+            },
+            b"long",
+        )
+        .unwrap();
         let stat = top.look(&"n".repeat(255)).unwrap().unwrap();
         assert_eq!(super::meta(&stat).mode, 0o4711);
     }
@@ -514,7 +667,14 @@ mod tests {
     #[test]
     fn a_fifo_does_not_stop_us() {
         let inside = tempfile::tempdir().unwrap();
-        fs::mknodat(fs::CWD, inside.path().join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        fs::mknodat(
+            fs::CWD,
+            inside.path().join("fifo"),
+            FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
         let root = Root::open(inside.path()).unwrap();
         assert!(root.read("fifo", 10).is_err());
     }

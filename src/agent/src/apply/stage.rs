@@ -1,25 +1,28 @@
 //! Content, verified before anything of the installed system is touched.
 //!
-//! Each blob's digest is computed over its stored bytes first; only then is
-//! the content tree unpacked, into a folder of its own on the target disk,
-//! against the configuration's list of paths, sizes and digests. Unpacking
-//! runs beside hashing and writing, on a second thread. Memory is fixed: a
+//! Everything goes through a folder of its own on the target disk: a large
+//! file's blob is written there while it is hashed; the content tree's blob is
+//! hashed first, and only then unpacked, against the configuration's list of
+//! paths, sizes and digests. What was verified is later renamed into place.
+//! Hashing, decompressing and writing have a thread each; memory is fixed: a
 //! few buffers and zstd's window.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Read, Seek as _, Write as _};
+use std::io::{self, Read, Write as _};
+use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
 use groundcrew_core::Digest;
 use groundcrew_core::bundle::tree::{Event, TreeError, Unpacker};
-use groundcrew_core::bundle::{Bundle, Descriptor, FileEntry, Stored, limits};
+use groundcrew_core::bundle::{Bundle, Descriptor, FileEntry, limits};
 use groundcrew_core::digest::Hasher;
 
 use super::files::Needs;
-use super::root::{Folder, FsError, Ids, Meta, Root};
+use super::root::{Folder, FsError, Ids, Meta, Prepared, Root};
 
 /// Bytes handled at a time.
 const CHUNK: usize = 256 << 10;
@@ -27,6 +30,8 @@ const CHUNK: usize = 256 << 10;
 const IN_FLIGHT: usize = 4;
 /// Blobs hashed side by side.
 const WORKERS: usize = 2;
+/// From this size on a file is moved rather than copied, bytes.
+const MOVE_FROM: u64 = 64 << 10;
 /// The folder at the top of the installed system that content is unpacked to.
 const STAGE: &str = ".groundcrew-stage";
 
@@ -68,16 +73,22 @@ pub enum ContentError {
     /// The target disk failed.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// Given up because another blob was refused.
+    #[error("not verified to its end, because another blob was refused")]
+    Stopped,
+    /// The target disk did not take it.
+    #[error("content cannot be unpacked to the target disk: {0}")]
+    Write(io::Error),
     /// A file is asked for that was not prepared.
     #[error("`{0}` was not unpacked")]
     NotPrepared(String),
 }
 
-/// Verified content, ready to be copied. The folder it is unpacked to is
-/// removed when this is dropped.
+/// Verified content in a folder of its own on the target disk, each file
+/// called by the hex of its digest. The folder is removed when this is dropped.
 pub struct Stage<'a> {
     folder: Option<(Folder<'a>, Folder<'a>)>,
-    blobs: BTreeMap<Digest, File>,
+    uses: RefCell<Needs>,
 }
 
 impl<'a> Stage<'a> {
@@ -91,37 +102,79 @@ impl<'a> Stage<'a> {
         owner: Ids,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, ContentError> {
-        let wanted = |stored| {
-            let files = bundle.config().content.files.iter();
-            files.filter(move |entry| entry.stored == stored && needs.contains(&entry.digest))
+        let mut stage = Self {
+            folder: None,
+            uses: RefCell::new(needs.clone()),
         };
-        let tree = bundle.manifest().tree().filter(|_| wanted(Stored::Tree).next().is_some());
-        let large = bundle.manifest().files().iter().filter(|blob| needs.contains(&blob.digest));
-        let all: Vec<&Descriptor> = tree.into_iter().chain(large).collect();
-        let mut stage = Self { folder: None, blobs: verify_blobs(&all, blobs, progress)? };
-        let archive = tree.and_then(|tree| stage.blobs.remove(&tree.digest));
-        if let Some(archive) = archive {
-            let folder = stage.make_folder(root, owner)?;
-            unpack(archive, bundle.config().content.tree_files(), needs, folder, owner)?;
+        if needs.is_empty() {
+            return Ok(stage);
+        }
+        let folder = stage.make_folder(root, owner)?;
+        let in_tree = bundle.config().content.tree_files();
+        let tree = bundle.manifest().tree().filter(|_| {
+            in_tree
+                .iter()
+                .any(|entry| needs.contains_key(&entry.digest))
+        });
+        let mut jobs: Vec<BlobJob<'_>> = tree
+            .into_iter()
+            .map(|blob| BlobJob { blob, copy: None })
+            .collect();
+        for blob in bundle
+            .manifest()
+            .files()
+            .iter()
+            .filter(|blob| needs.contains_key(&blob.digest))
+        {
+            jobs.push(BlobJob {
+                blob,
+                copy: Some(new_file(folder, &blob.digest, owner)?),
+            });
+        }
+        verify_blobs(jobs, blobs, progress)?;
+        if let Some(tree) = tree {
+            let archive = File::open(blobs.join(tree.digest.hex()));
+            let archive = archive.map_err(|source| ContentError::Read {
+                digest: tree.digest,
+                source,
+            })?;
+            unpack(archive, in_tree, needs, folder, owner)?;
         }
         Ok(stage)
     }
 
-    /// The verified content of a file, from its beginning.
-    pub fn open(&self, entry: &FileEntry) -> Result<File, ContentError> {
+    /// A file's verified content, as what `name` in `folder` is to become:
+    /// moved there where this is its last use, else copied.
+    pub fn take<'f, 'b>(
+        &self,
+        entry: &FileEntry,
+        folder: &'f Folder<'b>,
+        name: &str,
+        wanted: Meta,
+    ) -> Result<Prepared<'f, 'b>, ContentError> {
         let missing = || ContentError::NotPrepared(entry.path.to_string());
-        let failed = |source| ContentError::Read { digest: entry.digest, source };
-        match entry.stored {
-            Stored::Tree => {
-                let (_, folder) = self.folder.as_ref().ok_or_else(missing)?;
-                Ok(folder.file(&entry.digest.hex())?.ok_or_else(missing)?.0)
-            }
-            Stored::Blob => {
-                let mut file = self.blobs.get(&entry.digest).ok_or_else(missing)?.try_clone().map_err(failed)?;
-                file.rewind().map_err(failed)?;
-                Ok(file)
-            }
+        let (_, stage) = self.folder.as_ref().ok_or_else(missing)?;
+        let staged = entry.digest.hex();
+        if stage.look(&staged)?.is_none() {
+            return Err(missing());
         }
+        if self.last_use(&entry.digest)
+            && entry.size >= MOVE_FROM
+            && let Some(moved) = folder.adopt(stage, &staged, name, wanted)?
+        {
+            return Ok(moved);
+        }
+        let (mut content, _) = stage.file(&staged)?.ok_or_else(missing)?;
+        Ok(folder.prepare(name, wanted, |file| {
+            io::copy(&mut content, file).map(|_| ())
+        })?)
+    }
+
+    fn last_use(&self, digest: &Digest) -> bool {
+        let mut uses = self.uses.borrow_mut();
+        let left = uses.entry(*digest).or_default();
+        *left = left.saturating_sub(1);
+        *left == 0
     }
 
     fn make_folder(&mut self, root: &'a Root, owner: Ids) -> Result<&Folder<'a>, FsError> {
@@ -141,82 +194,172 @@ impl Drop for Stage<'_> {
     }
 }
 
-/// Hashes blobs, a few side by side, and returns them open.
+/// No sync: what is staged does not outlive a restart.
+fn new_file(folder: &Folder<'_>, digest: &Digest, owner: Ids) -> Result<File, FsError> {
+    folder
+        .prepare(
+            &digest.hex(),
+            Meta {
+                mode: 0o600,
+                ids: owner,
+            },
+            |_| Ok(()),
+        )?
+        .commit_open()
+}
+
+/// A blob to be verified, and the file that its bytes are also written to.
+struct BlobJob<'a> {
+    blob: &'a Descriptor,
+    copy: Option<File>,
+}
+
+/// Verifies blobs, a few side by side.
 fn verify_blobs(
-    blobs: &[&Descriptor],
+    jobs: Vec<BlobJob<'_>>,
     folder: &Path,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<BTreeMap<Digest, File>, ContentError> {
-    let total = blobs.iter().map(|blob| blob.size).sum();
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+) -> Result<(), ContentError> {
+    let total = jobs.iter().map(|job| job.blob.size).sum();
+    let workers = WORKERS.min(jobs.len());
+    let queue = Mutex::new(jobs.into_iter());
+    let stop = AtomicBool::new(false);
     let (told, tell) = channel();
-    let worker = |told: Sender<u64>| -> Result<Vec<(Digest, File)>, ContentError> {
-        let mut done = Vec::new();
-        while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let checked = verify_blob(blob, folder, &told, &stop);
-            stop.fetch_or(checked.is_err(), Ordering::Relaxed);
-            done.push((blob.digest, checked?));
+    let worker = |told: Sender<u64>| -> Result<(), ContentError> {
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        while let Some(job) = next() {
+            verify_blob(job, folder, &told, &stop)
+                .inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
         }
-        Ok(done)
+        Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..WORKERS.min(blobs.len()))
-            .map(|_| {
-                let told = told.clone();
-                scope.spawn(|| worker(told))
-            })
-            .collect();
+        let spawn = |_| {
+            let told = told.clone();
+            scope.spawn(|| worker(told))
+        };
+        let workers: Vec<_> = (0..workers).map(spawn).collect();
         drop(told);
         let mut done = 0;
         for bytes in tell {
             done += bytes;
             progress(done, total);
         }
-        let mut all = BTreeMap::new();
-        for worker in workers {
-            all.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-        }
-        Ok(all)
+        let results = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        // the reason is what was refused, not who stopped for it
+        let refused = |err: &ContentError| !matches!(err, ContentError::Stopped);
+        results
+            .filter_map(Result::err)
+            .find(refused)
+            .map_or(Ok(()), Err)
     })
 }
 
 fn verify_blob(
-    blob: &Descriptor,
+    job: BlobJob<'_>,
     folder: &Path,
     told: &Sender<u64>,
     stop: &AtomicBool,
-) -> Result<File, ContentError> {
-    let failed = |source| ContentError::Read { digest: blob.digest, source };
-    let mut file = File::open(folder.join(blob.digest.hex())).map_err(failed)?;
+) -> Result<(), ContentError> {
+    let BlobJob { blob, copy } = job;
+    let failed = |source| ContentError::Read {
+        digest: blob.digest,
+        source,
+    };
+    let file = File::open(folder.join(blob.digest.hex())).map_err(failed)?;
     let found = file.metadata().map_err(failed)?.len();
     if found != blob.size {
-        return Err(ContentError::Size { digest: blob.digest, expected: blob.size, found });
+        return Err(ContentError::Size {
+            digest: blob.digest,
+            expected: blob.size,
+            found,
+        });
     }
     let mut hasher = Hasher::new();
-    let mut buffer = vec![0; CHUNK];
-    let mut unreported = 0;
-    // another blob was refused: the whole bundle is, so there is no hurry left
-    while !stop.load(Ordering::Relaxed) {
-        let got = file.read(&mut buffer).map_err(failed)?;
-        hasher.update(buffer.get(..got).unwrap_or_default());
-        unreported += got as u64;
-        if got == 0 || unreported >= limits::LARGE_FILE {
-            let _ = told.send(std::mem::take(&mut unreported));
+    std::thread::scope(|scope| {
+        let writer = Writer::spawn(scope, copy);
+        let mut unreported = 0;
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(ContentError::Stopped);
+            }
+            let mut chunk = Vec::with_capacity(CHUNK);
+            let got = (&file)
+                .take(CHUNK as u64)
+                .read_to_end(&mut chunk)
+                .map_err(failed)?;
+            hasher.update(&chunk);
+            writer.data(chunk);
+            unreported += got as u64;
+            if got == 0 || unreported >= limits::LARGE_FILE {
+                let _ = told.send(std::mem::take(&mut unreported));
+            }
+            if got == 0 {
+                return writer.finish().map_err(ContentError::Write);
+            }
         }
-        if got == 0 {
-            break;
-        }
-    }
+    })?;
     let found = hasher.finish();
-    if found != blob.digest {
-        return Err(ContentError::Digest { expected: blob.digest, found });
+    if found == blob.digest {
+        return Ok(());
     }
-    file.rewind().map_err(failed)?;
-    Ok(file)
+    Err(ContentError::Digest {
+        expected: blob.digest,
+        found,
+    })
 }
 
-/// Unpacks a verified archive: one thread decompresses, this one checks and
-/// writes. A refusal here ends the other through the closed channel.
+/// Files being written by a thread of its own, while the next bytes are
+/// hashed.
+struct Writer<'scope> {
+    queue: SyncSender<Write>,
+    thread: std::thread::ScopedJoinHandle<'scope, io::Result<()>>,
+}
+
+enum Write {
+    /// The next file, or none: what comes is dropped.
+    To(Option<File>),
+    Data(Vec<u8>),
+}
+
+impl<'scope> Writer<'scope> {
+    fn spawn<'env>(scope: &'scope std::thread::Scope<'scope, 'env>, first: Option<File>) -> Self {
+        let (queue, writes) = sync_channel(IN_FLIGHT);
+        let thread = scope.spawn(move || {
+            let mut to = first;
+            for write in writes {
+                match (write, &mut to) {
+                    (Write::To(next), to) => *to = next,
+                    (Write::Data(bytes), Some(file)) => file.write_all(&bytes)?,
+                    (Write::Data(_), None) => {}
+                }
+            }
+            Ok(())
+        });
+        Self { queue, thread }
+    }
+
+    /// A failure ends the thread; [`Writer::finish`] tells it.
+    fn to(&self, file: Option<File>) {
+        let _ = self.queue.send(Write::To(file));
+    }
+
+    fn data(&self, bytes: Vec<u8>) {
+        let _ = self.queue.send(Write::Data(bytes));
+    }
+
+    fn finish(self) -> io::Result<()> {
+        drop(self.queue);
+        self.thread
+            .join()
+            .unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+/// Unpacks a verified archive: one thread decompresses, this one checks, one
+/// writes. A refusal here ends the others through the closed channels.
 fn unpack(
     archive: File,
     entries: Vec<&FileEntry>,
@@ -227,13 +370,31 @@ fn unpack(
     let (full, filled) = sync_channel::<io::Result<Vec<u8>>>(IN_FLIGHT);
     std::thread::scope(|scope| {
         scope.spawn(move || decompress(archive, &full));
+        let writer = Writer::spawn(scope, None);
+        let mut writing = false;
         let mut unpacker = Unpacker::new(entries);
-        let mut sink = Sink { needs, folder, owner, open: None };
         for chunk in filled {
             let chunk = chunk.map_err(TreeError::Sink)?;
-            unpacker.feed(&chunk, &mut |event| sink.take(&event))?;
+            unpacker.feed(&chunk, &mut |event| {
+                match event {
+                    Event::Begin(entry) => {
+                        writing = needs.contains_key(&entry.digest);
+                        let file = if writing {
+                            Some(new_file(folder, &entry.digest, owner))
+                        } else {
+                            None
+                        };
+                        writer.to(file.transpose().map_err(io::Error::other)?);
+                    }
+                    Event::Data(bytes) if writing => writer.data(bytes.to_vec()),
+                    Event::Data(_) => {}
+                    Event::End(_) => writer.to(None),
+                }
+                Ok(())
+            })?;
         }
-        unpacker.finish().map_err(|_| ContentError::Short)
+        unpacker.finish().map_err(|_| ContentError::Short)?;
+        writer.finish().map_err(ContentError::Write)
     })
 }
 
@@ -253,34 +414,6 @@ fn decompress(archive: File, full: &SyncSender<io::Result<Vec<u8>>>) {
             Ok(_) if full.send(Ok(chunk)).is_ok() => {}
             Ok(_) => return,
             Err(err) => return drop(full.send(Err(err))),
-        }
-    }
-}
-
-struct Sink<'a> {
-    needs: &'a Needs,
-    folder: &'a Folder<'a>,
-    owner: Ids,
-    open: Option<File>,
-}
-
-impl Sink<'_> {
-    fn take(&mut self, event: &Event<'_>) -> io::Result<()> {
-        match event {
-            Event::Begin(entry) if self.needs.contains(&entry.digest) => {
-                let meta = Meta { mode: 0o600, ids: self.owner };
-                // no sync: what is staged does not outlive a restart
-                let prepared = self.folder.prepare(&entry.digest.hex(), meta, |_| Ok(()));
-                let file = prepared.and_then(super::root::Prepared::commit_open);
-                self.open = Some(file.map_err(io::Error::other)?);
-                Ok(())
-            }
-            Event::Begin(_) => Ok(()),
-            Event::Data(bytes) => self.open.as_mut().map_or(Ok(()), |file| file.write_all(bytes)),
-            Event::End(_) => {
-                self.open = None;
-                Ok(())
-            }
         }
     }
 }

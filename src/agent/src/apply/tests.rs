@@ -10,8 +10,8 @@ use std::process::ExitStatus;
 use groundcrew_core::Digest;
 use groundcrew_core::bundle::manifest::Layers;
 use groundcrew_core::bundle::{
-    Bundle, Config, Descriptor, FileEntry, Inventory, Link, Manifest, Mode, RelPath, Source, Stored, Variables,
-    limits, tree,
+    Bundle, Config, Descriptor, FileEntry, Inventory, Link, Manifest, Mode, RelPath, Source,
+    Stored, Variables, limits, tree,
 };
 use groundcrew_core::enroll::{ReceiptResult, StepOutcome};
 
@@ -66,7 +66,11 @@ impl Bench {
         for (name, value) in [("hostname", "lab-7"), ("site", "hq")] {
             variables.set(name, value).unwrap();
         }
-        let bench = Self { folder, bundle, variables };
+        let bench = Self {
+            folder,
+            bundle,
+            variables,
+        };
         bench.install();
         bench
     }
@@ -80,8 +84,14 @@ impl Bench {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        write("etc/passwd", format!("root:x:{uid}:{gid}:root:/root:/bin/bash\n"));
-        write("etc/group", format!("root:x:{gid}:\nsudo:x:27:\nadm:x:4:\n"));
+        write(
+            "etc/passwd",
+            format!("root:x:{uid}:{gid}:root:/root:/bin/bash\n"),
+        );
+        write(
+            "etc/group",
+            format!("root:x:{gid}:\nsudo:x:27:\nadm:x:4:\n"),
+        );
         write("etc/shadow", "root:*:19000:0:99999:7:::\n".into());
         write("etc/gshadow", "root:*::\nsudo:*::\nadm:*::\n".into());
         write("etc/hosts", "127.0.0.1\tlocalhost\n127.0.1.1\toem\n".into());
@@ -104,21 +114,43 @@ impl Bench {
 
     fn run_told(&self, on: &mut dyn FnMut(StepEvent<'_>)) -> (Outcome, Vec<String>) {
         let root = Root::open(&self.root()).unwrap();
-        let mut runner = FakeRunner { root: self.root(), ran: Vec::new() };
+        let mut runner = FakeRunner {
+            root: self.root(),
+            ran: Vec::new(),
+        };
         let blobs = self.folder.path().join("blobs");
-        let job = Job { root: &root, bundle: &self.bundle, blobs: &blobs, variables: &self.variables };
+        let job = Job {
+            root: &root,
+            bundle: &self.bundle,
+            blobs: &blobs,
+            variables: &self.variables,
+        };
         (run(&job, &mut runner, on), runner.ran)
     }
 
     fn plan(&self) -> Vec<Planned> {
         let root = Root::open(&self.root()).unwrap();
-        let job = Job { root: &root, bundle: &self.bundle, blobs: Path::new("/nonexistent"), variables: &self.variables };
-        plan(&job).unwrap().steps.into_iter().map(|(_, planned)| planned).collect()
+        let job = Job {
+            root: &root,
+            bundle: &self.bundle,
+            blobs: Path::new("/nonexistent"),
+            variables: &self.variables,
+        };
+        plan(&job)
+            .unwrap()
+            .steps
+            .into_iter()
+            .map(|(_, planned)| planned)
+            .collect()
     }
 }
 
 fn outcomes(outcome: &Outcome) -> Vec<StepOutcome> {
-    outcome.steps.iter().map(|step| step.outcome.clone()).collect()
+    outcome
+        .steps
+        .iter()
+        .map(|step| step.outcome.clone())
+        .collect()
 }
 
 fn reason(outcome: &Outcome) -> &str {
@@ -147,12 +179,23 @@ fn pack(
         digest
     };
     let mut folders = std::collections::BTreeSet::new();
-    for path in all.iter().map(|(path, _)| path).chain(links.iter().map(|(path, _)| path)) {
-        folders.extend(path.match_indices('/').map(|(at, _)| path[..at].parse::<RelPath>().unwrap()));
+    for path in all
+        .iter()
+        .map(|(path, _)| path)
+        .chain(links.iter().map(|(path, _)| path))
+    {
+        folders.extend(
+            path.match_indices('/')
+                .map(|(at, _)| path[..at].parse::<RelPath>().unwrap()),
+        );
     }
     for (path, content) in all {
         let large = content.len() as u64 >= limits::LARGE_FILE;
-        let mode = if path.ends_with(".sh") { Mode::PROGRAM } else { Mode::FILE };
+        let mode = if path.ends_with(".sh") {
+            Mode::PROGRAM
+        } else {
+            Mode::FILE
+        };
         let entry = FileEntry {
             path: path.parse().unwrap(),
             digest: Digest::of(content),
@@ -161,7 +204,9 @@ fn pack(
             stored: if large { Stored::Blob } else { Stored::Tree },
         };
         if large {
-            layers.files.push(Descriptor::file(put(content), entry.size));
+            layers
+                .files
+                .push(Descriptor::file(put(content), entry.size));
         } else {
             archive.extend(tree::header(&entry));
             archive.extend(content);
@@ -175,8 +220,18 @@ fn pack(
         layers.tree = Some(Descriptor::tree(put(&packed), packed.len() as u64));
     }
     inventory.directories = folders.into_iter().collect();
-    inventory.links = links.iter().map(|(path, target)| Link { path: path.parse().unwrap(), target: (*target).into() }).collect();
-    let source = Source::parse("bundle.toml", &format!("name = \"b\"\nversion = \"1\"\n{steps}")).unwrap();
+    inventory.links = links
+        .iter()
+        .map(|(path, target)| Link {
+            path: path.parse().unwrap(),
+            target: (*target).into(),
+        })
+        .collect();
+    let source = Source::parse(
+        "bundle.toml",
+        &format!("name = \"b\"\nversion = \"1\"\n{steps}"),
+    )
+    .unwrap();
     let config = Config::new(source, inventory).unwrap();
     let bytes = config.to_bytes().unwrap();
     let manifest = Manifest::new(&config, &bytes, layers).unwrap();
@@ -220,8 +275,11 @@ command = {{ argv = ["make", "/var/done"], creates = "/var/done" }}
     )
 }
 
-const FILES: [(&str, &[u8]); 3] =
-    [("files/etc/a.conf", b"a\n"), ("files/usr/bin/tool.sh", b"#!/bin/sh\n"), ("files/opt/x/empty", b"")];
+const FILES: [(&str, &[u8]); 3] = [
+    ("files/etc/a.conf", b"a\n"),
+    ("files/usr/bin/tool.sh", b"#!/bin/sh\n"),
+    ("files/opt/x/empty", b""),
+];
 
 /// Accounts are owned by other numbers, which only root may give away.
 fn is_root() -> bool {
@@ -238,18 +296,30 @@ fn everything_once_and_then_nothing() {
         return;
     }
     let large = vec![5; limits::LARGE_FILE as usize];
-    let files: Vec<_> = FILES.into_iter().chain([("big", large.as_slice())]).collect();
+    let files: Vec<_> = FILES
+        .into_iter()
+        .chain([("big", large.as_slice())])
+        .collect();
     let bench = Bench::with_links(&everything(), &files, &[("files/usr/bin/t", "tool.sh")]);
     assert_eq!(bench.plan(), [Planned::Change; 7]);
     let outcome = bench.run();
     assert_eq!(outcome.result, ReceiptResult::Provisioned, "{outcome:?}");
     assert_eq!(outcomes(&outcome), vec![StepOutcome::Changed; 7]);
     assert_eq!(bench.read("etc/motd"), "On lab-7 of hq\n");
-    assert_eq!(bench.read("etc/hosts"), "127.0.0.1\tlocalhost\n127.0.1.1\tlab-7\n");
+    assert_eq!(
+        bench.read("etc/hosts"),
+        "127.0.0.1\tlocalhost\n127.0.1.1\tlab-7\n"
+    );
     assert_eq!(bench.read("etc/hostname"), "lab-7\n");
-    assert_eq!(bench.read("home/crew/.ssh/authorized_keys"), format!("{}\n", key()));
+    assert_eq!(
+        bench.read("home/crew/.ssh/authorized_keys"),
+        format!("{}\n", key())
+    );
     assert_eq!(bench.read("home/crew/.config/x"), "y\n");
-    assert_eq!(bench.read("etc/sudoers.d/groundcrew-crew"), "crew ALL=(ALL:ALL) NOPASSWD: ALL\n");
+    assert_eq!(
+        bench.read("etc/sudoers.d/groundcrew-crew"),
+        "crew ALL=(ALL:ALL) NOPASSWD: ALL\n"
+    );
     assert!(bench.read("etc/shadow").contains("\ncrew:!*::"));
     let stat = |path: &str| {
         let meta = fs::symlink_metadata(bench.root().join(path)).unwrap();
@@ -262,16 +332,36 @@ fn everything_once_and_then_nothing() {
     assert_eq!(stat("home/crew"), (0o700, 1000));
     assert_eq!(stat("home/crew/.profile").1, 1000);
     assert_eq!(stat("home/crew/.ssh/authorized_keys"), (0o600, 1000));
-    assert_eq!(fs::read_link(bench.root().join("usr/bin/t")).unwrap(), Path::new("tool.sh"));
-    assert_eq!(fs::metadata(bench.root().join("var/lib/big")).unwrap().len(), limits::LARGE_FILE);
-    assert!(leftovers(&bench.root()).is_empty(), "{:?}", leftovers(&bench.root()));
+    assert_eq!(
+        fs::read_link(bench.root().join("usr/bin/t")).unwrap(),
+        Path::new("tool.sh")
+    );
+    assert_eq!(
+        fs::metadata(bench.root().join("var/lib/big"))
+            .unwrap()
+            .len(),
+        limits::LARGE_FILE
+    );
+    assert!(
+        leftovers(&bench.root()).is_empty(),
+        "{:?}",
+        leftovers(&bench.root())
+    );
 
     let before = snapshot(&bench.root());
     fs::remove_dir_all(bench.folder.path().join("blobs")).unwrap();
     let (again, ran) = bench.run_told(&mut |_| {});
-    assert_eq!(outcomes(&again), vec![StepOutcome::Unchanged; 7], "{again:?}");
+    assert_eq!(
+        outcomes(&again),
+        vec![StepOutcome::Unchanged; 7],
+        "{again:?}"
+    );
     assert_eq!(ran, Vec::<String>::new());
-    assert_eq!(snapshot(&bench.root()), before, "times included: nothing was written");
+    assert_eq!(
+        snapshot(&bench.root()),
+        before,
+        "times included: nothing was written"
+    );
 }
 
 type Snapshot = BTreeMap<PathBuf, (u32, i64, i64, u64)>;
@@ -286,14 +376,21 @@ fn snapshot(folder: &Path) -> Snapshot {
             if meta.is_dir() {
                 open.push(path.clone());
             }
-            all.insert(path, (meta.mode(), meta.ctime(), meta.ctime_nsec(), meta.ino()));
+            all.insert(
+                path,
+                (meta.mode(), meta.ctime(), meta.ctime_nsec(), meta.ino()),
+            );
         }
     }
     all
 }
 
 fn leftovers(folder: &Path) -> Vec<PathBuf> {
-    snapshot(folder).into_keys().filter(|path| path.to_string_lossy().contains("groundcrew-")).filter(|p| !p.ends_with("groundcrew-crew")).collect()
+    snapshot(folder)
+        .into_keys()
+        .filter(|path| path.to_string_lossy().contains("groundcrew-"))
+        .filter(|p| !p.ends_with("groundcrew-crew"))
+        .collect()
 }
 
 #[test]
@@ -303,14 +400,24 @@ fn what_was_changed_by_hand_is_made_right_again() {
     let bench = Bench::new(steps, &FILES);
     bench.run();
     fs::write(bench.root().join("etc/a.conf"), "b\n").unwrap();
-    fs::set_permissions(bench.root().join("usr/bin/tool.sh"), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(
+        bench.root().join("usr/bin/tool.sh"),
+        fs::Permissions::from_mode(0o777),
+    )
+    .unwrap();
     fs::write(bench.root().join("etc/other"), "stays").unwrap();
     assert_eq!(bench.plan(), [Planned::Change, Planned::Holds]);
-    assert_eq!(outcomes(&bench.run()), [StepOutcome::Changed, StepOutcome::Unchanged]);
+    assert_eq!(
+        outcomes(&bench.run()),
+        [StepOutcome::Changed, StepOutcome::Unchanged]
+    );
     assert_eq!(bench.read("etc/a.conf"), "a\n");
     assert_eq!(bench.read("etc/other"), "stays");
     fs::set_permissions(bench.root().join("srv"), fs::Permissions::from_mode(0o777)).unwrap();
-    assert_eq!(outcomes(&bench.run()), [StepOutcome::Unchanged, StepOutcome::Changed]);
+    assert_eq!(
+        outcomes(&bench.run()),
+        [StepOutcome::Unchanged, StepOutcome::Changed]
+    );
 }
 
 #[test]
@@ -322,21 +429,40 @@ fn a_failing_step_stops_the_run() {
     let mut told = Vec::new();
     let (outcome, _) = bench.run_told(&mut |event| match event {
         StepEvent::Started { index, total, name } => told.push(format!("{name} {index}/{total}")),
-        StepEvent::Output { index, bytes } => told.push(format!("{index}: {}", String::from_utf8_lossy(bytes))),
+        StepEvent::Output { index, bytes } => {
+            told.push(format!("{index}: {}", String::from_utf8_lossy(bytes)))
+        }
         StepEvent::Finished { receipt, .. } => told.push(format!("{} done", receipt.name)),
         StepEvent::Verifying { .. } => {}
     });
     let failed = "`false`: exit code 1; it said: working / still working";
-    assert_eq!(outcomes(&outcome), [StepOutcome::Changed, StepOutcome::Failed { reason: failed.into() }, StepOutcome::Skipped]);
+    assert_eq!(
+        outcomes(&outcome),
+        [
+            StepOutcome::Changed,
+            StepOutcome::Failed {
+                reason: failed.into()
+            },
+            StepOutcome::Skipped
+        ]
+    );
     assert_eq!(reason(&outcome), format!("step `b`: {failed}"));
     assert!(!bench.root().join("c").exists());
-    let lines = ["a 0/3", "a done", "b 1/3", "1: working\nstill working\n", "b done", "c done"];
+    let lines = [
+        "a 0/3",
+        "a done",
+        "b 1/3",
+        "1: working\nstill working\n",
+        "b done",
+        "c done",
+    ];
     assert_eq!(told, lines);
 }
 
 #[test]
 fn commands_are_guarded() {
-    let step = |name: &str, rest: &str| format!("[[step]]\nname = \"{name}\"\n[step.command]\n{rest}\n");
+    let step =
+        |name: &str, rest: &str| format!("[[step]]\nname = \"{name}\"\n[step.command]\n{rest}\n");
     let steps = step("unless holds", "argv = [\"x\"]\nunless = [\"true\"]")
         + &step("unless fails", "argv = [\"y\"]\nunless = [\"false\"]")
         + &step("lies", "argv = [\"z\"]\ncreates = \"/never\"");
@@ -344,7 +470,10 @@ fn commands_are_guarded() {
     assert_eq!(bench.plan(), [Planned::Ask, Planned::Ask, Planned::Change]);
     let (outcome, ran) = bench.run_told(&mut |_| {});
     assert_eq!(ran, ["true", "false", "y", "z"]);
-    assert_eq!(outcomes(&outcome)[..2], [StepOutcome::Unchanged, StepOutcome::Changed]);
+    assert_eq!(
+        outcomes(&outcome)[..2],
+        [StepOutcome::Unchanged, StepOutcome::Changed]
+    );
     assert!(reason(&outcome).contains("succeeded, but /never (`creates`) does not exist"));
 }
 
@@ -356,7 +485,10 @@ fn an_unknown_variable_stops_it_before_it_begins() {
     let before = snapshot(&bench.root());
     let outcome = bench.run();
     assert_eq!(outcomes(&outcome), vec![StepOutcome::Skipped; 2]);
-    assert!(reason(&outcome).contains("step `b`: no value for `{{nope}}`"), "{outcome:?}");
+    assert!(
+        reason(&outcome).contains("step `b`: no value for `{{nope}}`"),
+        "{outcome:?}"
+    );
     assert_eq!(snapshot(&bench.root()), before);
 }
 
@@ -366,12 +498,50 @@ const TREE: &str = "[[step]]\nname = \"t\"\ntree = { path = \"/\", source = \"fi
 fn spoiled_content_is_refused_before_anything_is_touched() {
     type Spoil = fn(Vec<u8>) -> Vec<u8>;
     let spoils: [(Spoil, &str); 6] = [
-        (|mut b| { b[512] ^= 1; b }, "is not what the configuration names"),
-        (|mut b| { b[156] = b'2'; b }, "entry type '2'"),
-        (|mut b| { b.truncate(600); b }, "cut short"),
-        (|mut b| { b.resize(200 << 20, 0); b }, "more than the configuration names"),
-        (|mut b| { b[..3].copy_from_slice(b"../"); b }, "holds `../"),
-        (|mut b| { let tail = b.split_off(1024); b.extend_from_within(..); b.extend(tail); b }, "where `files/opt/x/empty` was expected"),
+        (
+            |mut b| {
+                b[512] ^= 1;
+                b
+            },
+            "is not what the configuration names",
+        ),
+        (
+            |mut b| {
+                b[156] = b'2';
+                b
+            },
+            "entry type '2'",
+        ),
+        (
+            |mut b| {
+                b.truncate(600);
+                b
+            },
+            "cut short",
+        ),
+        (
+            |mut b| {
+                b.resize(32 << 20, 0);
+                b
+            },
+            "more than the configuration names",
+        ),
+        (
+            |mut b| {
+                b[..3].copy_from_slice(b"../");
+                b
+            },
+            "holds `../",
+        ),
+        (
+            |mut b| {
+                let tail = b.split_off(1024);
+                b.extend_from_within(..);
+                b.extend(tail);
+                b
+            },
+            "where `files/opt/x/empty` was expected",
+        ),
     ];
     for (spoil, why) in spoils {
         let mut bench = Bench::new(TREE, &FILES);
@@ -380,15 +550,23 @@ fn spoiled_content_is_refused_before_anything_is_touched() {
         let outcome = bench.run();
         assert!(reason(&outcome).contains(why), "{outcome:?}");
         assert_eq!(outcomes(&outcome), [StepOutcome::Skipped]);
-        assert_eq!(snapshot(&bench.root()).into_keys().collect::<Vec<_>>(), before);
+        assert_eq!(
+            snapshot(&bench.root()).into_keys().collect::<Vec<_>>(),
+            before
+        );
     }
 }
 
 #[test]
 fn changed_missing_and_short_blobs_are_refused() {
     let large = vec![5; limits::LARGE_FILE as usize];
-    let steps = "[[step]]\nname = \"big\"\nfile = { path = \"/big\", source = \"big\" }\n".to_owned() + TREE;
-    let files: Vec<_> = FILES.into_iter().chain([("big", large.as_slice())]).collect();
+    let steps = "[[step]]\nname = \"big\"\nfile = { path = \"/big\", source = \"big\" }\n"
+        .to_owned()
+        + TREE;
+    let files: Vec<_> = FILES
+        .into_iter()
+        .chain([("big", large.as_slice())])
+        .collect();
     let bench = Bench::new(&steps, &files);
     let before: Vec<_> = snapshot(&bench.root()).into_keys().collect();
     for blob in bench.bundle.manifest().blobs().skip(1) {
@@ -396,14 +574,21 @@ fn changed_missing_and_short_blobs_are_refused() {
         let good = fs::read(&path).unwrap();
         let mut flipped = good.clone();
         flipped[good.len() / 2] ^= 1;
-        for (bad, why) in [(Some(flipped), "was changed"), (Some(good[1..].to_vec()), "bytes instead of"), (None, "cannot be read")] {
+        for (bad, why) in [
+            (Some(flipped), "was changed"),
+            (Some(good[1..].to_vec()), "bytes instead of"),
+            (None, "cannot be read"),
+        ] {
             match bad {
                 Some(bad) => fs::write(&path, bad).unwrap(),
                 None => fs::remove_file(&path).unwrap(),
             }
             let outcome = bench.run();
             assert!(reason(&outcome).contains(why), "{outcome:?}");
-            assert_eq!(snapshot(&bench.root()).into_keys().collect::<Vec<_>>(), before);
+            assert_eq!(
+                snapshot(&bench.root()).into_keys().collect::<Vec<_>>(),
+                before
+            );
         }
         fs::write(&path, good).unwrap();
     }
@@ -415,23 +600,42 @@ fn links_planted_in_the_installed_system_lead_nowhere_else() {
     if !is_root() {
         return;
     }
-    let large = vec![5; limits::LARGE_FILE as usize];
-    let files: Vec<_> = FILES.into_iter().chain([("big", large.as_slice())]).collect();
+    let files: Vec<_> = FILES.into_iter().chain([("big", &b"small"[..])]).collect();
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("motd"), "safe").unwrap();
     let victim = outside.path().to_str().unwrap().to_owned();
     let up = format!("{}{}", "../".repeat(20), victim.trim_start_matches('/'));
     for target in [victim.as_str(), up.as_str()] {
-        for link in ["etc/motd", "srv", "home", "usr", "opt/x", "var", "etc/sudoers.d", "etc/.motd.groundcrew-tmp"] {
+        for link in [
+            "etc/motd",
+            "srv",
+            "home",
+            "usr",
+            "opt/x",
+            "var",
+            "etc/sudoers.d",
+            "etc/.motd.groundcrew-tmp",
+        ] {
             let bench = Bench::new(&everything(), &files);
             let place = bench.root().join(link);
             fs::create_dir_all(place.parent().unwrap()).unwrap();
-            let to = if link.ends_with("motd") { format!("{target}/motd") } else { target.to_owned() };
+            let to = if link.ends_with("motd") {
+                format!("{target}/motd")
+            } else {
+                target.to_owned()
+            };
             symlink(to, &place).unwrap();
             fs::create_dir_all(bench.root().join("var")).ok();
             bench.run();
-            assert_eq!(fs::read_to_string(outside.path().join("motd")).unwrap(), "safe");
-            assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1, "{link} -> {target}");
+            assert_eq!(
+                fs::read_to_string(outside.path().join("motd")).unwrap(),
+                "safe"
+            );
+            assert_eq!(
+                fs::read_dir(outside.path()).unwrap().count(),
+                1,
+                "{link} -> {target}"
+            );
         }
     }
 }
@@ -441,7 +645,13 @@ fn a_home_folder_cannot_redirect_the_keys() {
     if !is_root() {
         return;
     }
-    let bench = Bench::new(&everything().split("[[step]]\nname = \"tree\"").next().unwrap().to_owned(), &[]);
+    let bench = Bench::new(
+        everything()
+            .split("[[step]]\nname = \"tree\"")
+            .next()
+            .unwrap(),
+        &[],
+    );
     let home = bench.root().join("home/crew");
     fs::create_dir_all(&home).unwrap();
     fs::create_dir(bench.root().join("root")).unwrap();
@@ -471,7 +681,10 @@ fn folders_in_the_way_are_spared() {
     let bench = Bench::new(steps, &[]);
     fs::create_dir_all(bench.root().join("srv/x/precious")).unwrap();
     let outcome = bench.run();
-    assert!(reason(&outcome).contains("/srv/x is a folder where a file is wanted"), "{outcome:?}");
+    assert!(
+        reason(&outcome).contains("/srv/x is a folder where a file is wanted"),
+        "{outcome:?}"
+    );
     assert!(bench.root().join("srv/x/precious").exists());
 }
 
@@ -497,7 +710,13 @@ fn an_owner_made_by_an_earlier_step_is_known() {
                  [[step]]\nname = \"f\"\nfile = { path = \"/srv/f\", source = \"f\", owner = \"crew\", group = \"crew\" }\n";
     let bench = Bench::new(steps, &[("f", b"f")]);
     assert_eq!(bench.run().result, ReceiptResult::Provisioned);
-    assert_eq!(fs::metadata(bench.root().join("srv/f")).unwrap().uid(), 1000);
-    let bench = Bench::new(&steps.replace("owner = \"crew\"", "owner = \"nobody\""), &[("f", b"f")]);
+    assert_eq!(
+        fs::metadata(bench.root().join("srv/f")).unwrap().uid(),
+        1000
+    );
+    let bench = Bench::new(
+        &steps.replace("owner = \"crew\"", "owner = \"nobody\""),
+        &[("f", b"f")],
+    );
     assert!(reason(&bench.run()).contains("has no user `nobody` (see its /etc/passwd)"));
 }

@@ -19,7 +19,10 @@ const MAX_SKEL_DEPTH: usize = 8;
 /// Makes an account so. True where something is, or would be, changed.
 pub fn user(context: &mut Context<'_>, step: &UserStep) -> Result<bool, ApplyError> {
     let (account, accounts_changed) = accounts(context, step)?;
-    let ids = Ids { uid: account.uid, gid: account.gid };
+    let ids = Ids {
+        uid: account.uid,
+        gid: account.gid,
+    };
     let home_changed = home(context, &account, ids)?;
     let keys_changed = keys(context, step, &account, ids)?;
     let sudo_changed = step.sudo && sudo(context, &step.name)?;
@@ -44,7 +47,9 @@ fn edit(
     change: impl FnOnce(Option<&[u8]>) -> Vec<u8>,
 ) -> Result<bool, ApplyError> {
     let ids = context.owners()?.root();
-    let Some(etc) = context.folder("etc", ids)? else { return Ok(true) };
+    let Some(etc) = context.folder("etc", ids)? else {
+        return Ok(true);
+    };
     let found = etc.read(name, MAX_FILE)?;
     let wanted = change(found.as_ref().map(|(bytes, _)| bytes.as_slice()));
     if found.as_ref().is_some_and(|(bytes, _)| *bytes == wanted) {
@@ -61,21 +66,29 @@ fn accounts(context: &mut Context<'_>, step: &UserStep) -> Result<(Account, bool
     let missing = |file| ApplyError::NoAccounts(file);
     let etc = context.root.folder("etc")?.ok_or(missing("passwd"))?;
     let read = |file: &'static str| -> Result<Option<(Table, Meta)>, FsError> {
-        Ok(etc.read(file, MAX_FILE)?.map(|(bytes, meta)| (Table::parse(&bytes), meta)))
+        Ok(etc
+            .read(file, MAX_FILE)?
+            .map(|(bytes, meta)| (Table::parse(&bytes), meta)))
     };
     let (passwd, passwd_meta) = read("passwd")?.ok_or(missing("passwd"))?;
     let (shadow, shadow_meta) = read("shadow")?.ok_or(missing("shadow"))?;
     let (group, group_meta) = read("group")?.ok_or(missing("group"))?;
     let gshadow = read("gshadow")?;
     let gshadow_meta = gshadow.as_ref().map(|(_, meta)| *meta);
-    let before = Accounts { passwd, shadow, group, gshadow: gshadow.map(|(table, _)| table) };
+    let before = Accounts {
+        passwd,
+        shadow,
+        group,
+        gshadow: gshadow.map(|(table, _)| table),
+    };
     let mut after = before.clone();
     let account = after.ensure(step)?;
     let changed = before != after;
     if changed && !context.planning() {
         // a name appears in passwd last, so that it is never there half
         replace(&etc, "group", group_meta, &before.group, &after.group)?;
-        if let (Some(meta), Some(old), Some(new)) = (gshadow_meta, &before.gshadow, &after.gshadow) {
+        if let (Some(meta), Some(old), Some(new)) = (gshadow_meta, &before.gshadow, &after.gshadow)
+        {
             replace(&etc, "gshadow", meta, old, new)?;
         }
         replace(&etc, "shadow", shadow_meta, &before.shadow, &after.shadow)?;
@@ -85,19 +98,35 @@ fn accounts(context: &mut Context<'_>, step: &UserStep) -> Result<(Account, bool
     Ok((account, changed))
 }
 
-fn replace(etc: &Folder<'_>, name: &str, meta: Meta, before: &Table, after: &Table) -> Result<(), FsError> {
-    if before == after { Ok(()) } else { etc.write(name, meta, &after.to_bytes()) }
+fn replace(
+    etc: &Folder<'_>,
+    name: &str,
+    meta: Meta,
+    before: &Table,
+    after: &Table,
+) -> Result<(), FsError> {
+    if before == after {
+        Ok(())
+    } else {
+        etc.write(name, meta, &after.to_bytes())
+    }
 }
 
 /// Makes the home folder where it is missing, from `/etc/skel`; one that is
 /// there is left as it is.
 fn home(context: &mut Context<'_>, account: &Account, ids: Ids) -> Result<bool, ApplyError> {
     let path = account.home.trim_matches('/');
-    let Some((parent, name)) = path.rsplit_once('/').or(Some(("", path))).filter(|(_, name)| !name.is_empty()) else {
+    let Some((parent, name)) = path
+        .rsplit_once('/')
+        .or(Some(("", path)))
+        .filter(|(_, name)| !name.is_empty())
+    else {
         return Ok(false);
     };
     let root_ids = context.owners()?.root();
-    let Some(folder) = context.folder(parent, root_ids)? else { return Ok(true) };
+    let Some(folder) = context.folder(parent, root_ids)? else {
+        return Ok(true);
+    };
     if context.root.folder(path)?.is_some() {
         return Ok(false);
     }
@@ -120,7 +149,9 @@ fn home(context: &mut Context<'_>, account: &Account, ids: Ids) -> Result<bool, 
 
 fn copy_skel(from: &Folder<'_>, to: &Folder<'_>, ids: Ids, depth: usize) -> Result<(), FsError> {
     for name in from.names(MAX_SKEL)? {
-        let Some(stat) = from.look(&name)? else { continue };
+        let Some(stat) = from.look(&name)? else {
+            continue;
+        };
         let wanted = Meta { ids, ..meta(&stat) };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
@@ -133,7 +164,9 @@ fn copy_skel(from: &Folder<'_>, to: &Folder<'_>, ids: Ids, depth: usize) -> Resu
                 copy_skel(&from.folder(&name)?, &inner, ids, depth - 1)?;
             }
             FileType::Symlink => {
-                let target = from.link_target(&name)?.and_then(|target| String::from_utf8(target).ok());
+                let target = from
+                    .link_target(&name)?
+                    .and_then(|target| String::from_utf8(target).ok());
                 if let Some(target) = target {
                     to.symlink(&name, &target, ids)?;
                 }
@@ -146,12 +179,23 @@ fn copy_skel(from: &Folder<'_>, to: &Folder<'_>, ids: Ids, depth: usize) -> Resu
 
 /// Writes `~/.ssh/authorized_keys`. Nothing in the home folder is followed:
 /// whoever owned it could have put a link there.
-fn keys(context: &Context<'_>, step: &UserStep, account: &Account, ids: Ids) -> Result<bool, ApplyError> {
+fn keys(
+    context: &Context<'_>,
+    step: &UserStep,
+    account: &Account,
+    ids: Ids,
+) -> Result<bool, ApplyError> {
     if step.ssh_authorized_keys.is_empty() {
         return Ok(false);
     }
-    let Some(home) = context.root.folder(account.home.trim_matches('/'))? else { return Ok(true) };
-    let content: String = step.ssh_authorized_keys.iter().map(|key| format!("{key}\n")).collect();
+    let Some(home) = context.root.folder(account.home.trim_matches('/'))? else {
+        return Ok(true);
+    };
+    let content: String = step
+        .ssh_authorized_keys
+        .iter()
+        .map(|key| format!("{key}\n"))
+        .collect();
     let (folder_meta, file_meta) = (Meta { mode: 0o700, ids }, Meta { mode: 0o600, ids });
     let ssh = match home.look(".ssh")? {
         Some(stat) if meta(&stat) == folder_meta => home.folder(".ssh")?,
@@ -164,8 +208,14 @@ fn keys(context: &Context<'_>, step: &UserStep, account: &Account, ids: Ids) -> 
         None => home.new_folder(".ssh", 0o700, Some(ids))?,
     };
     let name = "authorized_keys";
-    let link = ssh.look(name)?.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
-    let found = if link { None } else { ssh.read(name, MAX_FILE)? };
+    let link = ssh
+        .look(name)?
+        .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+    let found = if link {
+        None
+    } else {
+        ssh.read(name, MAX_FILE)?
+    };
     if found == Some((content.clone().into_bytes(), file_meta)) {
         return Ok(false);
     }
@@ -178,7 +228,9 @@ fn keys(context: &Context<'_>, step: &UserStep, account: &Account, ids: Ids) -> 
 /// Lets `sudo` ask for no password: the account has none.
 fn sudo(context: &mut Context<'_>, name: &AccountName) -> Result<bool, ApplyError> {
     let ids = context.owners()?.root();
-    let Some(folder) = context.folder("etc/sudoers.d", ids)? else { return Ok(true) };
+    let Some(folder) = context.folder("etc/sudoers.d", ids)? else {
+        return Ok(true);
+    };
     let file = format!("groundcrew-{name}");
     let content = format!("{name} ALL=(ALL:ALL) NOPASSWD: ALL\n").into_bytes();
     let wanted = Meta { mode: 0o440, ids };

@@ -199,7 +199,13 @@ mod tests {
             lines.iter().any(|line| line.trim() == "K7QF-2M9X"),
             "{lines:#?}"
         );
-        assert_eq!(lines.iter().filter(|line| line.matches('#').count() > 8).count(), 5);
+        assert_eq!(
+            lines
+                .iter()
+                .filter(|line| line.matches('#').count() > 8)
+                .count(),
+            5
+        );
         assert_eq!(lines.last().unwrap(), "waiting");
     }
 

@@ -233,7 +233,7 @@ fn parse_link(body: &[u8]) -> Option<LinkInfo> {
             3 => {
                 name = std::str::from_utf8(data)
                     .ok()
-                    .map(|n| n.trim_end_matches('\0'))
+                    .map(|n| n.trim_end_matches('\0'));
             }
             1 => mac = address(),
             54 => permanent = address(),

@@ -89,7 +89,7 @@ impl Run<'_> {
             let advice = "The system on the disk still starts. Correct the bundle, publish a new version, then start this device again.";
             return Err(Failure::failed(reason, advice));
         }
-        self.finish(mounted, &state, admitted, progress, &blobs)
+        self.finish(mounted, state, admitted, progress, &blobs)
     }
 
     /// The manifest that the grant names, verified by the site's metadata.
@@ -182,7 +182,7 @@ impl Run<'_> {
     fn finish(
         &mut self,
         mounted: Mounted,
-        state: &State,
+        state: State,
         admitted: &Admitted,
         progress: &mut Progress,
         blobs: &Blobs,
@@ -201,6 +201,8 @@ impl Run<'_> {
             .and_then(|()| state.save_log(&super::full_log(self.console)));
         saved.map_err(|error| disk("keeping the receipt", &error))?;
         init::end_other_processes();
+        // Its open folder would keep the file system busy.
+        drop(state);
         drop(mounted);
         rustix::fs::sync();
         progress.receipt_sent = true;

@@ -44,6 +44,9 @@ pub fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed([seed; 32]).unwrap()
 }
 
+/// What a device sent: the path and the body.
+pub type Heard = (String, Vec<u8>);
+
 /// The site; files can be changed while it serves.
 pub struct Site {
     pub image: ImageTrust,
@@ -53,7 +56,7 @@ pub struct Site {
     /// Everything on the plain HTTP side, by path.
     pub files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     /// What devices sent, by path.
-    pub heard: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    pub heard: Arc<Mutex<Vec<Heard>>>,
     /// The last request that was let in.
     pub request: Arc<Mutex<Option<Request>>>,
     /// How many polls a device waits.
@@ -96,7 +99,9 @@ impl Site {
             for mut stream in listener.incoming().flatten() {
                 let files = files.clone();
                 std::thread::spawn(move || {
-                    let Some((line, _)) = request_of(&mut stream) else { return };
+                    let Some((line, _)) = request_of(&mut stream) else {
+                        return;
+                    };
                     let path = line.split(' ').nth(1).unwrap_or_default();
                     let found = files.lock().unwrap().get(path).cloned();
                     let (status, body) = found.map_or((404, Vec::new()), |body| (200, body));
@@ -133,7 +138,9 @@ impl Site {
                 std::thread::spawn(move || {
                     let connection = rustls::ServerConnection::new(config).unwrap();
                     let mut stream = rustls::StreamOwned::new(connection, stream);
-                    let Some((line, body)) = request_of(&mut stream) else { return };
+                    let Some((line, body)) = request_of(&mut stream) else {
+                        return;
+                    };
                     let path = line.split(' ').nth(1).unwrap_or_default();
                     let body = api.answer(path, &body);
                     let _ = stream.write_all(&answer(200, &body));
@@ -149,7 +156,7 @@ impl Site {
     pub fn receipts(&self) -> Vec<Receipt> {
         let heard = self.heard.lock().unwrap();
         let receipts = heard.iter().filter(|(path, _)| path == path::RECEIPT);
-        let read = |(_, body): &(String, Vec<u8>)| {
+        let read = |(_, body): &Heard| {
             let envelope: Envelope = serde_json::from_slice(body).unwrap();
             let sign_key = self.request.lock().unwrap().as_ref().unwrap().sign_key;
             envelope.verify::<Receipt>(&sign_key).unwrap().into_inner()
@@ -164,7 +171,7 @@ impl Site {
 
 struct Api {
     bundle: BundleRef,
-    heard: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    heard: Arc<Mutex<Vec<Heard>>>,
     request: Arc<Mutex<Option<Request>>>,
     waits: Arc<Mutex<u32>>,
 }
@@ -189,7 +196,10 @@ impl Api {
             }
             path::DECISION => serde_json::to_vec(&self.decision()),
             other => {
-                self.heard.lock().unwrap().push((other.to_owned(), body.to_vec()));
+                self.heard
+                    .lock()
+                    .unwrap()
+                    .push((other.to_owned(), body.to_vec()));
                 Ok(b"{}".to_vec())
             }
         }
@@ -200,7 +210,9 @@ impl Api {
         let mut waits = self.waits.lock().unwrap();
         if *waits > 0 {
             *waits -= 1;
-            return Decision::Waiting { reason: "not registered".into() };
+            return Decision::Waiting {
+                reason: "not registered".into(),
+            };
         }
         let request = self.request.lock().unwrap().clone().unwrap();
         let grant = Grant {
@@ -216,7 +228,9 @@ impl Api {
             variables: BTreeMap::new(),
             issued_at: now(),
         };
-        Decision::Granted { grant: Envelope::sign(&grant, &key(5)).unwrap() }
+        Decision::Granted {
+            grant: Envelope::sign(&grant, &key(5)).unwrap(),
+        }
     }
 }
 
@@ -238,10 +252,17 @@ fn charter(tls_key: Digest) -> Charter {
 fn publish_bundle(steps: &str, files: &mut BTreeMap<String, Vec<u8>>) -> Vec<u8> {
     let text = format!("name = \"base\"\nversion = \"1.2\"\n{steps}");
     let source = Source::parse("bundle.toml", &text).unwrap();
-    let inventory = Inventory { directories: Vec::new(), files: Vec::new(), links: Vec::new() };
+    let inventory = Inventory {
+        directories: Vec::new(),
+        files: Vec::new(),
+        links: Vec::new(),
+    };
     let config = Config::new(source, inventory).unwrap();
     let bytes = config.to_bytes().unwrap();
-    let layers = Layers { tree: None, files: Vec::new() };
+    let layers = Layers {
+        tree: None,
+        files: Vec::new(),
+    };
     let manifest = Manifest::new(&config, &bytes, layers).unwrap();
     files.insert(format!("/blobs/sha256/{}", Digest::of(&bytes).hex()), bytes);
     manifest.to_bytes()
@@ -273,9 +294,16 @@ fn publish(
         let file = target_file(&path, bytes).unwrap();
         files.insert(format!("/tuf/targets/{}", file.path), file.bytes);
     }
-    let targets = repo.sign_targets(&changes, now().plus(300 * DAY), clock, &[&key(2)]).unwrap();
-    let expiry = OnlineExpiry { snapshot: now().plus(30 * DAY), timestamp: now().plus(7 * DAY) };
-    let online = repo.sign_snapshot_and_timestamp(expiry, clock, &[&key(3)]).unwrap();
+    let targets = repo
+        .sign_targets(&changes, now().plus(300 * DAY), clock, &[&key(2)])
+        .unwrap();
+    let expiry = OnlineExpiry {
+        snapshot: now().plus(30 * DAY),
+        timestamp: now().plus(7 * DAY),
+    };
+    let online = repo
+        .sign_snapshot_and_timestamp(expiry, clock, &[&key(3)])
+        .unwrap();
     for file in [root.clone(), targets.clone()].into_iter().chain(online) {
         files.insert(format!("/tuf/metadata/{}", file.path), file.bytes);
     }
@@ -299,12 +327,17 @@ fn request_of(stream: &mut impl Read) -> Option<(String, Vec<u8>)> {
         read_more(stream, &mut bytes)?;
     };
     let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"));
     let length: usize = length.map_or(0, |text| text.trim().parse().unwrap());
     while bytes.len() < end + 4 + length {
         read_more(stream, &mut bytes)?;
     }
-    let line = String::from_utf8_lossy(&bytes[..end]).lines().next()?.to_owned();
+    let line = String::from_utf8_lossy(&bytes[..end])
+        .lines()
+        .next()?
+        .to_owned();
     Some((line, bytes.split_off(end + 4)))
 }
 

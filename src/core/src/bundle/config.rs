@@ -86,7 +86,9 @@ pub struct Link {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BundleError {
     /// Not what the manifest names.
-    #[error("the configuration is not the one that the manifest names: expected {expected}, found {found}")]
+    #[error(
+        "the configuration is not the one that the manifest names: expected {expected}, found {found}"
+    )]
     WrongConfig {
         /// The manifest's digest of it.
         expected: Digest,
@@ -97,7 +99,9 @@ pub enum BundleError {
     #[error("the configuration cannot be read: {0}")]
     Json(String),
     /// Written by a later version.
-    #[error("the configuration has layout {0}, and this program reads layout 1: it needs a newer groundcrew")]
+    #[error(
+        "the configuration has layout {0}, and this program reads layout 1: it needs a newer groundcrew"
+    )]
     Schema(u32),
     /// Contradicts itself or its manifest.
     #[error("{0}")]
@@ -127,7 +131,9 @@ impl Config {
     pub fn to_bytes(&self) -> Result<Vec<u8>, BundleError> {
         let bytes = serde_json::to_vec(self).map_err(|err| BundleError::Json(err.to_string()))?;
         if bytes.len() as u64 > limits::CONFIG {
-            return Err(wrong("the configuration exceeds 8 MiB: use fewer files, or pack them into an archive"));
+            return Err(wrong(
+                "the configuration exceeds 8 MiB: use fewer files, or pack them into an archive",
+            ));
         }
         Ok(bytes)
     }
@@ -137,7 +143,8 @@ impl Config {
         if bytes.len() as u64 > limits::CONFIG {
             return Err(wrong("the configuration exceeds 8 MiB"));
         }
-        let config: Self = serde_json::from_slice(bytes).map_err(|err| BundleError::Json(err.to_string()))?;
+        let config: Self =
+            serde_json::from_slice(bytes).map_err(|err| BundleError::Json(err.to_string()))?;
         config.check()?;
         Ok(config)
     }
@@ -160,7 +167,8 @@ impl Config {
             if !names.insert(&step.name) {
                 return Err(wrong(format!("two steps are called `{}`", step.name)));
             }
-            self.check_step(&step.action).map_err(|why| wrong(format!("step `{}`: {why}", step.name)))?;
+            self.check_step(&step.action)
+                .map_err(|why| wrong(format!("step `{}`: {why}", step.name)))?;
         }
         Ok(())
     }
@@ -176,14 +184,20 @@ impl Config {
 
     fn check_file(&self, step: &FileStep) -> Result<(), String> {
         match &step.content {
-            Content::Stored(path) if step.template => Err(format!("the template `{path}` is not in the step")),
-            Content::Stored(path) => self.file(path).map(|_| ()).ok_or(format!("no file `{path}` in the bundle")),
+            Content::Stored(path) if step.template => {
+                Err(format!("the template `{path}` is not in the step"))
+            }
+            Content::Stored(path) => self
+                .file(path)
+                .map(|_| ())
+                .ok_or(format!("no file `{path}` in the bundle")),
             Content::Inline(text) if text.len() as u64 > limits::TEMPLATE => {
                 Err("text in a step has at most 1 MiB: give it a file of its own (`source`)".into())
             }
-            Content::Inline(text) if step.template => {
-                text.parse::<Template>().map(|_| ()).map_err(|err| err.to_string())
-            }
+            Content::Inline(text) if step.template => text
+                .parse::<Template>()
+                .map(|_| ())
+                .map_err(|err| err.to_string()),
             Content::Inline(_) => Ok(()),
         }
     }
@@ -197,9 +211,17 @@ impl Config {
             // the folder /etc itself, say, may be in the tree; only what is in it is judged
             writable(&target).map_err(|err| err.to_string())?;
         }
-        for link in self.content.links.iter().filter(|link| link.path.below(&step.source).is_some()) {
+        for link in self
+            .content
+            .links
+            .iter()
+            .filter(|link| link.path.below(&step.source).is_some())
+        {
             if !link_stays_in(&step.source, &link.path, &link.target) {
-                return Err(format!("the symlink `{}` leads out of `{}`", link.path, step.source));
+                return Err(format!(
+                    "the symlink `{}` leads out of `{}`",
+                    link.path, step.source
+                ));
             }
         }
         Ok(())
@@ -229,21 +251,33 @@ pub enum Item<'a> {
 impl Inventory {
     /// The file at `path`.
     pub fn file(&self, path: &RelPath) -> Option<&FileEntry> {
-        let at = self.files.binary_search_by(|entry| entry.path.cmp(path)).ok()?;
+        let at = self
+            .files
+            .binary_search_by(|entry| entry.path.cmp(path))
+            .ok()?;
         self.files.get(at)
     }
 
     /// The files that are in the content tree's blob, in the blob's order.
     pub fn tree_files(&self) -> Vec<&FileEntry> {
-        self.files.iter().filter(|entry| entry.stored == Stored::Tree).collect()
+        self.files
+            .iter()
+            .filter(|entry| entry.stored == Stored::Tree)
+            .collect()
     }
 
     /// What lies below `folder`: folders (each before what is in it), files,
     /// then links.
     pub fn below<'a>(&'a self, folder: &'a RelPath) -> impl Iterator<Item = Below<'a>> {
         let directories = self.directories.iter().map(|path| (path, Item::Directory));
-        let files = self.files.iter().map(|entry| (&entry.path, Item::File(entry)));
-        let links = self.links.iter().map(|link| (&link.path, Item::Link(link.target.as_str())));
+        let files = self
+            .files
+            .iter()
+            .map(|entry| (&entry.path, Item::File(entry)));
+        let links = self
+            .links
+            .iter()
+            .map(|link| (&link.path, Item::Link(link.target.as_str())));
         directories
             .chain(files)
             .chain(links)
@@ -253,7 +287,10 @@ impl Inventory {
     fn check(&self) -> Result<(), BundleError> {
         let counts = [self.directories.len(), self.files.len(), self.links.len()];
         if counts.iter().any(|&count| count > limits::ENTRIES) {
-            return Err(wrong(format!("more than {} files, folders or links", limits::ENTRIES)));
+            return Err(wrong(format!(
+                "more than {} files, folders or links",
+                limits::ENTRIES
+            )));
         }
         let files = self.files.iter().map(|entry| &entry.path);
         let links = self.links.iter().map(|link| &link.path);
@@ -288,7 +325,10 @@ fn ascending<'a>(mut paths: impl Iterator<Item = &'a RelPath> + Clone) -> Result
 fn check_stored(entry: &FileEntry) -> Result<(), BundleError> {
     let large = entry.size >= limits::LARGE_FILE;
     if large != (entry.stored == Stored::Blob) || entry.size > limits::BLOB {
-        return Err(wrong(format!("`{}` is not stored as its size demands", entry.path)));
+        return Err(wrong(format!(
+            "`{}` is not stored as its size demands",
+            entry.path
+        )));
     }
     Ok(())
 }
@@ -308,7 +348,10 @@ impl Bundle {
         if found != expected || config_bytes.len() as u64 != manifest.config().size {
             return Err(BundleError::WrongConfig { expected, found });
         }
-        let bundle = Self { config: Config::parse(config_bytes)?, manifest };
+        let bundle = Self {
+            config: Config::parse(config_bytes)?,
+            manifest,
+        };
         bundle.check()?;
         Ok(bundle)
     }
@@ -325,7 +368,10 @@ impl Bundle {
 
     /// Its name and version, to be compared with the grant's.
     pub fn reference(&self) -> BundleRef {
-        BundleRef { name: self.config.name.clone(), version: self.config.version }
+        BundleRef {
+            name: self.config.name.clone(),
+            version: self.config.version,
+        }
     }
 
     fn check(&self) -> Result<(), BundleError> {
@@ -336,9 +382,16 @@ impl Bundle {
                 named.0, named.1, self.config.name, self.config.version
             )));
         }
-        let has_tree = self.config.content.files.iter().any(|entry| entry.stored == Stored::Tree);
+        let has_tree = self
+            .config
+            .content
+            .files
+            .iter()
+            .any(|entry| entry.stored == Stored::Tree);
         if has_tree != self.manifest.tree().is_some() {
-            return Err(wrong("the manifest's layers and the configuration's files do not agree on a content tree"));
+            return Err(wrong(
+                "the manifest's layers and the configuration's files do not agree on a content tree",
+            ));
         }
         self.check_blobs()
     }
@@ -355,7 +408,9 @@ impl Bundle {
             .map(|entry| (entry.digest, entry.size))
             .collect();
         match layers.symmetric_difference(&entries).next() {
-            Some((digest, _)) => Err(wrong(format!("manifest and configuration do not agree on the blob {digest}"))),
+            Some((digest, _)) => Err(wrong(format!(
+                "manifest and configuration do not agree on the blob {digest}"
+            ))),
             None => Ok(()),
         }
     }
@@ -379,7 +434,13 @@ mod tests {
     use crate::bundle::source::Source;
 
     fn entry(path: &str, size: u64, stored: Stored) -> FileEntry {
-        FileEntry { path: path.parse().unwrap(), digest: Digest::of(path.as_bytes()), size, mode: Mode::FILE, stored }
+        FileEntry {
+            path: path.parse().unwrap(),
+            digest: Digest::of(path.as_bytes()),
+            size,
+            mode: Mode::FILE,
+            stored,
+        }
     }
 
     fn inventory() -> Inventory {
@@ -390,7 +451,10 @@ mod tests {
                 entry("motd", 5, Stored::Tree),
                 entry("tree/etc/x", 5, Stored::Tree),
             ],
-            links: vec![Link { path: "tree/etc/y".parse().unwrap(), target: "x".into() }],
+            links: vec![Link {
+                path: "tree/etc/y".parse().unwrap(),
+                target: "x".into(),
+            }],
         }
     }
 
@@ -407,7 +471,10 @@ mod tests {
     fn manifest(config: &Config) -> (Manifest, Vec<u8>) {
         let bytes = config.to_bytes().unwrap();
         let big = Descriptor::file(Digest::of(b"big"), limits::LARGE_FILE);
-        let layers = Layers { tree: Some(Descriptor::tree(Digest::of(b"t"), 9)), files: vec![big] };
+        let layers = Layers {
+            tree: Some(Descriptor::tree(Digest::of(b"t"), 9)),
+            files: vec![big],
+        };
         (Manifest::new(config, &bytes, layers).unwrap(), bytes)
     }
 
@@ -441,12 +508,24 @@ mod tests {
         let tree = Descriptor::tree(Digest::of(b"t"), 9);
         let other = Descriptor::file(Digest::of(b"other"), limits::LARGE_FILE);
         for layers in [
-            Layers { tree: None, files: vec![big.clone()] },
-            Layers { tree: Some(tree.clone()), files: vec![] },
-            Layers { tree: Some(tree.clone()), files: vec![other] },
+            Layers {
+                tree: None,
+                files: vec![big.clone()],
+            },
+            Layers {
+                tree: Some(tree.clone()),
+                files: vec![],
+            },
+            Layers {
+                tree: Some(tree.clone()),
+                files: vec![other],
+            },
         ] {
             let manifest = Manifest::new(&config, &bytes, layers).unwrap();
-            assert!(matches!(Bundle::assemble(manifest, &bytes), Err(BundleError::Inconsistent(_))));
+            assert!(matches!(
+                Bundle::assemble(manifest, &bytes),
+                Err(BundleError::Inconsistent(_))
+            ));
         }
     }
 
@@ -463,7 +542,13 @@ mod tests {
         bomb.files.push(entry("zz", u64::MAX, Stored::Tree));
         let mut link = inventory();
         link.links[0].target = "../../../etc/shadow".into();
-        for (bad, why) in [(twice, "order"), (as_folder, "twice"), (orphan, "folder of"), (bomb, "size"), (link, "leads out")] {
+        for (bad, why) in [
+            (twice, "order"),
+            (as_folder, "twice"),
+            (orphan, "folder of"),
+            (bomb, "size"),
+            (link, "leads out"),
+        ] {
             let mut config = config();
             config.content = bad;
             let bytes = serde_json::to_vec(&config).unwrap();
@@ -475,7 +560,9 @@ mod tests {
     #[test]
     fn trees_cannot_replace_accounts() {
         let mut content = inventory();
-        content.files.push(entry("tree/etc/shadow", 5, Stored::Tree));
+        content
+            .files
+            .push(entry("tree/etc/shadow", 5, Stored::Tree));
         content.files.sort_by(|a, b| a.path.cmp(&b.path));
         let steps = "[[step]]\nname = \"t\"\ntree = { path = \"/\", source = \"tree\" }\n";
         let told = Config::new(source(steps), content).unwrap_err().to_string();

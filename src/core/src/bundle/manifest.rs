@@ -46,12 +46,20 @@ pub struct Descriptor {
 impl Descriptor {
     /// The content tree's blob.
     pub fn tree(digest: Digest, size: u64) -> Self {
-        Self { media_type: media::TREE.into(), digest, size }
+        Self {
+            media_type: media::TREE.into(),
+            digest,
+            size,
+        }
     }
 
     /// A large file's blob.
     pub fn file(digest: Digest, size: u64) -> Self {
-        Self { media_type: media::FILE.into(), digest, size }
+        Self {
+            media_type: media::FILE.into(),
+            digest,
+            size,
+        }
     }
 }
 
@@ -119,7 +127,11 @@ struct Annotations {
 
 impl Manifest {
     /// The manifest of `config`, whose blob is `config_bytes`.
-    pub fn new(config: &Config, config_bytes: &[u8], mut layers: Layers) -> Result<Self, ManifestError> {
+    pub fn new(
+        config: &Config,
+        config_bytes: &[u8],
+        mut layers: Layers,
+    ) -> Result<Self, ManifestError> {
         layers.files.sort_by_key(|blob| blob.digest);
         layers.files.dedup();
         let config_blob = Descriptor {
@@ -127,7 +139,12 @@ impl Manifest {
             digest: Digest::of(config_bytes),
             size: config_bytes.len() as u64,
         };
-        let manifest = Self { name: config.name.clone(), version: config.version, config: config_blob, layers };
+        let manifest = Self {
+            name: config.name.clone(),
+            version: config.version,
+            config: config_blob,
+            layers,
+        };
         manifest.check()?;
         Ok(manifest)
     }
@@ -137,7 +154,8 @@ impl Manifest {
         if bytes.len() as u64 > limits::MANIFEST {
             return Err(ManifestError::Limit("longer than 1 MiB"));
         }
-        let raw: RawManifest = serde_json::from_slice(bytes).map_err(|err| ManifestError::Json(err.to_string()))?;
+        let raw: RawManifest =
+            serde_json::from_slice(bytes).map_err(|err| ManifestError::Json(err.to_string()))?;
         expect("the manifest", &raw.media_type, media::MANIFEST)?;
         expect("the artifact", &raw.artifact_type, media::BUNDLE)?;
         if raw.schema_version != 2 {
@@ -152,24 +170,44 @@ impl Manifest {
                 layers.files.push(layer);
             }
         }
-        let Annotations { title: name, version } = raw.annotations;
-        let manifest = Self { name, version, config: raw.config, layers };
+        let Annotations {
+            title: name,
+            version,
+        } = raw.annotations;
+        let manifest = Self {
+            name,
+            version,
+            config: raw.config,
+            layers,
+        };
         manifest.check()?;
         Ok(manifest)
     }
 
     /// The bytes of the manifest: the same for the same bundle.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let layers = self.layers.tree.iter().chain(&self.layers.files).cloned().collect();
+        let layers = self
+            .layers
+            .tree
+            .iter()
+            .chain(&self.layers.files)
+            .cloned()
+            .collect();
         let raw = RawManifest {
             schema_version: 2,
             media_type: media::MANIFEST.into(),
             artifact_type: media::BUNDLE.into(),
             config: self.config.clone(),
             layers,
-            annotations: Annotations { title: self.name.clone(), version: self.version },
+            annotations: Annotations {
+                title: self.name.clone(),
+                version: self.version,
+            },
         };
-        #[allow(clippy::expect_used, reason = "strings and numbers only: writing to memory cannot fail")]
+        #[allow(
+            clippy::expect_used,
+            reason = "strings and numbers only: writing to memory cannot fail"
+        )]
         serde_json::to_vec(&raw).expect("a manifest is plain JSON")
     }
 
@@ -200,7 +238,9 @@ impl Manifest {
 
     /// Every blob, the configuration first: what a device downloads.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        std::iter::once(&self.config).chain(&self.layers.tree).chain(&self.layers.files)
+        std::iter::once(&self.config)
+            .chain(&self.layers.tree)
+            .chain(&self.layers.files)
     }
 
     /// Bytes of all blobs together.
@@ -214,14 +254,19 @@ impl Manifest {
             return Err(ManifestError::Limit("the configuration exceeds 8 MiB"));
         }
         if self.layers.files.len() >= limits::BLOBS {
-            return Err(ManifestError::Limit("more than 255 large files: pack some into an archive"));
+            return Err(ManifestError::Limit(
+                "more than 255 large files: pack some into an archive",
+            ));
         }
         if self.blobs().any(|blob| blob.size > limits::BLOB) {
             return Err(ManifestError::Limit("a blob exceeds 64 GiB"));
         }
         let mut seen = BTreeSet::new();
         match self.blobs().find(|blob| !seen.insert(blob.digest)) {
-            Some(blob) => Err(ManifestError::Other(format!("the blob {} is listed twice", blob.digest))),
+            Some(blob) => Err(ManifestError::Other(format!(
+                "the blob {} is listed twice",
+                blob.digest
+            ))),
             None => Ok(()),
         }
     }
@@ -231,7 +276,11 @@ fn expect(what: &'static str, found: &str, expected: &'static str) -> Result<(),
     if found == expected {
         return Ok(());
     }
-    Err(ManifestError::MediaType { what, found: shown(found), expected })
+    Err(ManifestError::MediaType {
+        what,
+        found: shown(found),
+        expected,
+    })
 }
 
 /// The `index.json` of an OCI layout that holds one bundle.
@@ -277,19 +326,24 @@ impl Index {
         if bytes.len() as u64 > limits::MANIFEST {
             return Err(ManifestError::Limit("longer than 1 MiB"));
         }
-        let raw: RawIndex = serde_json::from_slice(bytes).map_err(|err| ManifestError::Json(err.to_string()))?;
+        let raw: RawIndex =
+            serde_json::from_slice(bytes).map_err(|err| ManifestError::Json(err.to_string()))?;
         let [entry] = raw.manifests.as_slice() else {
             let count = raw.manifests.len();
-            return Err(ManifestError::Other(format!("expected one manifest in the layout, found {count}")));
+            return Err(ManifestError::Other(format!(
+                "expected one manifest in the layout, found {count}"
+            )));
         };
         expect("the manifest", &entry.media_type, media::MANIFEST)?;
         if entry.size > limits::MANIFEST {
             return Err(ManifestError::Limit("the manifest exceeds 1 MiB"));
         }
-        Ok(Self { manifest: entry.digest, size: entry.size })
+        Ok(Self {
+            manifest: entry.digest,
+            size: entry.size,
+        })
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -300,7 +354,14 @@ mod tests {
         let d = |c: &str| format!("sha256:{}", c.repeat(64));
         format!(
             r#"{{"schemaVersion":2,"mediaType":"{}","artifactType":"{}","config":{{"mediaType":"{}","digest":"{}","size":10}},"layers":[{{"mediaType":"{}","digest":"{}","size":20}},{{"mediaType":"{}","digest":"{}","size":9000000}}],"annotations":{{"org.opencontainers.image.title":"welcome","org.opencontainers.image.version":"1.2.0"}}}}"#,
-            media::MANIFEST, media::BUNDLE, media::CONFIG, d("a"), media::TREE, d("b"), media::FILE, d("c"),
+            media::MANIFEST,
+            media::BUNDLE,
+            media::CONFIG,
+            d("a"),
+            media::TREE,
+            d("b"),
+            media::FILE,
+            d("c"),
         )
     }
 
@@ -315,11 +376,27 @@ mod tests {
     #[test]
     fn strangers_are_refused() {
         for (from, to, why) in [
-            (media::TREE, "application/vnd.oci.image.layer.v1.tar", "a layer has the media type"),
+            (
+                media::TREE,
+                "application/vnd.oci.image.layer.v1.tar",
+                "a layer has the media type",
+            ),
             (media::FILE, media::TREE, "a layer has the media type"),
-            (media::CONFIG, "application/vnd.oci.image.config.v1+json", "the configuration has the media type"),
-            (media::BUNDLE, "application/x", "the artifact has the media type"),
-            ("\"schemaVersion\":2", "\"schemaVersion\":1", "schemaVersion"),
+            (
+                media::CONFIG,
+                "application/vnd.oci.image.config.v1+json",
+                "the configuration has the media type",
+            ),
+            (
+                media::BUNDLE,
+                "application/x",
+                "the artifact has the media type",
+            ),
+            (
+                "\"schemaVersion\":2",
+                "\"schemaVersion\":1",
+                "schemaVersion",
+            ),
             ("\"size\":10", "\"size\":99999999", "configuration exceeds"),
             ("\"size\":20", "\"size\":99999999999999", "64 GiB"),
             ("\"size\":20", "\"size\":-1", "cannot be read"),
@@ -335,7 +412,10 @@ mod tests {
 
     #[test]
     fn an_index_names_one_manifest() {
-        let index = Index { manifest: Digest::of(b"m"), size: 7 };
+        let index = Index {
+            manifest: Digest::of(b"m"),
+            size: 7,
+        };
         let bytes = index.to_bytes("1.0".parse().unwrap());
         assert_eq!(Index::parse(&bytes), Ok(index));
         assert!(Index::parse(b"{\"manifests\":[]}").is_err());

@@ -84,7 +84,9 @@ impl TargetPath {
 
     /// Whether this is `folder` or lies below it.
     pub fn is_within(&self, folder: &str) -> bool {
-        self.0.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.0
+            .strip_prefix(folder)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -92,9 +94,14 @@ impl FromStr for TargetPath {
     type Err = PathError;
 
     fn from_str(text: &str) -> Result<Self, PathError> {
-        let relative = text.strip_prefix('/').ok_or_else(|| PathError::NotAbsolute(shown(text)))?;
+        let relative = text
+            .strip_prefix('/')
+            .ok_or_else(|| PathError::NotAbsolute(shown(text)))?;
         if text.len() > MAX_TARGET {
-            return Err(PathError::TooLong(shown(text), "a path has at most 1024 bytes"));
+            return Err(PathError::TooLong(
+                shown(text),
+                "a path has at most 1024 bytes",
+            ));
         }
         if !relative.is_empty() {
             check_parts(text, relative)?;
@@ -145,7 +152,10 @@ fn check_parts(whole: &str, relative: &str) -> Result<(), PathError> {
             return Err(PathError::NotNormal(shown(whole)));
         }
         if part.len() > MAX_NAME {
-            return Err(PathError::TooLong(shown(whole), "a name has at most 255 bytes"));
+            return Err(PathError::TooLong(
+                shown(whole),
+                "a name has at most 255 bytes",
+            ));
         }
     }
     Ok(())
@@ -156,7 +166,12 @@ fn split_for_tar(path: &str) -> Option<(&str, &str)> {
         return Some(("", path));
     }
     path.match_indices('/')
-        .map(|(at, _)| (path.get(..at).unwrap_or(""), path.get(at + 1..).unwrap_or("")))
+        .map(|(at, _)| {
+            (
+                path.get(..at).unwrap_or(""),
+                path.get(at + 1..).unwrap_or(""),
+            )
+        })
         .find(|(prefix, name)| prefix.len() <= TAR_PREFIX && name.len() <= TAR_NAME)
 }
 
@@ -293,10 +308,23 @@ mod tests {
 
     #[test]
     fn paths_that_could_leave_their_tree_do_not_parse() {
-        for bad in ["", "etc", "//", "/etc/", "/etc//x", "/etc/../x", "/.", "/..", "/a\nb", "/a\0b"] {
+        for bad in [
+            "",
+            "etc",
+            "//",
+            "/etc/",
+            "/etc//x",
+            "/etc/../x",
+            "/.",
+            "/..",
+            "/a\nb",
+            "/a\0b",
+        ] {
             assert!(bad.parse::<TargetPath>().is_err(), "{bad:?}");
         }
-        for bad in ["", "/etc", ".", "..", "a/..", "../a", "a//b", "a/", "./a", "a\0"] {
+        for bad in [
+            "", "/etc", ".", "..", "a/..", "../a", "a//b", "a/", "./a", "a\0",
+        ] {
             assert!(bad.parse::<RelPath>().is_err(), "{bad:?}");
         }
         assert!("/".parse::<TargetPath>().unwrap().is_root());
@@ -321,7 +349,14 @@ mod tests {
         for good in ["x", "../x", "../a/../b", "./x", "../.."].iter().take(4) {
             assert!(link_stays_in(&top, &link, good), "{good}");
         }
-        for bad in ["../..", "../../x", "/etc/passwd", "", "x/../../../y", "a\nb"] {
+        for bad in [
+            "../..",
+            "../../x",
+            "/etc/passwd",
+            "",
+            "x/../../../y",
+            "a\nb",
+        ] {
             assert!(!link_stays_in(&top, &link, bad), "{bad}");
         }
     }

@@ -9,8 +9,8 @@ use toml::Spanned;
 use super::limits;
 use super::path::{Mode, RelPath, TargetPath};
 use super::step::{
-    AccountName, Action, CommandStep, Content, DirectoryStep, FileStep, HostnameStep, Step, StepName,
-    TreeStep, UserStep,
+    AccountName, Action, CommandStep, Content, DirectoryStep, FileStep, HostnameStep, Step,
+    StepName, TreeStep, UserStep,
 };
 use super::template::{Template, TemplateError};
 use crate::ids::{Slug, Version};
@@ -38,10 +38,13 @@ impl Source {
     /// Reads the text of a `bundle.toml`; `file` is its name for messages.
     pub fn parse(file: &str, text: &str) -> Result<Self, SourceError> {
         if text.len() as u64 > limits::SOURCE {
-            return Err(SourceError(format!("{file}: longer than 1 MiB: put content into files beside it")));
+            return Err(SourceError(format!(
+                "{file}: longer than 1 MiB: put content into files beside it"
+            )));
         }
         let raw: RawBundle = toml::from_str(text).map_err(|err| explain(file, text, &err))?;
-        raw.check().map_err(|(span, why)| SourceError(toml_error::at(file, text, Some(span), &why)))
+        raw.check()
+            .map_err(|(span, why)| SourceError(toml_error::at(file, text, Some(span), &why)))
     }
 
     /// Puts the text of template files into their steps, read by `read`, and
@@ -51,14 +54,21 @@ impl Source {
         mut read: impl FnMut(&RelPath) -> Result<String, E>,
     ) -> Result<(), E> {
         for step in &mut self.steps {
-            let Action::File(file) = &mut step.action else { continue };
-            let Content::Stored(path) = &file.content else { continue };
+            let Action::File(file) = &mut step.action else {
+                continue;
+            };
+            let Content::Stored(path) = &file.content else {
+                continue;
+            };
             if !file.template {
                 continue;
             }
             let text = read(path)?;
             let checked = text.parse::<Template>();
-            checked.map_err(|err| TemplateFileError { path: path.clone(), err })?;
+            checked.map_err(|err| TemplateFileError {
+                path: path.clone(),
+                err,
+            })?;
             file.content = Content::Inline(text);
         }
         Ok(())
@@ -75,10 +85,37 @@ pub struct TemplateFileError {
 
 /// Every key of the file, for suggestions across tables.
 const KEYS: [&str; 31] = [
-    "name", "version", "description", "step", "file", "tree", "directory", "user", "hostname",
-    "command", "path", "content", "source", "template", "mode", "owner", "group", "uid", "gecos",
-    "groups", "shell", "home", "ssh_authorized_keys", "sudo", "argv", "unless", "creates",
-    "timeout", "env", "steps", "files",
+    "name",
+    "version",
+    "description",
+    "step",
+    "file",
+    "tree",
+    "directory",
+    "user",
+    "hostname",
+    "command",
+    "path",
+    "content",
+    "source",
+    "template",
+    "mode",
+    "owner",
+    "group",
+    "uid",
+    "gecos",
+    "groups",
+    "shell",
+    "home",
+    "ssh_authorized_keys",
+    "sudo",
+    "argv",
+    "unless",
+    "creates",
+    "timeout",
+    "env",
+    "steps",
+    "files",
 ];
 
 fn explain(file: &str, text: &str, err: &toml::de::Error) -> SourceError {
@@ -148,7 +185,13 @@ impl RawBundle {
             let name_span = raw.get_ref().name.span();
             let step = check_step(raw)?;
             if !names.insert(step.name.clone()) {
-                return Err((name_span, format!("two steps are called `{}`: receipts tell steps by name", step.name)));
+                return Err((
+                    name_span,
+                    format!(
+                        "two steps are called `{}`: receipts tell steps by name",
+                        step.name
+                    ),
+                ));
             }
             steps.push(step);
         }
@@ -162,11 +205,16 @@ impl RawBundle {
 }
 
 fn check_description(raw: Option<Spanned<String>>) -> Result<String, Wrong> {
-    let Some(raw) = raw else { return Ok(String::new()) };
+    let Some(raw) = raw else {
+        return Ok(String::new());
+    };
     let span = raw.span();
     let text = raw.into_inner();
     if text.chars().count() > 200 || text.chars().any(char::is_control) {
-        return Err((span, "a description is one line of at most 200 characters".into()));
+        return Err((
+            span,
+            "a description is one line of at most 200 characters".into(),
+        ));
     }
     Ok(text)
 }
@@ -189,7 +237,11 @@ fn check_step(raw: Spanned<RawStep>) -> Result<Step, Wrong> {
         (span, format!("step `{name}` does nothing: give it one of file, tree, directory, user, hostname, command"))
     })?;
     if let Some((span, second)) = kinds.next() {
-        let why = format!("step `{name}` is both `{}` and `{}`: make it two steps", action.kind(), second.kind());
+        let why = format!(
+            "step `{name}` is both `{}` and `{}`: make it two steps",
+            action.kind(),
+            second.kind()
+        );
         return Err((span, why));
     }
     action.check().map_err(|err| (place, err.to_string()))?;
@@ -210,13 +262,24 @@ fn check_file(raw: Spanned<RawFile>) -> Result<FileStep, Wrong> {
             let place = text.span();
             let text = text.into_inner();
             if raw.template {
-                text.parse::<Template>().map_err(|err| (place, err.to_string()))?;
+                text.parse::<Template>()
+                    .map_err(|err| (place, err.to_string()))?;
             }
             Content::Inline(text)
         }
         (None, Some(path)) => Content::Stored(path.into_inner()),
-        (Some(_), Some(path)) => return Err((path.span(), "`content` and `source` exclude each other".into())),
-        (None, None) => return Err((span, "a file needs `content` (text) or `source` (a file beside bundle.toml)".into())),
+        (Some(_), Some(path)) => {
+            return Err((
+                path.span(),
+                "`content` and `source` exclude each other".into(),
+            ));
+        }
+        (None, None) => {
+            return Err((
+                span,
+                "a file needs `content` (text) or `source` (a file beside bundle.toml)".into(),
+            ));
+        }
     };
     Ok(FileStep {
         path: raw.path,
@@ -236,7 +299,9 @@ mod tests {
     const HEAD: &str = "name = \"welcome\"\nversion = \"1.0\"\n[[step]]\nname = \"one\"\n";
 
     fn wrong(steps: &str) -> String {
-        Source::parse("bundle.toml", &format!("{HEAD}{steps}")).unwrap_err().to_string()
+        Source::parse("bundle.toml", &format!("{HEAD}{steps}"))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -281,16 +346,32 @@ env = { A = "b" }
 "#;
         let source = Source::parse("bundle.toml", text).unwrap();
         let kinds: Vec<_> = source.steps.iter().map(|s| s.action.kind()).collect();
-        assert_eq!(kinds, ["file", "file", "tree", "directory", "user", "hostname", "command"]);
+        assert_eq!(
+            kinds,
+            [
+                "file",
+                "file",
+                "tree",
+                "directory",
+                "user",
+                "hostname",
+                "command"
+            ]
+        );
         let mut source = source;
-        let read = |path: &RelPath| -> Result<String, TemplateFileError> { panic!("{path} is no template") };
+        let read = |path: &RelPath| -> Result<String, TemplateFileError> {
+            panic!("{path} is no template")
+        };
         source.inline_templates(read).unwrap();
     }
 
     #[test]
     fn a_typo_gets_line_caret_and_the_right_key() {
         let told = wrong("[step.file]\npath = \"/etc/motd\"\ncontnet = \"x\"\n");
-        assert!(told.starts_with("bundle.toml:7:1: unknown key `contnet`; did you mean `content`?"), "{told}");
+        assert!(
+            told.starts_with("bundle.toml:7:1: unknown key `contnet`; did you mean `content`?"),
+            "{told}"
+        );
         assert!(told.ends_with("7 | contnet = \"x\"\n  | ^^^^^^^"), "{told}");
         assert!(wrong("flie = { path = \"/a\" }").contains("did you mean `file`?"));
     }
@@ -299,7 +380,10 @@ env = { A = "b" }
     fn a_bogus_key_is_refused_in_every_table() {
         for table in ["file", "tree", "directory", "user", "hostname", "command"] {
             let told = wrong(&format!("[step.{table}]\nbogus_zzz = 1\n"));
-            assert!(told.starts_with("bundle.toml:6:1: unknown key `bogus_zzz`"), "{table}: {told}");
+            assert!(
+                told.starts_with("bundle.toml:6:1: unknown key `bogus_zzz`"),
+                "{table}: {told}"
+            );
         }
         assert!(wrong("bogus_zzz = 1").contains("unknown key"));
         let top = Source::parse("f", &format!("bogus_zzz = 1\n{HEAD}hostname = {{}}")).unwrap_err();
@@ -310,7 +394,10 @@ env = { A = "b" }
     fn passwords_are_refused_with_the_reason() {
         for key in ["password", "password_hash", "passwd", "hashed_passwd"] {
             let told = wrong(&format!("[step.user]\nname = \"a\"\n{key} = \"$6$\"\n"));
-            assert!(told.contains("no password hashes") && told.contains("ssh_authorized_keys"), "{told}");
+            assert!(
+                told.contains("no password hashes") && told.contains("ssh_authorized_keys"),
+                "{told}"
+            );
             assert!(told.starts_with("bundle.toml:7:1:"), "{told}");
         }
     }
@@ -318,40 +405,92 @@ env = { A = "b" }
     #[test]
     fn values_are_checked_where_they_stand() {
         for (steps, place, why) in [
-            ("file = { path = \"etc/motd\", content = \"\" }", "5:17", "not absolute"),
-            ("file = { path = \"/etc/../motd\", content = \"\" }", "5:17", "not normalised"),
-            ("file = { path = \"/a\", content = \"\", mode = \"888\" }", "5:44", "not a mode"),
-            ("file = { path = \"/a\", content = \"\", mode = 644 }", "5:44", "a mode as text"),
-            ("file = { path = \"/a\", source = \"../x\" }", "5:32", "not normalised"),
-            ("file = { path = \"/a\", source = \"/x\" }", "5:32", "is absolute"),
-            ("file = { path = \"/a\", source = \"x\", content = \"\" }", "5:32", "exclude"),
+            (
+                "file = { path = \"etc/motd\", content = \"\" }",
+                "5:17",
+                "not absolute",
+            ),
+            (
+                "file = { path = \"/etc/../motd\", content = \"\" }",
+                "5:17",
+                "not normalised",
+            ),
+            (
+                "file = { path = \"/a\", content = \"\", mode = \"888\" }",
+                "5:44",
+                "not a mode",
+            ),
+            (
+                "file = { path = \"/a\", content = \"\", mode = 644 }",
+                "5:44",
+                "a mode as text",
+            ),
+            (
+                "file = { path = \"/a\", source = \"../x\" }",
+                "5:32",
+                "not normalised",
+            ),
+            (
+                "file = { path = \"/a\", source = \"/x\" }",
+                "5:32",
+                "is absolute",
+            ),
+            (
+                "file = { path = \"/a\", source = \"x\", content = \"\" }",
+                "5:32",
+                "exclude",
+            ),
             ("file = { path = \"/a\" }", "5:8", "needs `content`"),
-            ("file = { path = \"/a\", content = \"{{x\", template = true }", "5:33", "not closed"),
-            ("file = { path = \"/etc/shadow\", content = \"\" }", "5:8", "`user` step"),
+            (
+                "file = { path = \"/a\", content = \"{{x\", template = true }",
+                "5:33",
+                "not closed",
+            ),
+            (
+                "file = { path = \"/etc/shadow\", content = \"\" }",
+                "5:8",
+                "`user` step",
+            ),
             ("directory = { path = \"/\" }", "5:13", "cannot be written"),
             ("user = { name = \"Root\" }", "5:17", "not an account"),
             ("user = { name = \"a\", uid = 0 }", "5:28", "100 to 59999"),
             ("command = { argv = [] }", "5:20", "not a command"),
             ("command = { argv = [\"a\"], timeout = 0 }", "5:37", "3600"),
-            ("hostname = {}\ntree = { path = \"/\", source = \"a\" }", "5:12", "two steps"),
+            (
+                "hostname = {}\ntree = { path = \"/\", source = \"a\" }",
+                "5:12",
+                "two steps",
+            ),
         ] {
             let told = wrong(steps);
             assert!(told.contains(why), "{steps}: {told}");
-            assert!(told.starts_with(&format!("bundle.toml:{place}:")), "{steps}: {told}");
+            assert!(
+                told.starts_with(&format!("bundle.toml:{place}:")),
+                "{steps}: {told}"
+            );
         }
         assert!(wrong("").contains("does nothing"));
         let twice = wrong("hostname = {}\n[[step]]\nname = \"one\"\nhostname = {}\n");
-        assert!(twice.starts_with("bundle.toml:7:8: two steps are called `one`"), "{twice}");
+        assert!(
+            twice.starts_with("bundle.toml:7:8: two steps are called `one`"),
+            "{twice}"
+        );
     }
 
     #[test]
     fn template_files_are_put_into_their_steps() {
         let text = format!("{HEAD}file = {{ path = \"/a\", source = \"a.in\", template = true }}");
         let mut source = Source::parse("f", &text).unwrap();
-        let bad = source.clone().inline_templates(|_| Ok::<_, TemplateFileError>("\n{{".into()));
+        let bad = source
+            .clone()
+            .inline_templates(|_| Ok::<_, TemplateFileError>("\n{{".into()));
         assert!(bad.unwrap_err().to_string().starts_with("a.in: line 2:"));
-        source.inline_templates(|_| Ok::<_, TemplateFileError>("{{a}}".into())).unwrap();
-        let Action::File(file) = &source.steps[0].action else { panic!() };
+        source
+            .inline_templates(|_| Ok::<_, TemplateFileError>("{{a}}".into()))
+            .unwrap();
+        let Action::File(file) = &source.steps[0].action else {
+            panic!()
+        };
         assert_eq!(file.content, Content::Inline("{{a}}".into()));
     }
 

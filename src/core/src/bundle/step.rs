@@ -372,7 +372,10 @@ impl TryFrom<u32> for UserId {
         if (100..60_000).contains(&number) {
             return Ok(Self(number));
         }
-        Err(FieldError { found: number.to_string(), wanted: "is not a uid for a person: use 100 to 59999" })
+        Err(FieldError {
+            found: number.to_string(),
+            wanted: "is not a uid for a person: use 100 to 59999",
+        })
     }
 }
 
@@ -407,7 +410,10 @@ impl TryFrom<u32> for Seconds {
         if (1..=3600).contains(&number) {
             return Ok(Self(number));
         }
-        Err(FieldError { found: number.to_string(), wanted: "is not a timeout: use 1 to 3600 seconds" })
+        Err(FieldError {
+            found: number.to_string(),
+            wanted: "is not a timeout: use 1 to 3600 seconds",
+        })
     }
 }
 
@@ -434,7 +440,9 @@ impl TryFrom<Vec<String>> for Argv {
 
     fn try_from(words: Vec<String>) -> Result<Self, FieldError> {
         let program = words.first().is_some_and(|word| !word.is_empty());
-        let plain = words.iter().all(|word| word.len() <= 4096 && !word.contains('\0'));
+        let plain = words
+            .iter()
+            .all(|word| word.len() <= 4096 && !word.contains('\0'));
         if program && plain && words.len() <= 128 {
             return Ok(Self(words));
         }
@@ -486,7 +494,17 @@ mod tests {
 
     #[test]
     fn account_names_cannot_add_fields_or_lines() {
-        for bad in ["", "a:b", "a\nb", "A", "1a", "-a", "ä", "a.b", &"a".repeat(33)] {
+        for bad in [
+            "",
+            "a:b",
+            "a\nb",
+            "A",
+            "1a",
+            "-a",
+            "ä",
+            "a.b",
+            &"a".repeat(33),
+        ] {
             assert!(bad.parse::<AccountName>().is_err(), "{bad}");
         }
         assert!("www-data".parse::<AccountName>().is_ok());

@@ -31,13 +31,17 @@ enum Piece {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TemplateError {
     /// `{{` with no `}}` on the same line.
-    #[error("line {line}: `{{{{` is not closed by `}}}}` on the same line (a file that needs `{{{{` itself: template = false)")]
+    #[error(
+        "line {line}: `{{{{` is not closed by `}}}}` on the same line (a file that needs `{{{{` itself: template = false)"
+    )]
     Open {
         /// Counted from 1.
         line: usize,
     },
     /// Not a variable's name between the braces.
-    #[error("line {line}: `{{{{{inner}}}}}` is not a variable: names are a-z, 0-9 and _, and there is no logic")]
+    #[error(
+        "line {line}: `{{{{{inner}}}}}` is not a variable: names are a-z, 0-9 and _, and there is no logic"
+    )]
     Name {
         /// Counted from 1.
         line: usize,
@@ -91,14 +95,20 @@ impl FromStr for Template {
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("{{") {
-            let line = text.get(..text.len() - after.len()).map_or(0, |t| t.matches('\n').count()) + 1;
+            let line = text
+                .get(..text.len() - after.len())
+                .map_or(0, |t| t.matches('\n').count())
+                + 1;
             let (inner, tail) = after
                 .split_once("}}")
                 .filter(|(inner, _)| !inner.contains('\n'))
                 .ok_or(TemplateError::Open { line })?;
             let name = inner.trim_matches(' ');
             if !is_name(name) {
-                return Err(TemplateError::Name { line, inner: shown(inner) });
+                return Err(TemplateError::Name {
+                    line,
+                    inner: shown(inner),
+                });
             }
             if !before.is_empty() {
                 pieces.push(Piece::Text(before.to_owned()));
@@ -109,7 +119,10 @@ impl FromStr for Template {
         if !rest.is_empty() {
             pieces.push(Piece::Text(rest.to_owned()));
         }
-        Ok(Self { text: text.to_owned(), pieces })
+        Ok(Self {
+            text: text.to_owned(),
+            pieces,
+        })
     }
 }
 
@@ -124,7 +137,9 @@ as_text!(Template);
 fn is_name(name: &str) -> bool {
     name.len() <= 64
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// The values that templates may use: one line of printable text each.
@@ -182,10 +197,18 @@ impl Variables {
 
     /// The value of `name`.
     pub fn value(&self, name: &str) -> Result<&str, UnknownVariable> {
-        self.0.get(name).map(String::as_str).ok_or_else(|| UnknownVariable {
-            name: name.to_owned(),
-            known: self.0.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
-        })
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| UnknownVariable {
+                name: name.to_owned(),
+                known: self
+                    .0
+                    .keys()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
     }
 }
 
@@ -207,21 +230,43 @@ mod tests {
         let template: Template = "a {{ hostname }}{{site}} }} {x}\n".parse().unwrap();
         let values = variables(&[("hostname", "{{site}}"), ("site", "hq")]);
         assert_eq!(template.render(&values).unwrap(), "a {{site}}hq }} {x}\n");
-        assert_eq!(template.variables().collect::<Vec<_>>(), ["hostname", "site"]);
+        assert_eq!(
+            template.variables().collect::<Vec<_>>(),
+            ["hostname", "site"]
+        );
     }
 
     #[test]
     fn an_unknown_name_is_an_error_that_lists_the_known() {
         let template: Template = "{{hostnme}}".parse().unwrap();
-        let err = template.render(&variables(&[("hostname", "x"), ("site", "y")])).unwrap_err();
-        assert_eq!(err.to_string(), "no value for `{{hostnme}}`; known: hostname, site");
+        let err = template
+            .render(&variables(&[("hostname", "x"), ("site", "y")]))
+            .unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "no value for `{{hostnme}}`; known: hostname, site"
+        );
     }
 
     #[test]
     fn bad_syntax_says_the_line() {
-        assert_eq!("a\n{{x\n}}".parse::<Template>(), Err(TemplateError::Open { line: 2 }));
-        for bad in ["{{}}", "{{X}}", "{{a b}}", "{{#if a}}", "{{a|upper}}", "{{{{a}}}}", "{{1}}"] {
-            assert!(matches!(bad.parse::<Template>(), Err(TemplateError::Name { .. })), "{bad}");
+        assert_eq!(
+            "a\n{{x\n}}".parse::<Template>(),
+            Err(TemplateError::Open { line: 2 })
+        );
+        for bad in [
+            "{{}}",
+            "{{X}}",
+            "{{a b}}",
+            "{{#if a}}",
+            "{{a|upper}}",
+            "{{{{a}}}}",
+            "{{1}}",
+        ] {
+            assert!(
+                matches!(bad.parse::<Template>(), Err(TemplateError::Name { .. })),
+                "{bad}"
+            );
         }
     }
 

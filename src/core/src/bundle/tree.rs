@@ -79,7 +79,9 @@ pub enum TreeError<E> {
         found: String,
     },
     /// The content is not what the configuration says.
-    #[error("`{path}` in the content tree is not what the configuration names: expected {expected}, found {found}")]
+    #[error(
+        "`{path}` in the content tree is not what the configuration names: expected {expected}, found {found}"
+    )]
     Digest {
         /// The file.
         path: RelPath,
@@ -159,7 +161,10 @@ impl<'a> Unpacker<'a> {
         self.current = self.entries.next();
         self.state = match self.current {
             Some(_) => State::Header,
-            None => State::Zeros { left: TRAILER.len(), last: true },
+            None => State::Zeros {
+                left: TRAILER.len(),
+                last: true,
+            },
         };
     }
 
@@ -176,7 +181,10 @@ impl<'a> Unpacker<'a> {
         };
         if self.block != header(entry) {
             let found = entry_name(&self.block);
-            return Err(TreeError::Entry { expected: entry.path.clone(), found });
+            return Err(TreeError::Entry {
+                expected: entry.path.clone(),
+                found,
+            });
         }
         self.block.clear();
         sink(Event::Begin(entry)).map_err(TreeError::Sink)?;
@@ -212,7 +220,11 @@ impl<'a> Unpacker<'a> {
     ) -> Result<(), TreeError<E>> {
         let found = std::mem::take(&mut self.hasher).finish();
         if found != entry.digest {
-            return Err(TreeError::Digest { path: entry.path.clone(), expected: entry.digest, found });
+            return Err(TreeError::Digest {
+                path: entry.path.clone(),
+                expected: entry.digest,
+                found,
+            });
         }
         sink(Event::End(entry)).map_err(TreeError::Sink)?;
         match padding(entry.size) {
@@ -222,7 +234,12 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn zeros<'b, E>(&mut self, bytes: &'b [u8], left: usize, last: bool) -> Result<&'b [u8], TreeError<E>> {
+    fn zeros<'b, E>(
+        &mut self,
+        bytes: &'b [u8],
+        left: usize,
+        last: bool,
+    ) -> Result<&'b [u8], TreeError<E>> {
         let (taken, rest) = bytes.split_at(left.min(bytes.len()));
         if taken.iter().any(|&byte| byte != 0) {
             return Err(TreeError::Extra);
@@ -237,7 +254,12 @@ impl<'a> Unpacker<'a> {
 }
 
 fn entry_name(block: &[u8]) -> String {
-    let name = block.get(..100).unwrap_or_default().split(|&byte| byte == 0).next().unwrap_or_default();
+    let name = block
+        .get(..100)
+        .unwrap_or_default()
+        .split(|&byte| byte == 0)
+        .next()
+        .unwrap_or_default();
     let kind = block.get(156).copied().unwrap_or_default();
     let text = shown(&String::from_utf8_lossy(name));
     match kind {
@@ -274,7 +296,11 @@ mod tests {
         out
     }
 
-    fn unpack(files: &[(FileEntry, Vec<u8>)], bytes: &[u8], step: usize) -> Result<Vec<Vec<u8>>, TreeError<Infallible>> {
+    fn unpack(
+        files: &[(FileEntry, Vec<u8>)],
+        bytes: &[u8],
+        step: usize,
+    ) -> Result<Vec<Vec<u8>>, TreeError<Infallible>> {
         let mut unpacker = Unpacker::new(files.iter().map(|(entry, _)| entry).collect());
         let mut found: Vec<Vec<u8>> = Vec::new();
         for piece in bytes.chunks(step.max(1)) {
@@ -324,13 +350,28 @@ mod tests {
     fn missing_and_extra_entries_are_refused() {
         let files = sample();
         let good = pack(&files);
-        assert_eq!(unpack(&files, &good[..good.len() - 1], 64), Err(TreeError::Short));
-        assert_eq!(unpack(&files, &[good.as_slice(), &[0]].concat(), 64), Err(TreeError::Extra));
-        assert!(matches!(unpack(&files[..2], &good, 64), Err(TreeError::Extra)));
-        assert!(matches!(unpack(&files, &pack(&files[1..]), 64), Err(TreeError::Entry { .. })));
+        assert_eq!(
+            unpack(&files, &good[..good.len() - 1], 64),
+            Err(TreeError::Short)
+        );
+        assert_eq!(
+            unpack(&files, &[good.as_slice(), &[0]].concat(), 64),
+            Err(TreeError::Extra)
+        );
+        assert!(matches!(
+            unpack(&files[..2], &good, 64),
+            Err(TreeError::Extra)
+        ));
+        assert!(matches!(
+            unpack(&files, &pack(&files[1..]), 64),
+            Err(TreeError::Entry { .. })
+        ));
         let mut content = good.clone();
         content[600] ^= 1;
-        assert!(matches!(unpack(&files, &content, 64), Err(TreeError::Digest { .. })));
+        assert!(matches!(
+            unpack(&files, &content, 64),
+            Err(TreeError::Digest { .. })
+        ));
     }
 
     proptest! {

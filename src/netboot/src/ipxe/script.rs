@@ -126,7 +126,7 @@ impl BootDecision {
             Self::Agent(agent) => write_agent(&mut text, settings, agent, firmware),
             Self::OwnDisk { why } => {
                 say(&mut text, &format!("{why}; starting its own disk"));
-                write_own_disk(&mut text, firmware);
+                write_own_disk(&mut text, settings, firmware);
             }
             Self::Hold { message, seconds } => {
                 write_hold(&mut text, settings, message, (*seconds).max(1));
@@ -244,7 +244,7 @@ fn write_failure(text: &mut String, settings: &ScriptSettings, firmware: Option<
     match settings.on_failure {
         OnFailure::OwnDisk => {
             say(text, "giving up; starting its own disk");
-            write_own_disk(text, firmware);
+            write_own_disk(text, settings, firmware);
         }
         OnFailure::Shell => {
             say(text, "giving up; this is the shell of iPXE, exit leaves it");
@@ -253,26 +253,25 @@ fn write_failure(text: &mut String, settings: &ScriptSettings, firmware: Option<
     }
 }
 
-/// BIOS: the first disk, as the ROM would; where that fails, back to the ROM,
-/// which tries its next device. UEFI: back to the firmware's boot order; status
-/// 1, because after a success EDK2 shows its menu instead of going on.
-fn write_own_disk(text: &mut String, firmware: Option<Firmware>) {
-    let bios = ["sanboot --no-describe --drive 0x80 ||"];
+/// The program that finds the loader on a UEFI machine's own disk, below `/boot/`.
+const OWN_DISK_EFI: &str = "local.efi";
+
+/// BIOS: the first disk, as the ROM would. UEFI: a program that finds the disk's
+/// loader, because firmware goes on with its next *network* entry when iPXE
+/// ends: OVMF asks for HTTP Boot then and is back here, or sits for a minute.
+/// Where that fails, back to the firmware; with status 1, because after a
+/// success EDK2 shows its menu instead of going on.
+fn write_own_disk(text: &mut String, settings: &ScriptSettings, firmware: Option<Firmware>) {
+    let bios = "sanboot --no-describe --drive 0x80 ||".to_owned();
+    let efi = format!("chain {}/boot/{OWN_DISK_EFI} ||", super::http_origin(settings.http));
     match firmware {
-        Some(Firmware::Efi) => (),
-        Some(Firmware::Bios) => lines(text, &bios),
+        Some(Firmware::Efi) => lines(text, &[&efi]),
+        Some(Firmware::Bios) => lines(text, &[&bios]),
         None => {
-            lines(text, &["iseq ${platform} efi && goto leave ||"]);
-            lines(text, &bios);
-            lines(text, &[":leave"]);
+            lines(text, &["iseq ${platform} efi && goto efi ||", &bios, "goto leave", ":efi", &efi, ":leave"]);
         }
     }
-    if firmware != Some(Firmware::Efi) {
-        say(
-            text,
-            "going back to the firmware, which tries its next boot device",
-        );
-    }
+    say(text, "going back to the firmware, which tries its next boot device");
     lines(text, &["exit 1"]);
 }
 

@@ -73,7 +73,8 @@ fn the_own_disk_is_booted_as_the_firmware_wants_it() {
     };
     let efi = own.script(&settings(), "x", Some(Firmware::Efi));
     assert!(
-        efi.ends_with("provisioned as LAB-7; starting its own disk\nexit 1\n"),
+        efi.contains("starting its own disk\nchain http://10.77.0.1:8080/boot/local.efi ||\n")
+            && efi.ends_with("exit 1\n"),
         "{efi}"
     );
     let bios = own.script(&settings(), "x", Some(Firmware::Bios));
@@ -81,8 +82,8 @@ fn the_own_disk_is_booted_as_the_firmware_wants_it() {
         bios.contains("\nsanboot --no-describe --drive 0x80 ||\n") && bios.ends_with("exit 1\n")
     );
     let unknown = own.script(&settings(), "x", None);
-    assert!(unknown.contains("iseq ${platform} efi && goto leave ||\nsanboot"));
-    assert!(unknown.contains("\n:leave\n"));
+    assert!(unknown.contains("iseq ${platform} efi && goto efi ||\nsanboot"));
+    assert!(unknown.contains("\ngoto leave\n:efi\nchain ") && unknown.contains("\n:leave\n"));
 }
 
 #[test]

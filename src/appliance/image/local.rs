@@ -1,0 +1,65 @@
+//! `local.efi`: starts the system on a UEFI machine's own disk. A GRUB image
+//! made by Debian's `grub-mkimage` with our script inside.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::ImageError;
+
+/// The file's name in the boot folder.
+pub(super) const NAME: &str = "local.efi";
+
+const SCRIPT: &str = include_str!("../../../image/local.cfg");
+
+/// What the script uses, and the partition tables and file system of disks that
+/// UEFI boots from.
+const MODULES: [&str; 15] = [
+    "part_gpt", "part_msdos", "fat", "chain", "search", "search_fs_file", "normal", "test", "minicmd", "echo",
+    "memdisk", "tar", "configfile", "sleep", "boot",
+];
+
+/// Builds it. The same GRUB gives the same bytes.
+pub(super) fn build() -> Result<Vec<u8>, ImageError> {
+    let folder = tempfile::tempdir().map_err(ImageError::at(&std::env::temp_dir()))?;
+    let (memdisk, out) = (folder.path().join("memdisk.tar"), folder.path().join(NAME));
+    // An embedded configuration (-c) is read by GRUB's rescue parser, which has
+    // no `if`; one found in a memory disk is read by the normal one.
+    std::fs::write(&memdisk, tar_of_script().map_err(ImageError::at(&memdisk))?).map_err(ImageError::at(&memdisk))?;
+    run(&memdisk, &out)?;
+    std::fs::read(&out).map_err(ImageError::at(&out))
+}
+
+fn run(memdisk: &Path, out: &Path) -> Result<(), ImageError> {
+    let mut command = Command::new("grub-mkimage");
+    command.args(["--format", "x86_64-efi", "--prefix", "(memdisk)/boot/grub", "--memdisk"]).arg(memdisk);
+    command.arg("--output").arg(out).args(MODULES);
+    let failed = |reason: String| ImageError::NoGrub { reason };
+    let output = command.output().map_err(|error| failed(format!("grub-mkimage: {error}")))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(failed(String::from_utf8_lossy(&output.stderr).trim().chars().take(300).collect()))
+    }
+}
+
+fn tar_of_script() -> std::io::Result<Vec<u8>> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(SCRIPT.len() as u64);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(&mut header, "boot/grub/grub.cfg", SCRIPT.as_bytes())?;
+    archive.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_bytes_each_time() {
+        let (first, second) = (build().unwrap(), build().unwrap());
+        assert_eq!(first, second);
+        assert!(first.starts_with(b"MZ") && first.len() < 2 << 20);
+    }
+}
