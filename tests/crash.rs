@@ -18,7 +18,10 @@ fn rounds() -> u32 {
 #[test]
 fn acknowledged_leases_survive_kill_9() {
     let (net, site) = (Net::new(), TestSite::new());
-    site.edit_settings("pool = \"10.77.0.128-10.77.0.254\"", "pool = \"10.77.0.10-10.77.0.250\"");
+    site.edit_settings(
+        "pool = \"10.77.0.128-10.77.0.254\"",
+        "pool = \"10.77.0.10-10.77.0.250\"",
+    );
     let mut held: HashMap<[u8; 6], Ipv4Addr> = HashMap::new();
     let mut killed_in_flight = 0;
     for round in 0..rounds() {
@@ -48,7 +51,10 @@ fn acknowledged_leases_survive_kill_9() {
             held.insert(mac, ip);
         }
     }
-    assert!(killed_in_flight > 0, "no kill fell into an exchange: the test proves nothing");
+    assert!(
+        killed_in_flight > 0,
+        "no kill fell into an exchange: the test proves nothing"
+    );
     let _appliance = Appliance::start(&net, &site.dir());
     let sample: Vec<([u8; 6], Ipv4Addr)> = held.iter().map(|(m, i)| (*m, *i)).take(40).collect();
     for (mac, ip) in sample {

@@ -20,59 +20,122 @@ fn a_stock_client_gets_an_address_and_files() {
     // busybox's client, with a script that only notes the address.
     let script = work.join("bound");
     fs::write(&script, "#!/bin/sh\n[ \"$1\" = bound ] && ip address add $ip/$mask dev $interface && echo \"bound $ip $lease\"\nexit 0\n").unwrap();
-    Command::new("chmod").arg("+x").arg(&script).status().unwrap();
+    Command::new("chmod")
+        .arg("+x")
+        .arg(&script)
+        .status()
+        .unwrap();
     let mut udhcpc = net.in_client("busybox");
-    udhcpc.args(["udhcpc", "-i", "dev0", "-n", "-q", "-t", "5", "-T", "1", "-s"]).arg(&script);
+    udhcpc
+        .args([
+            "udhcpc", "-i", "dev0", "-n", "-q", "-t", "5", "-T", "1", "-s",
+        ])
+        .arg(&script);
     let text = succeeded("udhcpc", &udhcpc.output().unwrap());
-    assert!(text.contains("bound 10.77.0.1") && text.contains(" 3600"), "{text}");
+    assert!(
+        text.contains("bound 10.77.0.1") && text.contains(" 3600"),
+        "{text}"
+    );
     appliance.wait_for("REQUEST -> ACK");
 
     let fetched = work.join("fetched");
     let curl = |arguments: &[&str]| {
         let mut command = net.in_client("curl");
-        command.args(["-s", "-S", "--max-time", "10", "-o"]).arg(&fetched).args(["-w", "%{http_code} %{size_download}"]);
+        command
+            .args(["-s", "-S", "--max-time", "10", "-o"])
+            .arg(&fetched)
+            .args(["-w", "%{http_code} %{size_download}"]);
         succeeded("curl", &command.args(arguments).output().unwrap())
     };
     assert_eq!(curl(&["http://10.77.0.1/boot/pattern.bin"]), "200 1234567");
     assert_eq!(fs::read(&fetched).unwrap(), pattern(1_234_567));
-    assert_eq!(curl(&["http://10.77.0.1//boot//pattern.bin"]), "200 1234567", "firmware doubles slashes");
-    assert_eq!(curl(&["-r", "1000000-1000009", "http://10.77.0.1/boot/pattern.bin"]), "206 10");
-    assert_eq!(fs::read(&fetched).unwrap(), &pattern(1_234_567)[1_000_000..1_000_010]);
+    assert_eq!(
+        curl(&["http://10.77.0.1//boot//pattern.bin"]),
+        "200 1234567",
+        "firmware doubles slashes"
+    );
+    assert_eq!(
+        curl(&["-r", "1000000-1000009", "http://10.77.0.1/boot/pattern.bin"]),
+        "206 10"
+    );
+    assert_eq!(
+        fs::read(&fetched).unwrap(),
+        &pattern(1_234_567)[1_000_000..1_000_010]
+    );
     assert!(curl(&["-I", "http://10.77.0.1/boot/pattern.bin"]).starts_with("200 "));
 
     let tftp_file = work.join("by-tftp");
     let mut tftp = net.in_client("busybox");
-    tftp.args(["tftp", "-g", "-b", "1428", "-l"]).arg(&tftp_file).args(["-r", "pattern.bin", "10.77.0.1"]);
+    tftp.args(["tftp", "-g", "-b", "1428", "-l"])
+        .arg(&tftp_file)
+        .args(["-r", "pattern.bin", "10.77.0.1"]);
     succeeded("tftp", &tftp.output().unwrap());
     assert_eq!(fs::read(&tftp_file).unwrap(), pattern(1_234_567));
 
-    let boot = curl(&["http://10.77.0.1/ipxe?mac=52:54:00:00:00:01&serialx=41424331323334&platform=pcbios"]);
+    let boot = curl(&[
+        "http://10.77.0.1/ipxe?mac=52:54:00:00:00:01&serialx=41424331323334&platform=pcbios",
+    ]);
     assert!(boot.starts_with("200 "), "{boot}");
     let text = fs::read_to_string(&fetched).unwrap();
-    assert!(text.starts_with("#!ipxe\n") && text.contains("kernel http://10.77.0.1/boot/vmlinuz"), "{text}");
+    assert!(
+        text.starts_with("#!ipxe\n") && text.contains("kernel http://10.77.0.1/boot/vmlinuz"),
+        "{text}"
+    );
 }
 
 #[test]
 fn paths_stay_in_their_tree() {
     let (net, site) = (Net::new(), TestSite::new());
-    std::os::unix::fs::symlink(site.dir().join("keys/grant.pem"), site.dir().join("boot/link")).unwrap();
+    std::os::unix::fs::symlink(
+        site.dir().join("keys/grant.pem"),
+        site.dir().join("boot/link"),
+    )
+    .unwrap();
     let _appliance = Appliance::start(&net, &site.dir());
     net.address_client();
     for path in [
-        "/boot/../keys/grant.pem", "/boot/%2e%2e/keys/grant.pem", "/boot/..%2fkeys/grant.pem", "/boot/link",
-        "/keys/grant.pem", "/boot/", "/", "/tuf/../keys/grant.pem", "/boot/.hidden", "/blobs/sha256/../../keys/tls.pem",
+        "/boot/../keys/grant.pem",
+        "/boot/%2e%2e/keys/grant.pem",
+        "/boot/..%2fkeys/grant.pem",
+        "/boot/link",
+        "/keys/grant.pem",
+        "/boot/",
+        "/",
+        "/tuf/../keys/grant.pem",
+        "/boot/.hidden",
+        "/blobs/sha256/../../keys/tls.pem",
     ] {
         let output = net
             .in_client("curl")
-            .args(["-s", "--path-as-is", "--max-time", "5", "-w", "%{http_code}", &format!("http://10.77.0.1{path}")])
+            .args([
+                "-s",
+                "--path-as-is",
+                "--max-time",
+                "5",
+                "-w",
+                "%{http_code}",
+                &format!("http://10.77.0.1{path}"),
+            ])
             .output()
             .unwrap();
         let text = succeeded(path, &output);
-        assert!(text.ends_with("404") || text.ends_with("400"), "{path}: {text}");
+        assert!(
+            text.ends_with("404") || text.ends_with("400"),
+            "{path}: {text}"
+        );
         assert!(!text.contains("PRIVATE"), "{path}");
     }
-    for path in ["../keys/grant.pem", "/../keys/grant.pem", "..\\keys\\grant.pem", "link"] {
-        let output = net.in_client("busybox").args(["tftp", "-g", "-l", "/dev/null", "-r", path, "10.77.0.1"]).output().unwrap();
+    for path in [
+        "../keys/grant.pem",
+        "/../keys/grant.pem",
+        "..\\keys\\grant.pem",
+        "link",
+    ] {
+        let output = net
+            .in_client("busybox")
+            .args(["tftp", "-g", "-l", "/dev/null", "-r", path, "10.77.0.1"])
+            .output()
+            .unwrap();
         assert!(!output.status.success(), "{path} must not be served");
     }
 }
@@ -83,24 +146,53 @@ fn tls_is_1_3_and_errors_are_named() {
     let _appliance = Appliance::start(&net, &site.dir());
     net.address_client();
     let curl = |arguments: &[&str]| {
-        net.in_client("curl").args(["-s", "-k", "--max-time", "5", "-w", " %{http_code}"]).args(arguments).output().unwrap()
+        net.in_client("curl")
+            .args(["-s", "-k", "--max-time", "5", "-w", " %{http_code}"])
+            .args(arguments)
+            .output()
+            .unwrap()
     };
     let old = curl(&["--tls-max", "1.2", "https://10.77.0.1/v1/enroll/start"]);
     assert!(!old.status.success(), "TLS 1.2 is refused");
     let digest = format!("sha256:{}", "0".repeat(64));
-    let start = |body: &str| succeeded("curl", &curl(&["-d", body, "https://10.77.0.1/v1/enroll/start"]));
+    let start = |body: &str| {
+        succeeded(
+            "curl",
+            &curl(&["-d", body, "https://10.77.0.1/v1/enroll/start"]),
+        )
+    };
     let good = start(&format!("{{\"commitment\":\"{digest}\"}}"));
-    assert!(good.contains("\"challenge\":") && good.ends_with(" 200"), "{good}");
-    assert_eq!(good, start(&format!("{{\"commitment\":\"{digest}\"}}")), "one challenge per commitment");
+    assert!(
+        good.contains("\"challenge\":") && good.ends_with(" 200"),
+        "{good}"
+    );
+    assert_eq!(
+        good,
+        start(&format!("{{\"commitment\":\"{digest}\"}}")),
+        "one challenge per commitment"
+    );
     let bad = start("{\"comitment\":1}");
-    assert!(bad.contains("\"code\":\"malformed\"") && bad.ends_with(" 400"), "{bad}");
+    assert!(
+        bad.contains("\"code\":\"malformed\"") && bad.ends_with(" 400"),
+        "{bad}"
+    );
     let unsigned = succeeded("curl", &curl(&["https://10.77.0.1/v1/enroll/decision"]));
-    assert!(unsigned.contains("\"code\":\"no-session\"") && unsigned.ends_with(" 401"), "{unsigned}");
+    assert!(
+        unsigned.contains("\"code\":\"no-session\"") && unsigned.ends_with(" 401"),
+        "{unsigned}"
+    );
     let large = "x".repeat(300_000);
     let body = site.folder.path().join("large");
     fs::write(&body, large).unwrap();
     let data = format!("@{}", body.display());
-    let refused = succeeded("curl", &curl(&["--data-binary", &data, "https://10.77.0.1/v1/enroll/request"]));
+    let refused = succeeded(
+        "curl",
+        &curl(&[
+            "--data-binary",
+            &data,
+            "https://10.77.0.1/v1/enroll/request",
+        ]),
+    );
     assert!(refused.ends_with(" 413"), "{refused}");
 }
 
@@ -112,19 +204,32 @@ fn a_port_in_use_is_one_clear_line() {
     let mut second = Appliance::spawn(&net, &other.dir());
     let (code, log) = second.end();
     assert_eq!(code, Some(1), "{log}");
-    let line = log.lines().find(|line| line.starts_with("groundcrew: ")).unwrap();
-    assert!(line.contains("cannot bind") && line.contains("in use"), "{line}");
+    let line = log
+        .lines()
+        .find(|line| line.starts_with("groundcrew: "))
+        .unwrap();
+    assert!(
+        line.contains("cannot bind") && line.contains("in use"),
+        "{line}"
+    );
     let mut same_site = Appliance::spawn(&net, &site.dir());
     let (code, log) = same_site.end();
     assert_eq!(code, Some(1));
-    assert!(log.contains("another groundcrew works on this site"), "{log}");
+    assert!(
+        log.contains("another groundcrew works on this site"),
+        "{log}"
+    );
     drop(first);
 }
 
 #[test]
 fn without_the_right_it_says_so() {
     let (net, site) = (Net::new(), TestSite::new());
-    Command::new("chown").args(["-R", "65534:65534"]).arg(site.folder.path()).status().unwrap();
+    Command::new("chown")
+        .args(["-R", "65534:65534"])
+        .arg(site.folder.path())
+        .status()
+        .unwrap();
     // The build folder may be closed to that user.
     let program = site.folder.path().join("groundcrew");
     fs::copy(GROUNDCREW, &program).unwrap();
@@ -138,8 +243,14 @@ fn without_the_right_it_says_so() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    let line = text.lines().find(|line| line.starts_with("groundcrew: ")).unwrap_or_else(|| panic!("{text}"));
-    assert!(line.contains("not permitted") || line.contains("denied"), "{line}");
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("groundcrew: "))
+        .unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        line.contains("not permitted") || line.contains("denied"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -157,7 +268,11 @@ fn sigterm_ends_it_in_order() {
 fn commands_reach_a_running_appliance() {
     let (net, site) = (Net::new(), TestSite::new());
     let csv = site.folder.path().join("devices.csv");
-    fs::write(&csv, "QEMU,Standard PC,LAB-0001\nQEMU,Standard PC,LAB-0002\n").unwrap();
+    fs::write(
+        &csv,
+        "QEMU,Standard PC,LAB-0001\nQEMU,Standard PC,LAB-0002\n",
+    )
+    .unwrap();
     let import = |dry: &[&str]| {
         let mut arguments = vec!["device", "import", csv.to_str().unwrap()];
         arguments.extend(dry);
@@ -196,7 +311,12 @@ fn noise_is_dropped_and_service_goes_on() {
             let dhcp = round % 2 == 0;
             if dhcp && length > 244 {
                 // Close enough to a DISCOVER to get past the first looks; hlen hostile.
-                packet[..4].copy_from_slice(&[1, 1, if round % 3 == 0 { 6 } else { next() as u8 }, 0]);
+                packet[..4].copy_from_slice(&[
+                    1,
+                    1,
+                    if round % 3 == 0 { 6 } else { next() as u8 },
+                    0,
+                ]);
                 packet[236..243].copy_from_slice(&[99, 130, 83, 99, 53, 1, 1]);
             } else if length > 4 {
                 packet[..2].copy_from_slice(&[0, (next() % 7) as u8]);
@@ -205,11 +325,27 @@ fn noise_is_dropped_and_service_goes_on() {
             let _ = socket.send_to(&packet, to);
         }
     });
-    let output = net.in_client("curl").args(["-s", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_code}", "http://10.77.0.1/boot/pattern.bin"]).output().unwrap();
+    let output = net
+        .in_client("curl")
+        .args([
+            "-s",
+            "--max-time",
+            "10",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "http://10.77.0.1/boot/pattern.bin",
+        ])
+        .output()
+        .unwrap();
     assert_eq!(succeeded("curl", &output), "200");
     assert!(appliance.child.try_wait().unwrap().is_none(), "still there");
     let after = appliance.memory_kib();
-    assert!(after < before + 16 * 1024, "memory grew from {before} to {after} KiB");
+    assert!(
+        after < before + 16 * 1024,
+        "memory grew from {before} to {after} KiB"
+    );
     let reply = net.on_client(|| common::dhcp::lease([2, 0, 0, 0, 0, 9], Duration::from_secs(10)));
     assert!(reply.is_some(), "DHCP still answers");
     appliance.signal(Signal::SIGTERM);

@@ -28,7 +28,8 @@ impl Access {
 /// Replaces `path` with `bytes`.
 pub fn write(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let temporary = beside(path);
-    let result = write_synced(&temporary, bytes, access).and_then(|()| fs::rename(&temporary, path));
+    let result =
+        write_synced(&temporary, bytes, access).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         // The write failed; a stray temporary file is all that could be left.
         let _ = fs::remove_file(&temporary);
@@ -40,21 +41,29 @@ pub fn write(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
 /// Creates `path` with `bytes`; an existing file is an error, never replaced.
 pub fn create(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let temporary = beside(path);
-    let result = write_synced(&temporary, bytes, access).and_then(|()| fs::hard_link(&temporary, path));
+    let result =
+        write_synced(&temporary, bytes, access).and_then(|()| fs::hard_link(&temporary, path));
     let _ = fs::remove_file(&temporary);
     result?;
     sync_folder_of(path)
 }
 
 fn write_synced(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(access.mode())
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 /// Makes a rename or a new entry in `path`'s folder outlast a power cut.
 pub fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
@@ -77,7 +86,10 @@ mod tests {
         write(&path, b"one", Access::Public).unwrap();
         write(&path, b"two", Access::Secret).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -86,7 +98,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         create(&path, b"one", Access::Secret).unwrap();
-        assert_eq!(create(&path, b"two", Access::Secret).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            create(&path, b"two", Access::Secret).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

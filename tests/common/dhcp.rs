@@ -12,7 +12,9 @@ pub fn socket() -> UdpSocket {
     socket.set_reuse_address(true).unwrap();
     socket.bind_device(Some(b"dev0")).unwrap();
     socket.set_broadcast(true).unwrap();
-    socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68).into()).unwrap();
+    socket
+        .bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68).into())
+        .unwrap();
     socket.into()
 }
 
@@ -23,7 +25,15 @@ pub fn packet(mac: [u8; 6], xid: u32, request: Option<Ipv4Addr>) -> Vec<u8> {
     packet[4..8].copy_from_slice(&xid.to_be_bytes());
     packet[10] = 0x80;
     packet[28..34].copy_from_slice(&mac);
-    packet.extend([99, 130, 83, 99, 53, 1, if request.is_some() { 3 } else { 1 }]);
+    packet.extend([
+        99,
+        130,
+        83,
+        99,
+        53,
+        1,
+        if request.is_some() { 3 } else { 1 },
+    ]);
     if let Some(ip) = request {
         packet.extend([50, 4]);
         packet.extend(ip.octets());
@@ -61,9 +71,14 @@ pub fn lease(mac: [u8; 6], patience: Duration) -> Option<Ipv4Addr> {
         let to = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
         let _ = socket.send_to(&packet(mac, xid, request), to);
         let round = Instant::now() + Duration::from_millis(500);
-        while let Some(left) = round.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
+        while let Some(left) = round
+            .checked_duration_since(Instant::now())
+            .filter(|d| !d.is_zero())
+        {
             socket.set_read_timeout(Some(left)).unwrap();
-            let Ok((length, _)) = socket.recv_from(&mut buffer) else { break };
+            let Ok((length, _)) = socket.recv_from(&mut buffer) else {
+                break;
+            };
             match reply(&buffer[..length]) {
                 Some((2, found, ip)) if found == xid && request.is_none() => {
                     request = Some(ip);

@@ -26,9 +26,19 @@ pub struct Net {
 impl Net {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces: run them as root");
-        let tag = format!("gct{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let net = Self { server: format!("{tag}s"), client: format!("{tag}c") };
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make network namespaces: run them as root"
+        );
+        let tag = format!(
+            "gct{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let net = Self {
+            server: format!("{tag}s"),
+            client: format!("{tag}c"),
+        };
         let (s, c) = (&net.server, &net.client);
         for line in [
             format!("netns add {s}"),
@@ -55,7 +65,18 @@ impl Net {
 
     /// Gives the client an address, for tests that do not start with DHCP.
     pub fn address_client(&self) {
-        run("ip", ["-n", &self.client, "address", "add", "10.77.0.2/24", "dev", "dev0"]);
+        run(
+            "ip",
+            [
+                "-n",
+                &self.client,
+                "address",
+                "add",
+                "10.77.0.2/24",
+                "dev",
+                "dev0",
+            ],
+        );
     }
 
     /// Runs `work` on a thread inside the client's namespace.
@@ -72,7 +93,9 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for namespace in [&self.server, &self.client] {
-            let _ = Command::new("ip").args(["netns", "delete", namespace]).status();
+            let _ = Command::new("ip")
+                .args(["netns", "delete", namespace])
+                .status();
         }
     }
 }
@@ -84,12 +107,18 @@ fn in_namespace(namespace: &str, program: &str) -> Command {
 }
 
 pub fn run<'a>(program: &str, arguments: impl IntoIterator<Item = &'a str>) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}"));
     succeeded(program, &output)
 }
 
 pub fn succeeded(what: &str, output: &Output) -> String {
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "{what} failed:\n{out}{err}");
     out.into_owned()
 }
@@ -106,7 +135,14 @@ impl TestSite {
         let output = Command::new(GROUNDCREW)
             .arg("init")
             .arg(&dir)
-            .args(["--org", "Test", "--address", "10.77.0.1/24", "--interface", "gc0"])
+            .args([
+                "--org",
+                "Test",
+                "--address",
+                "10.77.0.1/24",
+                "--interface",
+                "gc0",
+            ])
             .output()
             .unwrap();
         succeeded("init", &output);
@@ -131,13 +167,20 @@ impl TestSite {
     }
 
     pub fn groundcrew(&self, arguments: &[&str]) -> Output {
-        Command::new(GROUNDCREW).args(arguments).arg("--site").arg(self.dir()).output().unwrap()
+        Command::new(GROUNDCREW)
+            .args(arguments)
+            .arg("--site")
+            .arg(self.dir())
+            .output()
+            .unwrap()
     }
 }
 
 /// Bytes that differ from place to place.
 pub fn pattern(length: usize) -> Vec<u8> {
-    (0..length as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    (0..length as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect()
 }
 
 /// `groundcrew serve`, running.
@@ -175,7 +218,11 @@ impl Appliance {
                 }
             }
         });
-        Self { child, log, seen: Vec::new() }
+        Self {
+            child,
+            log,
+            seen: Vec::new(),
+        }
     }
 
     /// Waits for a log line that holds `text`.
@@ -188,7 +235,10 @@ impl Appliance {
                         return line;
                     }
                 }
-                Err(error) => panic!("no {text:?} in the log ({error}):\n{}", self.seen.join("\n")),
+                Err(error) => panic!(
+                    "no {text:?} in the log ({error}):\n{}",
+                    self.seen.join("\n")
+                ),
             }
         }
     }
@@ -211,8 +261,14 @@ impl Appliance {
     /// Resident memory in KiB.
     pub fn memory_kib(&self) -> u64 {
         let mut text = String::new();
-        fs::File::open(format!("/proc/{}/status", self.child.id())).unwrap().read_to_string(&mut text).unwrap();
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        fs::File::open(format!("/proc/{}/status", self.child.id()))
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 }

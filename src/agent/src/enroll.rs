@@ -26,7 +26,8 @@ const REMIND: Duration = Duration::from_secs(60);
 /// forgets challenges when it restarts; it does not do so all the time.
 const MAX_RESTARTS: u32 = 20;
 
-/// The keys of this device, made at this start of the machine.
+/// The keys of this device, made at this start of the machine or, once they
+/// were granted something, found on its disk.
 pub struct Keys {
     /// Signs the request and the receipt.
     pub sign: SigningKey,
@@ -40,6 +41,14 @@ impl Keys {
             .map_err(|error| Failure::failed(format!("making a key: {error}"), ""))?;
         let seal = StaticSecret::from(random::bytes::<32>());
         Ok(Self { sign, seal })
+    }
+
+    /// Keys that lay on the disk: PKCS#8 PEM, and base64.
+    pub fn saved(sign: &[u8], seal: &[u8]) -> Option<Self> {
+        let sign = SigningKey::from_pem(sign).ok()?;
+        let seal = data_encoding::BASE64.decode(seal.trim_ascii()).ok()?;
+        let seal = StaticSecret::from(<[u8; 32]>::try_from(seal).ok()?);
+        Some(Self { sign, seal })
     }
 
     /// The key that secrets are sealed to.

@@ -267,3 +267,14 @@ fn a_grant_that_is_not_ours_is_refused() {
         assert_eq!(failure.kind, crate::failure::Kind::Refused);
     }
 }
+
+#[test]
+fn keys_from_the_disk_are_the_same_keys() {
+    let keys = Keys::generate().unwrap();
+    let (pem, seal) = (keys.sign.to_pem(), format!("{}\n", keys.seal_secret()));
+    let again = Keys::saved(pem.as_bytes(), seal.as_bytes()).unwrap();
+    assert_eq!(again.sign.public(), keys.sign.public());
+    assert_eq!(again.seal_key(), keys.seal_key());
+    assert!(Keys::saved(pem.as_bytes(), b"short").is_none());
+    assert!(Keys::saved(b"", seal.as_bytes()).is_none());
+}

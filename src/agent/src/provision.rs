@@ -39,6 +39,19 @@ pub(crate) struct Run<'a> {
     times: Vec<(&'static str, Duration)>,
 }
 
+/// Everything known before the device asks to be let in.
+struct Beginning {
+    /// What is to be provisioned. A machine without it is let in all the same:
+    /// then the appliance hears what is wrong, and not only who stands here.
+    installed: Result<Installed, Failure>,
+    trust: Trust,
+    public: Public,
+    api: Api,
+    report: HardwareReport,
+    /// The keys of an earlier start that was granted and did not end.
+    keys: Option<Keys>,
+}
+
 /// The device is let in: from here on there is somebody to tell.
 pub(crate) struct Admitted {
     api: Api,
@@ -103,25 +116,27 @@ impl Run<'_> {
 
     fn all(&mut self, loader: &Arc<Loader>) -> Result<(), Failure> {
         let beginning = self.beginning(loader);
-        let (installed, mut trust, public, api, report) = match beginning {
-            Ok(values) => values,
+        let mut begun = match beginning {
+            Ok(begun) => begun,
             Err(failure) => return Err(self.told(failure)),
         };
-        let admitted = match self.enroll(&mut trust, &api, &report) {
+        let keys = begun.keys.take();
+        let admitted = match self.enroll(&mut begun.trust, &begun.api, &begun.report, keys) {
             Ok(admitted) => admitted,
             Err(failure) => return Err(self.told(failure)),
         };
         let mut progress = work::Progress::default();
-        let result = self.work(
-            loader,
-            &installed,
-            &mut trust,
-            &public,
-            &admitted,
-            &mut progress,
-        );
+        let (installed, result) = match begun.installed {
+            Ok(installed) => {
+                let (trust, public) = (&mut begun.trust, &begun.public);
+                let result = self.work(loader, &installed, trust, public, &admitted, &mut progress);
+                (Some(installed), result)
+            }
+            Err(failure) => (None, Err(failure)),
+        };
         result.map_err(|failure| {
-            self.deliver_failure(&installed, &trust, &admitted, failure, progress)
+            let installed = installed.as_ref();
+            self.deliver_failure(installed, &begun.trust, &admitted, failure, progress)
         })
     }
 
@@ -135,14 +150,7 @@ impl Run<'_> {
     }
 
     /// Everything up to a connection to an appliance that we may believe.
-    #[allow(
-        clippy::type_complexity,
-        reason = "read once, in the line that calls it"
-    )]
-    fn beginning(
-        &mut self,
-        loader: &Arc<Loader>,
-    ) -> Result<(Installed, Trust, Public, Api, HardwareReport), Failure> {
+    fn beginning(&mut self, loader: &Arc<Loader>) -> Result<Beginning, Failure> {
         self.phase("network and disk");
         // The firmware's words first: they tell which machine the rest is about.
         self.show_hardware(&hardware::gather());
@@ -157,9 +165,13 @@ impl Run<'_> {
             .join()
             .map_err(|_| Failure::failed("looking at the disks broke off", ""))?;
         let network = self.show_network(network)?;
-        let installed = self.show_system(found)?;
-        if let Ok(mounted) = Mounted::system(&installed, Access::Untouched) {
+        let installed = self.show_system(found);
+        let mut keys = None;
+        if let Ok(installed) = &installed
+            && let Ok(mounted) = Mounted::system(installed, Access::Untouched)
+        {
             trust.remember(state::recall(mounted.root()));
+            keys = state::recall_keys(mounted.root());
         }
         self.phase("trust");
         let public = Public::new(network.server, args.http);
@@ -180,7 +192,15 @@ impl Run<'_> {
         let api = Api::new(network.server, args.https, charter.tls_key)
             .map_err(|error| Failure::failed(error, ""))?;
         // Now that disks and interfaces are there.
-        Ok((installed, trust, public, api, hardware::gather()))
+        let report = hardware::gather();
+        Ok(Beginning {
+            installed,
+            trust,
+            public,
+            api,
+            report,
+            keys,
+        })
     }
 
     fn show_hardware(&self, report: &HardwareReport) {
@@ -227,9 +247,13 @@ impl Run<'_> {
         trust: &mut Trust,
         api: &Api,
         report: &HardwareReport,
+        keys: Option<Keys>,
     ) -> Result<Admitted, Failure> {
         self.phase("enrollment");
-        let keys = Keys::generate()?;
+        let keys = match keys {
+            Some(keys) => keys,
+            None => Keys::generate()?,
+        };
         let watcher = ConsoleWatcher(self.console);
         let granted = enroll::enroll(api, trust.charter(), &keys, report, &watcher)?;
         let grant = &granted.grant;
@@ -282,7 +306,7 @@ impl Run<'_> {
     /// (log and failed receipt) and the screen.
     fn deliver_failure(
         &mut self,
-        installed: &Installed,
+        installed: Option<&Installed>,
         trust: &Trust,
         admitted: &Admitted,
         failure: Failure,
@@ -293,7 +317,9 @@ impl Run<'_> {
         if !progress.receipt_sent {
             self.send_failed_receipt(admitted, &failure, progress);
         }
-        if let Err(error) = self.save_log(installed, trust) {
+        if let Some(installed) = installed
+            && let Err(error) = self.save_log(installed, trust)
+        {
             self.say(&format!(
                 "note: the log could not be kept on the disk: {error}"
             ));

@@ -14,6 +14,9 @@ use crate::trust::Memory;
 pub const DIRECTORY: &str = "/var/lib/groundcrew";
 const MEMORY: &str = "trusted.json";
 const MAX_MEMORY: u64 = 16 << 20;
+const SIGN_KEY: &str = "sign.pem";
+const SEAL_KEY: &str = "seal.key";
+const MAX_KEY: u64 = 4096;
 
 /// What the disk remembers of trust; nothing, if there is nothing readable.
 pub fn recall(root: &Rooted) -> Memory {
@@ -22,6 +25,12 @@ pub fn recall(root: &Rooted) -> Memory {
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default()
+}
+
+/// The keys of an earlier start that was granted, if they lie here whole.
+pub fn recall_keys(root: &Rooted) -> Option<Keys> {
+    let read = |name| root.read(&format!("{DIRECTORY}/{name}"), MAX_KEY).ok();
+    Keys::saved(&read(SIGN_KEY)?, &read(SEAL_KEY)?)
 }
 
 /// The folder, open for writing.

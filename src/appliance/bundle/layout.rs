@@ -227,7 +227,7 @@ pub fn copy_blobs(
         let there = place.exists() && hash_blob(&place, blob, &mut |_| {}).is_ok();
         if !there {
             copy_blob(&layout.blob(&blob.digest), into, blob, &mut |bytes| {
-                progress(done + bytes, total)
+                progress(done + bytes, total);
             })?;
         }
         done += blob.size;

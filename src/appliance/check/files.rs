@@ -27,7 +27,11 @@ pub fn look(site: &Site, settings: &Settings) -> Vec<Finding> {
         }
         Err(error) => {
             let cure = "restore the folder `trust` from a backup; devices refuse a site without it";
-            findings.push(Finding::problem("trust metadata", format!("{error:#}"), cure));
+            findings.push(Finding::problem(
+                "trust metadata",
+                format!("{error:#}"),
+                cure,
+            ));
         }
     }
     findings
@@ -36,7 +40,11 @@ pub fn look(site: &Site, settings: &Settings) -> Vec<Finding> {
 fn keys(site: &Site) -> Finding {
     match SiteKeys::read(&site.keys_dir()) {
         Ok(_) => Finding::good("keys", "all there, and only for this user"),
-        Err(error) => Finding::problem("keys", format!("{error:#}"), "restore the folder `keys` from a backup"),
+        Err(error) => Finding::problem(
+            "keys",
+            format!("{error:#}"),
+            "restore the folder `keys` from a backup",
+        ),
     }
 }
 
@@ -50,7 +58,11 @@ fn boot_files(site: &Site) -> Finding {
         return Finding::good("boot files", "kernel, agent and loaders are there");
     }
     let cure = format!("groundcrew image build --site {}", site.dir().display());
-    Finding::problem("boot files", format!("missing: {}", missing.join(", ")), cure)
+    Finding::problem(
+        "boot files",
+        format!("missing: {}", missing.join(", ")),
+        cure,
+    )
 }
 
 fn freshness(repo: &Repo) -> Finding {
@@ -68,17 +80,32 @@ fn freshness(repo: &Repo) -> Finding {
         return Finding::warning(what, format!("HQ's signature expires at {offline}"), cure);
     }
     if online <= now {
-        return Finding::warning(what, format!("the site's own signature expired at {online}"), "`groundcrew serve` renews it by itself when it starts");
+        return Finding::warning(
+            what,
+            format!("the site's own signature expired at {online}"),
+            "`groundcrew serve` renews it by itself when it starts",
+        );
     }
-    Finding::good(what, format!("signed; HQ's part until {offline}, the site's own until {online}"))
+    Finding::good(
+        what,
+        format!("signed; HQ's part until {offline}, the site's own until {online}"),
+    )
 }
 
 fn profiles(site: &Site, settings: &Settings, repo: &Repo) -> Vec<Finding> {
     if settings.profiles.iter().len() == 0 {
         let cure = "add a [[profile]] to site.toml; config/site.toml shows one";
-        return vec![Finding::problem("profiles", "none, so no device can be given anything", cure)];
+        return vec![Finding::problem(
+            "profiles",
+            "none, so no device can be given anything",
+            cure,
+        )];
     }
-    settings.profiles.iter().map(|profile| bundle_of(site, profile, repo)).collect()
+    settings
+        .profiles
+        .iter()
+        .map(|profile| bundle_of(site, profile, repo))
+        .collect()
 }
 
 fn bundle_of(site: &Site, profile: &Profile, repo: &Repo) -> Finding {

@@ -16,7 +16,10 @@ pub fn served_now(site: &Site) -> bool {
 pub fn look(settings: &Settings, running: bool) -> Vec<Finding> {
     let mut findings = vec![interface(settings), clock()];
     if running {
-        findings.push(Finding::good("appliance", "serves this site right now; its ports are its own"));
+        findings.push(Finding::good(
+            "appliance",
+            "serves this site right now; its ports are its own",
+        ));
     } else {
         findings.extend(ports(settings));
     }
@@ -28,12 +31,29 @@ fn interface(settings: &Settings) -> Finding {
     let what = format!("interface {name}");
     let all: Vec<_> = match nix::ifaddrs::getifaddrs() {
         Ok(all) => all.collect(),
-        Err(error) => return Finding::problem(what, format!("cannot be listed: {error}"), "run this as root"),
+        Err(error) => {
+            return Finding::problem(
+                what,
+                format!("cannot be listed: {error}"),
+                "run this as root",
+            );
+        }
     };
-    let Some(flags) = all.iter().find(|i| i.interface_name == *name).map(|i| i.flags) else {
-        let mut names: Vec<_> = all.iter().map(|i| i.interface_name.clone()).filter(|n| n != "lo").collect();
+    let Some(flags) = all
+        .iter()
+        .find(|i| i.interface_name == *name)
+        .map(|i| i.flags)
+    else {
+        let mut names: Vec<_> = all
+            .iter()
+            .map(|i| i.interface_name.clone())
+            .filter(|n| n != "lo")
+            .collect();
         names.dedup();
-        let cure = format!("set `interface` in site.toml to one of: {}", names.join(", "));
+        let cure = format!(
+            "set `interface` in site.toml to one of: {}",
+            names.join(", ")
+        );
         return Finding::problem(what, "there is none of that name", cure);
     };
     if !flags.contains(InterfaceFlags::IFF_UP) {
@@ -41,7 +61,10 @@ fn interface(settings: &Settings) -> Finding {
     }
     let own = settings.address;
     let holds = all.iter().filter(|i| i.interface_name == *name).any(|i| {
-        i.address.as_ref().and_then(|a| a.as_sockaddr_in()).is_some_and(|a| a.ip() == own.address)
+        i.address
+            .as_ref()
+            .and_then(|a| a.as_sockaddr_in())
+            .is_some_and(|a| a.ip() == own.address)
     });
     if !holds {
         let found = format!("does not hold the site's address {}", own.address);
@@ -61,7 +84,11 @@ fn clock() -> Finding {
         Finding::good("clock", clock.to_string())
     } else {
         let found = format!("stands at {clock}, before this program was made ({floor})");
-        Finding::problem("clock", found, "set it: date -s '2026-11-22 21:40:00' with today's values")
+        Finding::problem(
+            "clock",
+            found,
+            "set it: date -s '2026-11-22 21:40:00' with today's values",
+        )
     }
 }
 
@@ -95,9 +122,11 @@ fn port(port: &str, service: &str, bound: std::io::Result<()>) -> Finding {
                 format!("this user may not bind it for {service}"),
                 "run as root, or by the unit in config/groundcrew.service",
             ),
-            std::io::ErrorKind::AddrNotAvailable => {
-                Finding::problem(what, "this machine does not hold the site's address", "see the interface above")
-            }
+            std::io::ErrorKind::AddrNotAvailable => Finding::problem(
+                what,
+                "this machine does not hold the site's address",
+                "see the interface above",
+            ),
             _ => Finding::problem(what, format!("{service} cannot bind it: {error}"), ""),
         },
     }

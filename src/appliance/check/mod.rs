@@ -38,15 +38,30 @@ pub struct Finding {
 
 impl Finding {
     fn good(what: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { level: Level::Good, what: what.into(), found: found.into(), cure: String::new() }
+        Self {
+            level: Level::Good,
+            what: what.into(),
+            found: found.into(),
+            cure: String::new(),
+        }
     }
 
     fn warning(what: impl Into<String>, found: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { level: Level::Warning, what: what.into(), found: found.into(), cure: cure.into() }
+        Self {
+            level: Level::Warning,
+            what: what.into(),
+            found: found.into(),
+            cure: cure.into(),
+        }
     }
 
     fn problem(what: impl Into<String>, found: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { level: Level::Problem, what: what.into(), found: found.into(), cure: cure.into() }
+        Self {
+            level: Level::Problem,
+            what: what.into(),
+            found: found.into(),
+            cure: cure.into(),
+        }
     }
 }
 
@@ -64,7 +79,8 @@ pub fn run(site: &Site, wire: Wire) -> Vec<Finding> {
     let settings = match site.settings() {
         Ok(settings) => settings,
         Err(error) => {
-            let cure = "mend site.toml as the message says; config/site.toml is an annotated sample";
+            let cure =
+                "mend site.toml as the message says; config/site.toml is an annotated sample";
             return vec![Finding::problem("site.toml", format!("{error:#}"), cure)];
         }
     };
@@ -94,8 +110,14 @@ pub fn render(findings: &[Finding]) -> String {
             let _ = writeln!(out, "         -> {}", wrapped(&finding.cure, 67, 12));
         }
     }
-    let problems = findings.iter().filter(|f| f.level == Level::Problem).count();
-    let warnings = findings.iter().filter(|f| f.level == Level::Warning).count();
+    let problems = findings
+        .iter()
+        .filter(|f| f.level == Level::Problem)
+        .count();
+    let warnings = findings
+        .iter()
+        .filter(|f| f.level == Level::Warning)
+        .count();
     let _ = match (problems, warnings) {
         (0, 0) => writeln!(out, "Everything is as it should be."),
         (0, warnings) => writeln!(out, "It will work; {warnings} to look at."),

@@ -46,7 +46,10 @@ fn servers(settings: &Settings) -> anyhow::Result<Vec<Ipv4Addr>> {
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
     let socket = UdpSocket::from(socket);
     let xid = u32::from_ne_bytes(crate::site::keys::random()?);
-    socket.send_to(&discover(PROBE, xid), SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT))?;
+    socket.send_to(
+        &discover(PROBE, xid),
+        SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT),
+    )?;
     let deadline = Instant::now() + PATIENCE;
     let mut found = Vec::new();
     let mut buffer = [0; 1500];
@@ -56,7 +59,9 @@ fn servers(settings: &Settings) -> anyhow::Result<Vec<Ipv4Addr>> {
             break;
         }
         socket.set_read_timeout(Some(left))?;
-        let Ok((length, _)) = socket.recv_from(&mut buffer) else { continue };
+        let Ok((length, _)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
         let packet = buffer.get(..length).unwrap_or_default();
         if let Some(OtherServer { server, .. }) = OtherServer::parse(packet, PROBE, xid)
             && server != settings.address.address

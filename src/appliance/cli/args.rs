@@ -10,7 +10,11 @@ use clap::{Args, Parser, Subcommand};
 /// hardware, is granted a signed bundle, verifies and applies it, and comes up
 /// from its own disk, configured. No internet is needed.
 #[derive(Debug, Parser)]
-#[command(name = "groundcrew", version, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "groundcrew",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Examples:
   groundcrew init /srv/gc --org 'Example Ltd' --address 10.77.0.1/24 --interface eth1
   groundcrew image build --site /srv/gc/site
@@ -19,7 +23,8 @@ Examples:
   groundcrew check --site /srv/gc/site
   groundcrew serve --site /srv/gc/site
 
-Exit status: 0 done, 1 failed, 2 wrong usage.")]
+Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
 pub struct Cli {
     /// Say more: -v for decisions, -vv for every packet (or set RUST_LOG)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -33,7 +38,12 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct SiteArg {
     /// The site folder that `init` made
-    #[arg(long = "site", value_name = "DIR", env = "GROUNDCREW_SITE", default_value = "site")]
+    #[arg(
+        long = "site",
+        value_name = "DIR",
+        env = "GROUNDCREW_SITE",
+        default_value = "site"
+    )]
     pub dir: PathBuf,
 }
 
@@ -314,4 +324,3 @@ pub enum JournalCommand {
     /// Check the hash chain from the first entry to the last
     Verify(DeviceListArgs),
 }
-

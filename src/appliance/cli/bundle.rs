@@ -21,12 +21,17 @@ pub fn run(command: BundleCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn build(args: &BundleBuildArgs) -> anyhow::Result<()> {
-    let report = with_progress("building", |progress| bundle::build(&args.source, &args.out, progress))?;
+    let report = with_progress("building", |progress| {
+        bundle::build(&args.source, &args.out, progress)
+    })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         println!("{report}");
-        println!("Next: groundcrew bundle publish {} --hq HQ --site SITE", args.out.display());
+        println!(
+            "Next: groundcrew bundle publish {} --hq HQ --site SITE",
+            args.out.display()
+        );
     }
     Ok(())
 }
@@ -37,13 +42,17 @@ fn publish(args: &BundlePublishArgs) -> anyhow::Result<()> {
     let site = Site::at(&args.site.dir);
     let hq_targets = keys::read(&args.hq.join("keys").join(keys::file::TARGETS))?;
     let site_keys = SiteKeys::read(&site.keys_dir())?;
-    with_progress("checking", |progress| bundle::verify(&args.bundle, progress))?;
+    with_progress("checking", |progress| {
+        bundle::verify(&args.bundle, progress)
+    })?;
     let (manifest, built) = bundle::manifest_bytes(&args.bundle)?;
     let reference = built.reference();
     let _hold = publish::hold(&site)?;
     let mut repo = publish::load(&site)?;
     let path = reference.target_path();
-    if let Some(listed) = repo.targets().and_then(|targets| targets.targets.get(&path))
+    if let Some(listed) = repo
+        .targets()
+        .and_then(|targets| targets.targets.get(&path))
         && listed.verify(&manifest).is_err()
     {
         anyhow::bail!(
@@ -52,14 +61,27 @@ fn publish(args: &BundlePublishArgs) -> anyhow::Result<()> {
     }
     let blobs = site.blobs_dir().join("sha256");
     std::fs::create_dir_all(&blobs).with_context(|| format!("making {}", blobs.display()))?;
-    with_progress("copying", |progress| bundle::copy_blobs(&args.bundle, &blobs, progress))?;
-    publish::put_targets(&site, &mut repo, vec![(path, manifest)], &hq_targets, &site_keys)?;
-    println!("{reference} is published at {}; devices get it from now on", site.dir().display());
+    with_progress("copying", |progress| {
+        bundle::copy_blobs(&args.bundle, &blobs, progress)
+    })?;
+    publish::put_targets(
+        &site,
+        &mut repo,
+        vec![(path, manifest)],
+        &hq_targets,
+        &site_keys,
+    )?;
+    println!(
+        "{reference} is published at {}; devices get it from now on",
+        site.dir().display()
+    );
     Ok(())
 }
 
 fn verify(args: &BundleFolderArgs) -> anyhow::Result<()> {
-    let report = with_progress("checking", |progress| bundle::verify(&args.bundle, progress))?;
+    let report = with_progress("checking", |progress| {
+        bundle::verify(&args.bundle, progress)
+    })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -79,7 +101,10 @@ fn show(args: &BundleFolderArgs) -> anyhow::Result<()> {
 }
 
 /// Runs long work; on a terminal a line counts along once there is much to do.
-fn with_progress<T>(doing: &str, work: impl FnOnce(bundle::Progress<'_>) -> Result<T, bundle::Error>) -> anyhow::Result<T> {
+fn with_progress<T>(
+    doing: &str,
+    work: impl FnOnce(bundle::Progress<'_>) -> Result<T, bundle::Error>,
+) -> anyhow::Result<T> {
     /// Less than this is over before anybody could read it.
     const WORTH_TELLING: u64 = 32 << 20;
     let terminal = std::io::stderr().is_terminal();
@@ -89,7 +114,12 @@ fn with_progress<T>(doing: &str, work: impl FnOnce(bundle::Progress<'_>) -> Resu
         if terminal && all >= WORTH_TELLING && shown != Some(percent) {
             shown = Some(percent);
             // Progress that cannot be shown is no reason to stop.
-            let _ = write!(std::io::stderr(), "\r\x1b[K{doing}: {} of {} MiB ({percent} %)", done >> 20, all >> 20);
+            let _ = write!(
+                std::io::stderr(),
+                "\r\x1b[K{doing}: {} of {} MiB ({percent} %)",
+                done >> 20,
+                all >> 20
+            );
         }
     });
     if shown.is_some() {

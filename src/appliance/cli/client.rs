@@ -12,12 +12,25 @@ use crate::store::Store;
 
 /// Carries `command` out at `site`.
 pub fn execute(site: &Site, command: Command) -> anyhow::Result<Outcome> {
-    let order = Order { by: technician(), command };
+    let order = Order {
+        by: technician(),
+        command,
+    };
     match UnixStream::connect(site.control_socket()) {
         Ok(stream) => over_socket(stream, &order),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => offline(site, order),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            offline(site, order)
+        }
         Err(error) => Err(error).with_context(|| {
-            format!("the appliance's control socket {} (run this as the user it runs as)", site.control_socket().display())
+            format!(
+                "the appliance's control socket {} (run this as the user it runs as)",
+                site.control_socket().display()
+            )
         }),
     }
 }
@@ -28,8 +41,8 @@ fn over_socket(mut stream: UnixStream, order: &Order) -> anyhow::Result<Outcome>
     stream.write_all(&line)?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
-    let result: Result<Outcome, String> =
-        serde_json::from_str(&answer).context("the appliance ended before it answered; see its log")?;
+    let result: Result<Outcome, String> = serde_json::from_str(&answer)
+        .context("the appliance ended before it answered; see its log")?;
     result.map_err(anyhow::Error::msg)
 }
 
@@ -37,12 +50,23 @@ fn offline(site: &Site, order: Order) -> anyhow::Result<Outcome> {
     let settings = site.settings()?;
     let store = Store::open(&site.registry_file())?;
     let office = Office::open(site, &settings, store)?;
-    tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(office.execute(order))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?
+        .block_on(office.execute(order))
 }
 
 /// Whom the journal names for a change: the person behind `sudo`, or the user.
 fn technician() -> String {
     let uid = nix::unistd::getuid();
-    let name = |uid| nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
-    std::env::var("SUDO_USER").ok().or_else(|| name(uid)).unwrap_or_else(|| format!("uid {uid}"))
+    let name = |uid| {
+        nix::unistd::User::from_uid(uid)
+            .ok()
+            .flatten()
+            .map(|user| user.name)
+    };
+    std::env::var("SUDO_USER")
+        .ok()
+        .or_else(|| name(uid))
+        .unwrap_or_else(|| format!("uid {uid}"))
 }

@@ -15,13 +15,23 @@ pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
         DeviceCommand::List(args) => list(&args),
         DeviceCommand::Show(args) => show(&args),
         DeviceCommand::Import(args) => import(&args),
-        DeviceCommand::Approve(args) => {
-            change(&Site::at(args.site.dir), Command::Approve { device: args.id, code: args.code })
+        DeviceCommand::Approve(args) => change(
+            &Site::at(args.site.dir),
+            Command::Approve {
+                device: args.id,
+                code: args.code,
+            },
+        ),
+        DeviceCommand::Reject(args) => change(
+            &Site::at(args.site.dir),
+            Command::Reject {
+                device: args.id,
+                reason: args.reason,
+            },
+        ),
+        DeviceCommand::Reprovision(args) => {
+            change(&Site::at(args.site.dir), Command::Reprovision(args.id))
         }
-        DeviceCommand::Reject(args) => {
-            change(&Site::at(args.site.dir), Command::Reject { device: args.id, reason: args.reason })
-        }
-        DeviceCommand::Reprovision(args) => change(&Site::at(args.site.dir), Command::Reprovision(args.id)),
     }
 }
 
@@ -34,7 +44,9 @@ fn change(site: &Site, command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn list(args: &DeviceListArgs) -> anyhow::Result<ExitCode> {
-    let Outcome::Devices(devices) = client::execute(&Site::at(&args.site.dir), Command::ListDevices)? else {
+    let Outcome::Devices(devices) =
+        client::execute(&Site::at(&args.site.dir), Command::ListDevices)?
+    else {
         anyhow::bail!("the appliance answered something else");
     };
     if args.json {
@@ -53,8 +65,14 @@ fn overview(devices: &[DeviceView], width: usize) -> String {
     let rows: Vec<Vec<String>> = devices
         .iter()
         .map(|device| {
-            let code = device.code.map_or_else(|| "-".to_owned(), |code| code.to_string());
-            let what = device.progress.clone().or_else(|| device.reason.clone()).or_else(|| device.bundle.clone());
+            let code = device
+                .code
+                .map_or_else(|| "-".to_owned(), |code| code.to_string());
+            let what = device
+                .progress
+                .clone()
+                .or_else(|| device.reason.clone())
+                .or_else(|| device.bundle.clone());
             vec![
                 device.id.to_string(),
                 device.state.clone(),
@@ -65,7 +83,11 @@ fn overview(devices: &[DeviceView], width: usize) -> String {
             ]
         })
         .collect();
-    let mut out = table::render(&["ID", "STATE", "CODE", "SERIAL", "MODEL", ""], &rows, width);
+    let mut out = table::render(
+        &["ID", "STATE", "CODE", "SERIAL", "MODEL", ""],
+        &rows,
+        width,
+    );
     if let Some(waiting) = devices.iter().find(|device| device.code.is_some()) {
         let _ = writeln!(out, "\nCompare the code with the device's screen, then:");
         let _ = writeln!(out, "  groundcrew device approve {} CODE", waiting.id);
@@ -78,7 +100,8 @@ fn show(args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
     if args.log {
         return show_log(&site, args);
     }
-    let Outcome::Device(device) = client::execute(&site, Command::ShowDevice(args.id.clone()))? else {
+    let Outcome::Device(device) = client::execute(&site, Command::ShowDevice(args.id.clone()))?
+    else {
         anyhow::bail!("the appliance answered something else");
     };
     if args.json {
@@ -98,7 +121,10 @@ fn show_log(site: &Site, args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn details(device: &DeviceView) -> String {
-    let since = device.since.map(|since| format!(" since {since}")).unwrap_or_default();
+    let since = device
+        .since
+        .map(|since| format!(" since {since}"))
+        .unwrap_or_default();
     let mut out = format!("{} is {}{since}\n", device.id, device.state);
     let macs = (!device.macs.is_empty()).then(|| device.macs.join(", "));
     let fields = [
@@ -123,8 +149,13 @@ fn details(device: &DeviceView) -> String {
 }
 
 fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
-    let csv = std::fs::read(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
-    let command = Command::Import { csv, tag: args.tag.clone(), dry_run: args.dry_run };
+    let csv =
+        std::fs::read(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
+    let command = Command::Import {
+        csv,
+        tag: args.tag.clone(),
+        dry_run: args.dry_run,
+    };
     let Outcome::Imported(view) = client::execute(&Site::at(&args.site.dir), command)? else {
         anyhow::bail!("the appliance answered something else");
     };
@@ -133,7 +164,11 @@ fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
     } else {
         print!("{}", verdicts(&view, &args.file.display().to_string()));
     }
-    Ok(if view.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if view.refused.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn verdicts(view: &ImportView, file: &str) -> String {
@@ -141,7 +176,16 @@ fn verdicts(view: &ImportView, file: &str) -> String {
     for row in &view.refused {
         let _ = writeln!(out, "{file}:{}: {}: {}", row.line, row.name, row.reason);
     }
-    let verb = if view.dry_run { "would be registered (nothing was changed)" } else { "registered" };
-    let _ = writeln!(out, "{} {verb}, {} refused", view.registered, view.refused.len());
+    let verb = if view.dry_run {
+        "would be registered (nothing was changed)"
+    } else {
+        "registered"
+    };
+    let _ = writeln!(
+        out,
+        "{} {verb}, {} refused",
+        view.registered,
+        view.refused.len()
+    );
     out
 }

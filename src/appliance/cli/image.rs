@@ -48,10 +48,19 @@ fn image_trust(site: &Site) -> anyhow::Result<Vec<u8>> {
     let path = Charter::target_path(&settings.site);
     let targets = repo.targets().context("the site has no targets metadata")?;
     let target = targets.targets.get(&path).with_context(|| {
-        format!("HQ has signed no charter for `{}`; was `name` in site.toml changed after init?", settings.site)
+        format!(
+            "HQ has signed no charter for `{}`; was `name` in site.toml changed after init?",
+            settings.site
+        )
     })?;
-    let digest = target.sha256().context("the charter is listed without a SHA-256 digest")?;
-    let file = site.trust_dir().join("targets/sites").join(format!("{}.{}.json", digest.hex(), settings.site));
+    let digest = target
+        .sha256()
+        .context("the charter is listed without a SHA-256 digest")?;
+    let file = site.trust_dir().join("targets/sites").join(format!(
+        "{}.{}.json",
+        digest.hex(),
+        settings.site
+    ));
     let charter = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
     let issued = repo.timestamp().and_then(|timestamp| timestamp.issued_at);
     let trust = ImageTrust {
@@ -62,7 +71,9 @@ fn image_trust(site: &Site) -> anyhow::Result<Vec<u8>> {
         charter,
         minimum: groundcrew_core::trust::tuf::MinimumVersions::default(),
     };
-    trust.verify(publish::now(&repo)).context("devices would refuse this site")?;
+    trust
+        .verify(publish::now(&repo))
+        .context("devices would refuse this site")?;
     Ok(trust.to_json()?)
 }
 
@@ -73,7 +84,10 @@ fn agent(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
     let program = std::env::current_exe()?;
     let beside = program.parent().unwrap_or(Path::new("."));
-    let places = [beside.join("../agent/groundcrew-agent"), beside.join("groundcrew-agent")];
+    let places = [
+        beside.join("../agent/groundcrew-agent"),
+        beside.join("groundcrew-agent"),
+    ];
     match places.iter().find(|place| place.is_file()) {
         Some(place) => Ok(place.clone()),
         None => bail!(
@@ -85,7 +99,11 @@ fn agent(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 
 /// Where fetched packages and prepared kernels are kept between builds.
 fn cache(site: &Site) -> PathBuf {
-    let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     folder("GROUNDCREW_CACHE")
         .or_else(|| folder("XDG_CACHE_HOME").map(|dir| dir.join("groundcrew")))
         .or_else(|| folder("HOME").map(|dir| dir.join(".cache/groundcrew")))
@@ -100,7 +118,11 @@ fn summary(report: &ImageReport) -> String {
         report.out.display()
     );
     for file in &report.manifest.files {
-        out.push_str(&format!("  {:<14}{:>8.2} MiB\n", file.name, mebibytes(file.stored.bytes)));
+        out.push_str(&format!(
+            "  {:<14}{:>8.2} MiB\n",
+            file.name,
+            mebibytes(file.stored.bytes)
+        ));
     }
     if !report.within_budget {
         out.push_str("This is more than 24 MiB: slow networks and small machines will feel it.\n");
@@ -116,7 +138,10 @@ struct ProgressLine {
 
 impl ProgressLine {
     fn new() -> Self {
-        Self { terminal: std::io::stderr().is_terminal(), open: false }
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+            open: false,
+        }
     }
 
     fn show(&mut self, progress: &Progress) {

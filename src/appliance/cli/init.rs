@@ -14,14 +14,20 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     };
     let site = create(&args.dir, &new)?;
     let (dir, site) = (args.dir.display(), site.dir().display().to_string());
-    println!("Made {dir}/hq, the offline keys, and {site}, the site {} of {}.", args.name, args.org);
+    println!(
+        "Made {dir}/hq, the offline keys, and {site}, the site {} of {}.",
+        args.name, args.org
+    );
     println!();
     println!("Next:");
     println!("  1. what devices boot:     groundcrew image build --site {site}");
     println!("  2. what they become:      edit {site}/sources/welcome/bundle.toml, then");
     println!("       groundcrew bundle build {site}/sources/welcome --out welcome.bundle");
     println!("       groundcrew bundle publish welcome.bundle --hq {dir}/hq --site {site}");
-    println!("  3. the network:           ip address add {} dev {}", args.address, args.interface);
+    println!(
+        "  3. the network:           ip address add {} dev {}",
+        args.address, args.interface
+    );
     println!("  4. look before you start: groundcrew check --site {site}");
     println!("  5. go:                    groundcrew serve --site {site}");
     println!();

@@ -37,9 +37,15 @@ fn verify(args: &DeviceListArgs) -> anyhow::Result<ExitCode> {
     let settings = Site::at(&args.site.dir).settings()?;
     let head = crate::office::verify_journal(&settings.site, &lines)?;
     if args.json {
-        println!("{}", serde_json::json!({ "entries": lines.len(), "head": head }));
+        println!(
+            "{}",
+            serde_json::json!({ "entries": lines.len(), "head": head })
+        );
     } else {
-        println!("{} entries, every one in its place; the last one's hash is\n{head}", lines.len());
+        println!(
+            "{} entries, every one in its place; the last one's hash is\n{head}",
+            lines.len()
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,7 +23,9 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Check(args) => run_check(&args),
-        Command::Serve(args) => crate::serve::run(&Site::at(args.site.dir)).map(|()| ExitCode::SUCCESS),
+        Command::Serve(args) => {
+            crate::serve::run(&Site::at(args.site.dir)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Image(command) => image::run(command),
         Command::Device(command) => device::run(command),
         Command::Bundle(command) => bundle::run(command),
@@ -32,13 +34,23 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn run_check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let wire = if args.quiet_wire { check::Wire::Quiet } else { check::Wire::Ask };
+    let wire = if args.quiet_wire {
+        check::Wire::Quiet
+    } else {
+        check::Wire::Ask
+    };
     let findings = check::run(&Site::at(&args.site.dir), wire);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
         print!("{}", check::render(&findings));
     }
-    let problem = findings.iter().any(|finding| finding.level == check::Level::Problem);
-    Ok(if problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let problem = findings
+        .iter()
+        .any(|finding| finding.level == check::Level::Problem);
+    Ok(if problem {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }

@@ -8,7 +8,11 @@ pub fn render(header: &[&str], rows: &[Vec<String>], width: usize) -> String {
     let widths: Vec<usize> = (0..columns)
         .map(|i| {
             let head = header.get(i).map_or(0, |text| text.chars().count());
-            rows.iter().map(|row| cell(row, i)).max().unwrap_or(0).max(head)
+            rows.iter()
+                .map(|row| cell(row, i))
+                .max()
+                .unwrap_or(0)
+                .max(head)
         })
         .collect();
     let header: Vec<String> = header.iter().map(|text| (*text).to_owned()).collect();
@@ -44,8 +48,14 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_long_lines_are_cut() {
-        let rows = vec![vec!["a".into(), "x".repeat(30)], vec!["long".into(), "y".into()]];
+        let rows = vec![
+            vec!["a".into(), "x".repeat(30)],
+            vec!["long".into(), "y".into()],
+        ];
         let text = render(&["ID", "WHAT"], &rows, 20);
-        assert_eq!(text, format!("ID    WHAT\na     {}…\nlong  y\n", "x".repeat(13)));
+        assert_eq!(
+            text,
+            format!("ID    WHAT\na     {}…\nlong  y\n", "x".repeat(13))
+        );
     }
 }

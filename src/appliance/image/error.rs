@@ -30,7 +30,9 @@ pub enum ImageError {
         reason: String,
     },
     /// The program for the own disk of UEFI machines cannot be made.
-    #[error("the loader for UEFI machines' own disks cannot be made: {reason}\n  install what makes it: apt-get install grub-common grub-efi-amd64-bin")]
+    #[error(
+        "the loader for UEFI machines' own disks cannot be made: {reason}\n  install what makes it: apt-get install grub-common grub-efi-amd64-bin"
+    )]
     NoGrub {
         /// What failed.
         reason: String,

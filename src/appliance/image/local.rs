@@ -14,8 +14,21 @@ const SCRIPT: &str = include_str!("../../../image/local.cfg");
 /// What the script uses, and the partition tables and file system of disks that
 /// UEFI boots from.
 const MODULES: [&str; 15] = [
-    "part_gpt", "part_msdos", "fat", "chain", "search", "search_fs_file", "normal", "test", "minicmd", "echo",
-    "memdisk", "tar", "configfile", "sleep", "boot",
+    "part_gpt",
+    "part_msdos",
+    "fat",
+    "chain",
+    "search",
+    "search_fs_file",
+    "normal",
+    "test",
+    "minicmd",
+    "echo",
+    "memdisk",
+    "tar",
+    "configfile",
+    "sleep",
+    "boot",
 ];
 
 /// Builds it. The same GRUB gives the same bytes.
@@ -24,21 +37,38 @@ pub(super) fn build() -> Result<Vec<u8>, ImageError> {
     let (memdisk, out) = (folder.path().join("memdisk.tar"), folder.path().join(NAME));
     // An embedded configuration (-c) is read by GRUB's rescue parser, which has
     // no `if`; one found in a memory disk is read by the normal one.
-    std::fs::write(&memdisk, tar_of_script().map_err(ImageError::at(&memdisk))?).map_err(ImageError::at(&memdisk))?;
+    std::fs::write(&memdisk, tar_of_script().map_err(ImageError::at(&memdisk))?)
+        .map_err(ImageError::at(&memdisk))?;
     run(&memdisk, &out)?;
     std::fs::read(&out).map_err(ImageError::at(&out))
 }
 
 fn run(memdisk: &Path, out: &Path) -> Result<(), ImageError> {
     let mut command = Command::new("grub-mkimage");
-    command.args(["--format", "x86_64-efi", "--prefix", "(memdisk)/boot/grub", "--memdisk"]).arg(memdisk);
+    command
+        .args([
+            "--format",
+            "x86_64-efi",
+            "--prefix",
+            "(memdisk)/boot/grub",
+            "--memdisk",
+        ])
+        .arg(memdisk);
     command.arg("--output").arg(out).args(MODULES);
     let failed = |reason: String| ImageError::NoGrub { reason };
-    let output = command.output().map_err(|error| failed(format!("grub-mkimage: {error}")))?;
+    let output = command
+        .output()
+        .map_err(|error| failed(format!("grub-mkimage: {error}")))?;
     if output.status.success() {
         Ok(())
     } else {
-        Err(failed(String::from_utf8_lossy(&output.stderr).trim().chars().take(300).collect()))
+        Err(failed(
+            String::from_utf8_lossy(&output.stderr)
+                .trim()
+                .chars()
+                .take(300)
+                .collect(),
+        ))
     }
 }
 

@@ -15,7 +15,9 @@ impl Challenger {
     /// A challenger with a fresh secret. What an earlier process gave out is
     /// stale from now on, and devices start over.
     pub fn new(secret: [u8; 32]) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret) }
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+        }
     }
 
     /// The one challenge for a commitment.

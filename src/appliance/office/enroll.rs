@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::encoding::Bytes;
-use groundcrew_core::enroll::{Admission, Challenge, Decision, Progress, Receipt, Request, Session, Start};
+use groundcrew_core::enroll::{
+    Admission, Challenge, Decision, Progress, Receipt, Request, Session, Start,
+};
 use groundcrew_core::{DeviceId, SiteId};
 use groundcrew_registry::state::Answer;
 use tokio::sync::Notify;
@@ -68,17 +70,29 @@ impl Refusal {
 impl Office {
     /// The challenge for a commitment.
     pub fn challenge(&self, start: &Start) -> Challenge {
-        Challenge { site: self.name.clone(), challenge: self.challenger.challenge(&start.commitment) }
+        Challenge {
+            site: self.name.clone(),
+            challenge: self.challenger.challenge(&start.commitment),
+        }
     }
 
     /// A signed request: who is it, and what becomes of it?
     pub async fn request(&self, envelope: &Envelope) -> Result<Admission, Refusal> {
-        let malformed = |error: groundcrew_core::dsse::DsseError| Refusal::Malformed(error.to_string());
-        let request = envelope.verify_self_signed(|request: &Request| request.sign_key).map_err(malformed)?;
+        let malformed =
+            |error: groundcrew_core::dsse::DsseError| Refusal::Malformed(error.to_string());
+        let request = envelope
+            .verify_self_signed(|request: &Request| request.sign_key)
+            .map_err(malformed)?;
         if request.site != self.name {
-            return Err(Refusal::WrongSite { asked: request.site.clone(), here: self.name.clone() });
+            return Err(Refusal::WrongSite {
+                asked: request.site.clone(),
+                here: self.name.clone(),
+            });
         }
-        if !self.challenger.gave(&request.commitment(), &request.challenge) {
+        if !self
+            .challenger
+            .gave(&request.commitment(), &request.challenge)
+        {
             return Err(Refusal::StaleChallenge);
         }
         let random = |_| Refusal::NotReady("the kernel gives no random bytes".to_owned());
@@ -91,7 +105,10 @@ impl Office {
         let (admission, commit) = {
             let mut inner = self.lock();
             let now = self.credible_now(&inner)?;
-            let decided = inner.registry.decide_enrollment(&request, envelope.payload_digest(), code, names);
+            let decided =
+                inner
+                    .registry
+                    .decide_enrollment(&request, envelope.payload_digest(), code, names);
             let Some(device) = decided.device else {
                 let Answer::Reject { reason } = decided.answer else {
                     return Err(Refusal::NotReady("a decision without a device".to_owned()));
@@ -107,7 +124,14 @@ impl Office {
                 changed: Arc::new(Notify::new()),
             };
             inner.sessions.open(&session, enrollment);
-            (Admission { device, session, decision }, queue(place, rows))
+            (
+                Admission {
+                    device,
+                    session,
+                    decision,
+                },
+                queue(place, rows),
+            )
         };
         if let Some(commit) = commit {
             commit.done().await;
@@ -116,16 +140,28 @@ impl Office {
     }
 
     /// What was decided about a session, waiting for a decision up to `patience`.
-    pub async fn decision(&self, session: &Session, patience: Duration) -> Result<Decision, Refusal> {
+    pub async fn decision(
+        &self,
+        session: &Session,
+        patience: Duration,
+    ) -> Result<Decision, Refusal> {
         let deadline = Instant::now() + patience;
         loop {
-            let changed = self.lock().sessions.of_token(session).ok_or(Refusal::NoSession)?.changed.clone();
+            let changed = self
+                .lock()
+                .sessions
+                .of_token(session)
+                .ok_or(Refusal::NoSession)?
+                .changed
+                .clone();
             // Enabled before looking, so that a decision in between still wakes.
             let woken = changed.notified();
             let mut woken = std::pin::pin!(woken);
             woken.as_mut().enable();
             let decision = self.look(session).await?;
-            if !matches!(decision, Decision::Waiting { .. }) || tokio::time::timeout_at(deadline, woken).await.is_err() {
+            if !matches!(decision, Decision::Waiting { .. })
+                || tokio::time::timeout_at(deadline, woken).await.is_err()
+            {
                 return Ok(decision);
             }
         }
@@ -137,7 +173,9 @@ impl Office {
             let mut inner = self.lock();
             let enrollment = inner.sessions.of_token(session).ok_or(Refusal::NoSession)?;
             let (device, request) = (enrollment.device.clone(), Arc::clone(&enrollment.request));
-            let answer = inner.registry.answer(&device, &request.sign_key, &request.nonce);
+            let answer = inner
+                .registry
+                .answer(&device, &request.sign_key, &request.nonce);
             let mut rows = Vec::new();
             let decision = self.decision_now(&mut inner, &device, &answer, &mut rows);
             (decision, queue(place, rows))
@@ -150,13 +188,32 @@ impl Office {
 
     /// The registry's answer as the device hears it. An admitted device gets
     /// its grant signed here, unless something is missing for it.
-    fn decision_now(&self, inner: &mut Inner, device: &DeviceId, answer: &Answer, rows: &mut Vec<store::Change>) -> Decision {
+    fn decision_now(
+        &self,
+        inner: &mut Inner,
+        device: &DeviceId,
+        answer: &Answer,
+        rows: &mut Vec<store::Change>,
+    ) -> Decision {
         match answer {
-            Answer::Wait { reason, .. } => Decision::Waiting { reason: reason.clone() },
-            Answer::Reject { reason } => Decision::Rejected { reason: reason.clone() },
-            Answer::Granted { grant } => match inner.grants.get(device).filter(|signed| signed.payload_digest() == *grant) {
-                Some(signed) => Decision::Granted { grant: signed.clone() },
-                None => Decision::Waiting { reason: "its grant is lost; `groundcrew device reprovision` makes a new one".to_owned() },
+            Answer::Wait { reason, .. } => Decision::Waiting {
+                reason: reason.clone(),
+            },
+            Answer::Reject { reason } => Decision::Rejected {
+                reason: reason.clone(),
+            },
+            Answer::Granted { grant } => match inner
+                .grants
+                .get(device)
+                .filter(|signed| signed.payload_digest() == *grant)
+            {
+                Some(signed) => Decision::Granted {
+                    grant: signed.clone(),
+                },
+                None => Decision::Waiting {
+                    reason: "its grant is lost; `groundcrew device reprovision` makes a new one"
+                        .to_owned(),
+                },
             },
             Answer::Admit { .. } => {
                 let granted = self
@@ -168,8 +225,12 @@ impl Office {
                         rows.extend(more);
                         let signed = inner.grants.get(device);
                         signed.map_or_else(
-                            || Decision::Waiting { reason: "its grant is being made".to_owned() },
-                            |signed| Decision::Granted { grant: signed.clone() },
+                            || Decision::Waiting {
+                                reason: "its grant is being made".to_owned(),
+                            },
+                            |signed| Decision::Granted {
+                                grant: signed.clone(),
+                            },
                         )
                     }
                     Err(reason) => {
@@ -186,14 +247,21 @@ impl Office {
         let mut inner = self.lock();
         let enrollment = inner.sessions.of_token(session).ok_or(Refusal::NoSession)?;
         let line = groundcrew_core::ids::shown(&progress.message);
-        let new_phase = enrollment.progress.as_ref().is_none_or(|before| before.phase != progress.phase);
+        let new_phase = enrollment
+            .progress
+            .as_ref()
+            .is_none_or(|before| before.phase != progress.phase);
         let phase = groundcrew_core::ids::shown(&progress.phase);
         if new_phase {
             tracing::info!(device = %enrollment.device, "{phase}: {line}");
         } else {
             tracing::debug!(device = %enrollment.device, "{phase} {}/{}: {line}", progress.done, progress.total);
         }
-        enrollment.progress = Some(Progress { phase, message: line, ..progress });
+        enrollment.progress = Some(Progress {
+            phase,
+            message: line,
+            ..progress
+        });
         Ok(())
     }
 
@@ -206,7 +274,9 @@ impl Office {
             let (device, key) = (enrollment.device.clone(), enrollment.request.sign_key);
             // Strangers could fill the disk.
             if inner.registry.receipt_key(&device) != Some(key) {
-                return Err(Refusal::NotAllowed("only a device that was let in may leave its log".to_owned()));
+                return Err(Refusal::NotAllowed(
+                    "only a device that was let in may leave its log".to_owned(),
+                ));
             }
             let text = text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "?");
             place.write(vec![store::Change::DeviceLog { device, text }])
@@ -222,15 +292,22 @@ impl Office {
             let mut inner = self.lock();
             let enrollment = inner.sessions.of_token(session).ok_or(Refusal::NoSession)?;
             let (device, key) = (enrollment.device.clone(), enrollment.request.sign_key);
-            let receipt = envelope.verify::<Receipt>(&key).map_err(|error| Refusal::Malformed(error.to_string()))?;
+            let receipt = envelope
+                .verify::<Receipt>(&key)
+                .map_err(|error| Refusal::Malformed(error.to_string()))?;
             if receipt.device != device {
-                return Err(Refusal::NotAllowed("the receipt is another device's".to_owned()));
+                return Err(Refusal::NotAllowed(
+                    "the receipt is another device's".to_owned(),
+                ));
             }
             let now = self.credible_now(&inner)?;
             let change = inner.registry.receipt(&receipt, envelope.payload_digest());
             let change = change.map_err(|error| Refusal::NotAllowed(error.to_string()))?;
             let mut rows = self.record(&mut inner, now, change.into_iter().collect());
-            rows.push(store::Change::Receipt { device: device.clone(), envelope: envelope.clone() });
+            rows.push(store::Change::Receipt {
+                device: device.clone(),
+                envelope: envelope.clone(),
+            });
             inner.grants.remove(&device);
             place.write(rows)
         };

@@ -13,12 +13,18 @@ impl Office {
     /// Signs the grants of all that were let in and have none, and wakes them.
     /// One that cannot be granted anything yet is left waiting.
     pub(super) fn grant_all(&self, inner: &mut Inner, now: UnixTime) -> Vec<store::Change> {
-        let ids: Vec<DeviceId> = inner.registry.ungranted().map(|device| device.id.clone()).collect();
+        let ids: Vec<DeviceId> = inner
+            .registry
+            .ungranted()
+            .map(|device| device.id.clone())
+            .collect();
         let mut rows = Vec::new();
         for id in ids {
             match self.grant(inner, now, &id) {
                 Ok(more) => rows.extend(more),
-                Err(reason) => tracing::warn!(device = %id, "let in, but cannot be granted anything yet: {reason}"),
+                Err(reason) => {
+                    tracing::warn!(device = %id, "let in, but cannot be granted anything yet: {reason}")
+                }
             }
             inner.sessions.wake(&id);
         }
@@ -31,14 +37,27 @@ impl Office {
     /// # Errors
     /// In words for the device's screen: no profile takes it, its bundle is not
     /// published. Nothing has changed then, and it may be tried again.
-    pub(super) fn grant(&self, inner: &mut Inner, now: UnixTime, id: &DeviceId) -> Result<Vec<store::Change>, String> {
-        let device = inner.registry.device(id).ok_or("the device is not known any more")?;
-        let admitted = device.admitted.as_ref().ok_or("the device was not let in")?;
+    pub(super) fn grant(
+        &self,
+        inner: &mut Inner,
+        now: UnixTime,
+        id: &DeviceId,
+    ) -> Result<Vec<store::Change>, String> {
+        let device = inner
+            .registry
+            .device(id)
+            .ok_or("the device is not known any more")?;
+        let admitted = device
+            .admitted
+            .as_ref()
+            .ok_or("the device was not let in")?;
         // Read anew each time: a technician may have published since.
         let repo = publish::load(&self.site).map_err(|error| format!("{error:#}"))?;
         let plan = self
             .profiles
-            .plan(device, &self.name, inner.registry.junk(), |name, wanted| published::choose(&repo, name, wanted))
+            .plan(device, &self.name, inner.registry.junk(), |name, wanted| {
+                published::choose(&repo, name, wanted)
+            })
             .map_err(|error| error.to_string())?;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let mut variables = plan.variables;
@@ -49,9 +68,19 @@ impl Office {
             ("site".to_owned(), self.name.to_string()),
             ("organisation".to_owned(), self.organisation.clone()),
             ("profile".to_owned(), plan.profile.to_string()),
-            ("tag".to_owned(), device.tag.as_ref().map(ToString::to_string).unwrap_or_default()),
+            (
+                "tag".to_owned(),
+                device
+                    .tag
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+            ),
             ("serial".to_owned(), text(&device.identity.serial)),
-            ("manufacturer".to_owned(), text(&device.identity.manufacturer)),
+            (
+                "manufacturer".to_owned(),
+                text(&device.identity.manufacturer),
+            ),
             ("model".to_owned(), text(&device.identity.product)),
         ]);
         let grant = Grant {
@@ -67,10 +96,17 @@ impl Office {
             variables,
             issued_at: now,
         };
-        let envelope = Envelope::sign(&grant, &self.keys.grant).map_err(|error| error.to_string())?;
-        let change = inner.registry.granted(id, envelope.payload_digest(), plan.profile, plan.bundle);
+        let envelope =
+            Envelope::sign(&grant, &self.keys.grant).map_err(|error| error.to_string())?;
+        let change =
+            inner
+                .registry
+                .granted(id, envelope.payload_digest(), plan.profile, plan.bundle);
         let mut rows = self.record(inner, now, vec![change]);
-        rows.push(store::Change::Grant { device: id.clone(), envelope: envelope.clone() });
+        rows.push(store::Change::Grant {
+            device: id.clone(),
+            envelope: envelope.clone(),
+        });
         inner.grants.insert(id.clone(), envelope);
         Ok(rows)
     }

@@ -8,13 +8,25 @@ use super::{ImportView, Office, Outcome, RefusedRow};
 use crate::site::keys;
 
 impl Office {
-    pub(super) async fn import(&self, csv: &[u8], tag: Option<Tag>, dry_run: bool, by: &str) -> anyhow::Result<Outcome> {
+    pub(super) async fn import(
+        &self,
+        csv: &[u8],
+        tag: Option<Tag>,
+        dry_run: bool,
+        by: &str,
+    ) -> anyhow::Result<Outcome> {
         let mut names = Names::new()?;
         let place = self.writer.place()?;
         let (view, commit) = {
             let mut inner = self.lock();
             let now = self.credible_now(&inner)?;
-            let plan = import::plan(&inner.registry, csv, "CSV", &mut || names.next(), &mut |_| {})?;
+            let plan = import::plan(
+                &inner.registry,
+                csv,
+                "CSV",
+                &mut || names.next(),
+                &mut |_| {},
+            )?;
             let view = ImportView {
                 dry_run,
                 registered: plan.accepted(),
@@ -49,7 +61,11 @@ fn refused(verdict: &import::RowVerdict) -> Option<RefusedRow> {
 }
 
 fn row(line: u64, fault: &Fault) -> RefusedRow {
-    RefusedRow { line, name: fault.name().to_owned(), reason: fault.to_string() }
+    RefusedRow {
+        line,
+        name: fault.name().to_owned(),
+        reason: fault.to_string(),
+    }
 }
 
 /// Random names for devices, drawn from the kernel a block at a time.
@@ -60,7 +76,10 @@ struct Names {
 
 impl Names {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self { block: keys::random()?, next: 0 })
+        Ok(Self {
+            block: keys::random()?,
+            next: 0,
+        })
     }
 
     fn next(&mut self) -> [u8; 5] {

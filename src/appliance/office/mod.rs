@@ -5,9 +5,9 @@
 
 mod challenge;
 mod command;
-mod import;
 mod enroll;
 mod grant;
+mod import;
 pub mod published;
 mod sessions;
 mod view;
@@ -29,9 +29,9 @@ use groundcrew_registry::{Change, Entry, Registry, journal};
 pub use command::{Command, DeviceView, ImportView, Order, Outcome, RefusedRow};
 pub use enroll::Refusal;
 
-use challenge::Challenger;
 use crate::site::{Settings, Site, SiteKeys};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
+use challenge::Challenger;
 use sessions::Sessions;
 
 /// Everything that decides about devices.
@@ -77,7 +77,12 @@ impl Office {
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
             writer: store.start()?,
-            inner: Mutex::new(Inner { registry, sessions: Sessions::default(), grants, floor }),
+            inner: Mutex::new(Inner {
+                registry,
+                sessions: Sessions::default(),
+                grants,
+                floor,
+            }),
         })
     }
 
@@ -98,7 +103,9 @@ impl Office {
 
     /// What a machine is to boot, by what its loader tells of it.
     pub fn boot_state(&self, query: &IpxeQuery) -> BootState {
-        self.lock().registry.lookup_boot(query.serial.as_deref(), query.uuid, query.mac)
+        self.lock()
+            .registry
+            .lookup_boot(query.serial.as_deref(), query.uuid, query.mac)
     }
 
     /// Carries out a technician's order.
@@ -108,25 +115,41 @@ impl Office {
             Command::ListDevices => Ok(Outcome::Devices(view::all(&self.lock()))),
             Command::ShowDevice(id) => {
                 let inner = self.lock();
-                let device = inner.registry.device(&id).with_context(|| format!("there is no device {id}; `groundcrew device list` shows them"))?;
+                let device = inner.registry.device(&id).with_context(|| {
+                    format!("there is no device {id}; `groundcrew device list` shows them")
+                })?;
                 Ok(Outcome::Device(Box::new(view::one(&inner, device))))
             }
-            Command::DeviceLog(id) => Ok(Outcome::Log(store::device_log(&self.registry_file, &id)?)),
+            Command::DeviceLog(id) => {
+                Ok(Outcome::Log(store::device_log(&self.registry_file, &id)?))
+            }
             Command::Import { csv, tag, dry_run } => self.import(&csv, tag, dry_run, &by).await,
             Command::Approve { device, code } => self.approve(&device, code, &by).await,
             Command::Reject { device, reason } => {
                 let line = format!("{device} is refused; it starts its own disk");
-                self.change(&device, line, |registry| Ok(registry.reject(&device, &reason, &by)?)).await
+                self.change(&device, line, |registry| {
+                    Ok(registry.reject(&device, &reason, &by)?)
+                })
+                .await
             }
             Command::Reprovision(device) => {
-                let line = format!("{device} will be provisioned anew at its next start from the network");
-                self.change(&device, line, |registry| Ok(registry.reprovision(&device, &by)?)).await
+                let line =
+                    format!("{device} will be provisioned anew at its next start from the network");
+                self.change(&device, line, |registry| {
+                    Ok(registry.reprovision(&device, &by)?)
+                })
+                .await
             }
             Command::Journal => Ok(Outcome::Journal(store::journal_lines(&self.registry_file)?)),
         }
     }
 
-    async fn approve(&self, device: &DeviceId, code: groundcrew_core::enroll::Code, by: &str) -> anyhow::Result<Outcome> {
+    async fn approve(
+        &self,
+        device: &DeviceId,
+        code: groundcrew_core::enroll::Code,
+        by: &str,
+    ) -> anyhow::Result<Outcome> {
         let place = self.writer.place()?;
         let (commit, ungranted) = {
             let mut inner = self.lock();
@@ -195,7 +218,9 @@ impl Office {
             }
             Err(error) => {
                 // Memory went further than the journal can follow.
-                tracing::error!("the registry contradicts itself, so nothing more is answered: {error}");
+                tracing::error!(
+                    "the registry contradicts itself, so nothing more is answered: {error}"
+                );
                 std::process::exit(1);
             }
         }
@@ -217,7 +242,14 @@ impl From<Busy> for Refusal {
 pub fn describe_entry(line: &str) -> anyhow::Result<String> {
     let entry = Entry::read(line)?;
     let about = view::event_in_words(entry.event());
-    Ok(format!("{:>6}  {}  {}  {} by {}{about}", entry.seq(), entry.at(), entry.device(), entry.event().name(), entry.actor()))
+    Ok(format!(
+        "{:>6}  {}  {}  {} by {}{about}",
+        entry.seq(),
+        entry.at(),
+        entry.device(),
+        entry.event().name(),
+        entry.actor()
+    ))
 }
 
 /// Checks the chain of a site's journal; the hash of its last line.

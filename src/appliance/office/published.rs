@@ -7,7 +7,10 @@ use groundcrew_core::trust::tuf::Repo;
 pub fn choose(repo: &Repo, name: &Slug, wanted: Option<Version>) -> Option<Version> {
     let prefix = format!("bundles/{name}/");
     let mut versions = repo.targets()?.targets.keys().filter_map(|path| {
-        path.strip_prefix(&prefix)?.strip_suffix(".json")?.parse::<Version>().ok()
+        path.strip_prefix(&prefix)?
+            .strip_suffix(".json")?
+            .parse::<Version>()
+            .ok()
     });
     match wanted {
         Some(wanted) => versions.find(|found| *found == wanted),

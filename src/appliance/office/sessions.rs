@@ -42,7 +42,9 @@ impl Sessions {
             self.close(&old);
         }
         while self.by_token.len() >= LIMIT {
-            let Some((_, oldest)) = self.by_age.first_key_value() else { break };
+            let Some((_, oldest)) = self.by_age.first_key_value() else {
+                break;
+            };
             let oldest = *oldest;
             self.close(&oldest);
         }
@@ -63,12 +65,16 @@ impl Sessions {
 
     /// The enrollment of a token.
     pub fn of_token(&mut self, token: &Session) -> Option<&mut Enrollment> {
-        self.by_token.get_mut(&key(token)).map(|(_, enrollment)| enrollment)
+        self.by_token
+            .get_mut(&key(token))
+            .map(|(_, enrollment)| enrollment)
     }
 
     /// The enrollment of a device.
     pub fn of_device(&self, device: &DeviceId) -> Option<&Enrollment> {
-        self.by_token.get(self.by_device.get(device)?).map(|(_, enrollment)| enrollment)
+        self.by_token
+            .get(self.by_device.get(device)?)
+            .map(|(_, enrollment)| enrollment)
     }
 
     /// Wakes whoever waits for a decision about `device`.

@@ -8,7 +8,11 @@ use super::{DeviceView, Inner};
 
 /// Every device; those that wait for somebody come first.
 pub fn all(inner: &Inner) -> Vec<DeviceView> {
-    let mut views: Vec<DeviceView> = inner.registry.devices().map(|device| one(inner, device)).collect();
+    let mut views: Vec<DeviceView> = inner
+        .registry
+        .devices()
+        .map(|device| one(inner, device))
+        .collect();
     views.sort_by_key(|view| (view.code.is_none(), view.id.clone()));
     views
 }
@@ -20,7 +24,9 @@ pub fn one(inner: &Inner, device: &Device) -> DeviceView {
     let progress = session.and_then(|session| session.progress.as_ref());
     let working = matches!(device.phase, Phase::Provisioning { .. });
     let (profile, bundle) = match &device.phase {
-        Phase::Provisioning { profile, bundle, .. } => (Some(profile.clone()), Some(bundle.to_string())),
+        Phase::Provisioning {
+            profile, bundle, ..
+        } => (Some(profile.clone()), Some(bundle.to_string())),
         Phase::Provisioned { bundle, .. } => (None, Some(bundle.to_string())),
         _ => (None, None),
     };
@@ -38,7 +44,9 @@ pub fn one(inner: &Inner, device: &Device) -> DeviceView {
         tag: device.tag.clone(),
         profile,
         bundle,
-        progress: progress.filter(|_| working).map(|p| format!("{} {}/{}: {}", p.phase, p.done, p.total, p.message)),
+        progress: progress
+            .filter(|_| working)
+            .map(|p| format!("{} {}/{}: {}", p.phase, p.done, p.total, p.message)),
     }
 }
 
@@ -54,12 +62,18 @@ fn since(phase: &Phase) -> Option<UnixTime> {
 }
 
 fn reason(device: &Device) -> Option<String> {
-    if let Some(cause) = device.pending.as_ref().and_then(|pending| pending.cause.as_ref()) {
+    if let Some(cause) = device
+        .pending
+        .as_ref()
+        .and_then(|pending| pending.cause.as_ref())
+    {
         return Some(cause.to_string());
     }
     match &device.phase {
         Phase::Failed { reason, .. } | Phase::Rejected { reason, .. } => Some(reason.clone()),
-        _ if device.reprovision.is_some() => Some("to be provisioned anew at its next start".to_owned()),
+        _ if device.reprovision.is_some() => {
+            Some("to be provisioned anew at its next start".to_owned())
+        }
         _ => None,
     }
 }
@@ -68,12 +82,28 @@ fn reason(device: &Device) -> Option<String> {
 pub fn event_in_words(event: &Event) -> String {
     let detail = match event {
         Event::Registered { registration } => format!("from {}", registration.source),
-        Event::Requested { request } => request.cause.as_ref().map(ToString::to_string).unwrap_or_default(),
+        Event::Requested { request } => request
+            .cause
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         Event::Approved { assurance, .. } => format!("{assurance:?}").to_lowercase(),
-        Event::Granted { profile, bundle, .. } => format!("{bundle} by profile {profile}"),
-        Event::Rejected { reason } | Event::Withdrawn { reason } | Event::Failed { reason, .. } | Event::Retired { reason } => reason.clone(),
-        Event::Tagged { tag } => tag.as_ref().map(ToString::to_string).unwrap_or_else(|| "none".to_owned()),
+        Event::Granted {
+            profile, bundle, ..
+        } => format!("{bundle} by profile {profile}"),
+        Event::Rejected { reason }
+        | Event::Withdrawn { reason }
+        | Event::Failed { reason, .. }
+        | Event::Retired { reason } => reason.clone(),
+        Event::Tagged { tag } => tag
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_else(|| "none".to_owned()),
         Event::Provisioned { .. } | Event::ReprovisionAsked => String::new(),
     };
-    if detail.is_empty() { detail } else { format!(": {detail}") }
+    if detail.is_empty() {
+        detail
+    } else {
+        format!(": {detail}")
+    }
 }

@@ -34,23 +34,43 @@ pub fn routes(office: Arc<Office>) -> Router {
         .route(path::PROGRESS, post(progress))
         .route(path::RECEIPT, post(receipt))
         .layer(DefaultBodyLimit::max(MAX_MESSAGE))
-        .merge(Router::new().route(path::LOG, post(log)).layer(DefaultBodyLimit::max(MAX_LOG)))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no-such-path", "nothing answers on this path"))
+        .merge(
+            Router::new()
+                .route(path::LOG, post(log))
+                .layer(DefaultBodyLimit::max(MAX_LOG)),
+        )
+        .fallback(async || {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "no-such-path",
+                "nothing answers on this path",
+            )
+        })
         .with_state(office)
 }
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-async fn start(State(office): State<Arc<Office>>, Message(start): Message<Start>) -> Answer<Challenge> {
+async fn start(
+    State(office): State<Arc<Office>>,
+    Message(start): Message<Start>,
+) -> Answer<Challenge> {
     Ok(Json(office.challenge(&start)))
 }
 
-async fn request(State(office): State<Arc<Office>>, Message(envelope): Message<Envelope>) -> Answer<Admission> {
+async fn request(
+    State(office): State<Arc<Office>>,
+    Message(envelope): Message<Envelope>,
+) -> Answer<Admission> {
     Ok(Json(office.request(&envelope).await?))
 }
 
 async fn decision(State(office): State<Arc<Office>>, Bearer(session): Bearer) -> Answer<Decision> {
-    Ok(Json(office.decision(&session, Duration::from_secs(LONG_POLL_SECONDS)).await?))
+    Ok(Json(
+        office
+            .decision(&session, Duration::from_secs(LONG_POLL_SECONDS))
+            .await?,
+    ))
 }
 
 async fn progress(
@@ -71,7 +91,11 @@ async fn receipt(
     Ok(Json(Stored { stored: true }))
 }
 
-async fn log(State(office): State<Arc<Office>>, Bearer(session): Bearer, text: String) -> Answer<Stored> {
+async fn log(
+    State(office): State<Arc<Office>>,
+    Bearer(session): Bearer,
+    text: String,
+) -> Answer<Stored> {
     office.device_log(&session, text).await?;
     Ok(Json(Stored { stored: true }))
 }
@@ -91,7 +115,11 @@ struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, error: impl Into<String>) -> Self {
-        Self { status, code, error: error.into() }
+        Self {
+            status,
+            code,
+            error: error.into(),
+        }
     }
 }
 
@@ -109,7 +137,9 @@ impl From<Refusal> for Problem {
             Refusal::NoSession => StatusCode::UNAUTHORIZED,
             Refusal::WrongSite { .. } | Refusal::NotAllowed(_) => StatusCode::FORBIDDEN,
             Refusal::StaleChallenge => StatusCode::CONFLICT,
-            Refusal::ClockUnknown | Refusal::Busy(_) | Refusal::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::ClockUnknown | Refusal::Busy(_) | Refusal::NotReady(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         if status.is_server_error() {
             tracing::warn!("a device was turned away: {refusal}");
@@ -130,8 +160,13 @@ impl<S: Send + Sync, T: DeserializeOwned> axum::extract::FromRequest<S> for Mess
         let bytes = hyper::body::Bytes::from_request(request, state)
             .await
             .map_err(|error| Problem::new(error.status(), "body", error.body_text()))?;
-        let message = serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "malformed", format!("the message is malformed: {error}")))?;
+        let message = serde_json::from_slice(&bytes).map_err(|error| {
+            Problem::new(
+                StatusCode::BAD_REQUEST,
+                "malformed",
+                format!("the message is malformed: {error}"),
+            )
+        })?;
         Ok(Self(message))
     }
 }

@@ -9,7 +9,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
-use groundcrew_netboot::ipxe::{self, AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings};
+use groundcrew_netboot::ipxe::{
+    self, AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings,
+};
 use groundcrew_netboot::path::BootPath;
 use groundcrew_registry::boot::BootState;
 
@@ -60,10 +62,17 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
     };
     let state = boot.office.boot_state(&query);
     let decision = decide(&state);
-    let device = query.serial.clone().or(query.mac.map(|mac| mac.to_string())).unwrap_or_default();
+    let device = query
+        .serial
+        .clone()
+        .or(query.mac.map(|mac| mac.to_string()))
+        .unwrap_or_default();
     tracing::info!(
-        mac = query.mac.map(tracing::field::display), serial = query.serial, uuid = query.uuid.map(tracing::field::display),
-        "boot text: {}", describe(&decision)
+        mac = query.mac.map(tracing::field::display),
+        serial = query.serial,
+        uuid = query.uuid.map(tracing::field::display),
+        "boot text: {}",
+        describe(&decision)
     );
     text(decision.script(&boot.scripts, &device, query.firmware))
 }
@@ -74,7 +83,9 @@ async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
 
 fn text(script: String) -> Response {
     let mut response = plain(StatusCode::OK, &script);
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -83,16 +94,33 @@ fn decide(state: &BootState) -> BootDecision {
     let own_disk = |why: String| BootDecision::OwnDisk { why };
     match state {
         BootState::Provision { .. } | BootState::Unknown => agent(),
-        BootState::OwnDisk { device, bundle, since } => own_disk(format!("{device} has {bundle} since {since}")),
-        BootState::Failed { device, reason, .. } => own_disk(format!("{device} could not be provisioned: {reason}")),
-        BootState::Rejected { device, reason, .. } => own_disk(format!("{device} was refused: {reason}")),
+        BootState::OwnDisk {
+            device,
+            bundle,
+            since,
+        } => own_disk(format!("{device} has {bundle} since {since}")),
+        BootState::Failed { device, reason, .. } => {
+            own_disk(format!("{device} could not be provisioned: {reason}"))
+        }
+        BootState::Rejected { device, reason, .. } => {
+            own_disk(format!("{device} was refused: {reason}"))
+        }
     }
 }
 
 fn agent() -> BootDecision {
-    match (BootPath::from_tftp("vmlinuz"), BootPath::from_tftp("initrd.img")) {
-        (Ok(kernel), Ok(initrd)) => BootDecision::Agent(AgentBoot { kernel, initrds: vec![initrd], args: Vec::new() }),
-        _ => BootDecision::OwnDisk { why: "this appliance has no boot image".to_owned() },
+    match (
+        BootPath::from_tftp("vmlinuz"),
+        BootPath::from_tftp("initrd.img"),
+    ) {
+        (Ok(kernel), Ok(initrd)) => BootDecision::Agent(AgentBoot {
+            kernel,
+            initrds: vec![initrd],
+            args: Vec::new(),
+        }),
+        _ => BootDecision::OwnDisk {
+            why: "this appliance has no boot image".to_owned(),
+        },
     }
 }
 
@@ -108,19 +136,38 @@ fn describe(decision: &BootDecision) -> String {
 async fn file(State(boot): State<Arc<Boot>>, request: Request) -> Response {
     let method = request.method();
     if method != Method::GET && method != Method::HEAD {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "files are only for GET and HEAD\n");
+        return plain(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "files are only for GET and HEAD\n",
+        );
     }
-    let peer = request.extensions().get::<axum::Extension<Peer>>().map(|peer| peer.0.0);
+    let peer = request
+        .extensions()
+        .get::<axum::Extension<Peer>>()
+        .map(|peer| peer.0.0);
     let path = match BootPath::from_http(request.uri().path()) {
         Ok(path) => path.to_string(),
         Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
-    let trees = [("boot/", &boot.boot), ("tuf/", &boot.trust), ("blobs/", &boot.blobs)];
-    let Some((rest, tree)) = trees.into_iter().find_map(|(prefix, tree)| Some((path.strip_prefix(prefix)?, tree))) else {
-        return plain(StatusCode::NOT_FOUND, "nothing lies here; boot files are under /boot/\n");
+    let trees = [
+        ("boot/", &boot.boot),
+        ("tuf/", &boot.trust),
+        ("blobs/", &boot.blobs),
+    ];
+    let Some((rest, tree)) = trees
+        .into_iter()
+        .find_map(|(prefix, tree)| Some((path.strip_prefix(prefix)?, tree)))
+    else {
+        return plain(
+            StatusCode::NOT_FOUND,
+            "nothing lies here; boot files are under /boot/\n",
+        );
     };
     let response = tree.answer(method, request.headers(), rest).await;
     let status = response.status().as_u16();
-    tracing::debug!(peer = peer.map(tracing::field::display), "HTTP {method} /{path} -> {status}");
+    tracing::debug!(
+        peer = peer.map(tracing::field::display),
+        "HTTP {method} /{path} -> {status}"
+    );
     response
 }

@@ -24,7 +24,9 @@ const ORDER_WITHIN: Duration = Duration::from_secs(60);
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     let context = || format!("cannot make the control socket {}", path.display());
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(context),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(context);
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).with_context(context)?;
@@ -59,8 +61,13 @@ async fn converse(stream: UnixStream, office: &Office) -> anyhow::Result<()> {
     let mut reader = BufReader::new(reader.take(MAX_ORDER));
     tokio::time::timeout(ORDER_WITHIN, reader.read_until(b'\n', &mut line)).await??;
     let result: Result<Outcome, String> = match serde_json::from_slice::<Order>(&line) {
-        Ok(order) => office.execute(order).await.map_err(|error| format!("{error:#}")),
-        Err(error) => Err(format!("the appliance does not understand the order; is it of another version? {error}")),
+        Ok(order) => office
+            .execute(order)
+            .await
+            .map_err(|error| format!("{error:#}")),
+        Err(error) => Err(format!(
+            "the appliance does not understand the order; is it of another version? {error}"
+        )),
     };
     let mut answer = serde_json::to_vec(&result)?;
     answer.push(b'\n');

@@ -21,11 +21,15 @@ pub fn bind(settings: &Settings) -> anyhow::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_broadcast(true)?;
-    socket.bind_device(Some(interface.as_bytes())).with_context(|| {
-        format!("cannot use the interface {interface}: `groundcrew check` says what is missing")
-    })?;
+    socket
+        .bind_device(Some(interface.as_bytes()))
+        .with_context(|| {
+            format!("cannot use the interface {interface}: `groundcrew check` says what is missing")
+        })?;
     let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, dhcp::SERVER_PORT);
-    socket.bind(&address.into()).with_context(|| super::run::cannot_bind("DHCP", "67/udp"))?;
+    socket
+        .bind(&address.into())
+        .with_context(|| super::run::cannot_bind("DHCP", "67/udp"))?;
     Ok(UdpSocket::from_std(socket.into())?)
 }
 
@@ -58,10 +62,16 @@ fn answer(socket: &Arc<UdpSocket>, server: &mut Server, writer: &Writer, request
         tracing::warn!(mac = %request.mac, "DHCP: the disk does not keep up, packet dropped");
         return;
     };
-    let Outcome { verdict, events, client } = server.handle(request, crate::clock::read());
+    let Outcome {
+        verdict,
+        events,
+        client,
+    } = server.handle(request, crate::clock::read());
     let changes: Vec<Change> = events.into_iter().map(change).collect();
     let commit = (!changes.is_empty()).then(|| place.write(changes));
-    let Some(reply) = reply_of(verdict, request) else { return };
+    let Some(reply) = reply_of(verdict, request) else {
+        return;
+    };
     tracing::info!(
         mac = %request.mac, xid = format_args!("{:08x}", request.xid), ip = %reply.yiaddr,
         "DHCP {} -> {} to {client}", request.kind, reply.kind
@@ -84,7 +94,9 @@ fn reply_of(verdict: Verdict, request: &Request) -> Option<Reply> {
     match verdict {
         Verdict::Reply(reply) => return Some(reply),
         Verdict::Noted(noted) => tracing::info!(%mac, "DHCP {kind}: {noted}"),
-        Verdict::Ignored(reason @ Ignored::PoolExhausted { .. }) => tracing::warn!(%mac, "DHCP {kind} not answered: {reason}"),
+        Verdict::Ignored(reason @ Ignored::PoolExhausted { .. }) => {
+            tracing::warn!(%mac, "DHCP {kind} not answered: {reason}")
+        }
         Verdict::Ignored(reason) => tracing::debug!(%mac, "DHCP {kind} not answered: {reason}"),
     }
     None

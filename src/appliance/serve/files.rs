@@ -26,16 +26,25 @@ pub struct Tree {
 impl Tree {
     /// Serves what lies below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: Arc::new(root.into()) }
+        Self {
+            root: Arc::new(root.into()),
+        }
     }
 
     /// Opens a regular file below the root. The kernel refuses to leave the
     /// folder by `..`, by an absolute path or by any symlink.
     pub fn open(&self, path: &str) -> std::io::Result<File> {
         let root = File::open(self.root.as_path())?;
-        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let inside =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = File::from(rustix::fs::openat2(&root, path, flags, Mode::empty(), inside)?);
+        let file = File::from(rustix::fs::openat2(
+            &root,
+            path,
+            flags,
+            Mode::empty(),
+            inside,
+        )?);
         if file.metadata()?.is_file() {
             Ok(file)
         } else {
@@ -62,13 +71,25 @@ impl Tree {
 pub fn plain(status: StatusCode, text: &str) -> Response {
     let mut response = Response::new(Body::from(text.to_owned()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
-fn send(method: &Method, headers: &HeaderMap, file: File, metadata: &std::fs::Metadata) -> Response {
+fn send(
+    method: &Method,
+    headers: &HeaderMap,
+    file: File,
+    metadata: &std::fs::Metadata,
+) -> Response {
     let size = metadata.len();
-    let etag = format!("\"{:x}-{size:x}-{:x}\"", metadata.ino(), metadata.mtime_nsec() ^ metadata.mtime());
+    let etag = format!(
+        "\"{:x}-{size:x}-{:x}\"",
+        metadata.ino(),
+        metadata.mtime_nsec() ^ metadata.mtime()
+    );
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if text(header::IF_NONE_MATCH) == Some(etag.as_str()) {
         let mut response = Response::new(Body::empty());
@@ -77,13 +98,21 @@ fn send(method: &Method, headers: &HeaderMap, file: File, metadata: &std::fs::Me
     }
     // A range of another version of the file would splice two files.
     let same = text(header::IF_RANGE).is_none_or(|tag| tag == etag);
-    let range = if same { text(header::RANGE).map_or(Range::Whole, |text| parse_range(text, size)) } else { Range::Whole };
+    let range = if same {
+        text(header::RANGE).map_or(Range::Whole, |text| parse_range(text, size))
+    } else {
+        Range::Whole
+    };
     let (status, start, end) = match range {
         Range::Whole => (StatusCode::OK, 0, size),
         Range::Part(start, end) => (StatusCode::PARTIAL_CONTENT, start, end),
         Range::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, 0, 0),
     };
-    let body = if method == Method::HEAD || start == end { Body::empty() } else { stream(file, start, end) };
+    let body = if method == Method::HEAD || start == end {
+        Body::empty()
+    } else {
+        stream(file, start, end)
+    };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let fields = response.headers_mut();
@@ -97,7 +126,10 @@ fn send(method: &Method, headers: &HeaderMap, file: File, metadata: &std::fs::Me
     set(header::CONTENT_LENGTH, (end - start).to_string());
     set(header::ETAG, etag);
     match status {
-        StatusCode::PARTIAL_CONTENT => set(header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", end - 1)),
+        StatusCode::PARTIAL_CONTENT => set(
+            header::CONTENT_RANGE,
+            format!("bytes {start}-{}/{size}", end - 1),
+        ),
         StatusCode::RANGE_NOT_SATISFIABLE => set(header::CONTENT_RANGE, format!("bytes */{size}")),
         _ => {}
     }
@@ -115,13 +147,20 @@ enum Range {
 /// RFC 9110 §14.2. Several ranges at once, or anything that is not understood,
 /// gets the whole file, as the RFC allows.
 fn parse_range(text: &str, size: u64) -> Range {
-    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|spec| spec.split_once('-')) else {
+    let Some((first, last)) = text
+        .strip_prefix("bytes=")
+        .and_then(|spec| spec.split_once('-'))
+    else {
         return Range::Whole;
     };
     match (first.parse::<u64>(), last.parse::<u64>()) {
         (Ok(first), _) if last.is_empty() && first < size => Range::Part(first, size),
-        (Ok(first), Ok(last)) if first <= last && first < size => Range::Part(first, size.min(last.saturating_add(1))),
-        (Err(_), Ok(tail)) if first.is_empty() && tail > 0 && size > 0 => Range::Part(size.saturating_sub(tail), size),
+        (Ok(first), Ok(last)) if first <= last && first < size => {
+            Range::Part(first, size.min(last.saturating_add(1)))
+        }
+        (Err(_), Ok(tail)) if first.is_empty() && tail > 0 && size > 0 => {
+            Range::Part(size.saturating_sub(tail), size)
+        }
         (Ok(first), Ok(last)) if first > last => Range::Whole,
         (Ok(_), Ok(_)) => Range::Unsatisfiable,
         (Ok(_), Err(_)) if last.is_empty() => Range::Unsatisfiable,
@@ -136,7 +175,9 @@ fn stream(file: File, start: u64, end: u64) -> Body {
         let mut at = start;
         while at < end {
             let mut piece = vec![0; usize::try_from(PIECE.min(end - at)).unwrap_or(0)];
-            let read = file.read_exact_at(&mut piece, at).map(|()| Frame::data(Bytes::from(piece)));
+            let read = file
+                .read_exact_at(&mut piece, at)
+                .map(|()| Frame::data(Bytes::from(piece)));
             let failed = read.is_err();
             if sender.blocking_send(read).is_err() || failed {
                 return; // the peer left, or the disk failed: the cut answer tells the peer
@@ -144,9 +185,10 @@ fn stream(file: File, start: u64, end: u64) -> Body {
             at += PIECE.min(end - at);
         }
     });
-    Body::new(StreamBody::new(futures_util::stream::unfold(receiver, async |mut receiver| {
-        receiver.recv().await.map(|frame| (frame, receiver))
-    })))
+    Body::new(StreamBody::new(futures_util::stream::unfold(
+        receiver,
+        async |mut receiver| receiver.recv().await.map(|frame| (frame, receiver)),
+    )))
 }
 
 #[cfg(test)]
@@ -167,7 +209,10 @@ mod tests {
             ("bytes=4-2", Range::Whole),
             ("bytes=0-1,3-4", Range::Whole),
             ("lines=0-1", Range::Whole),
-            ("bytes=18446744073709551615-18446744073709551615", Range::Unsatisfiable),
+            (
+                "bytes=18446744073709551615-18446744073709551615",
+                Range::Unsatisfiable,
+            ),
         ] {
             assert_eq!(parse_range(text, 10), want, "{text}");
         }
@@ -184,7 +229,15 @@ mod tests {
         symlink("sub", root.join("dir")).unwrap();
         let tree = Tree::new(&root);
         assert!(tree.open("sub/file").is_ok());
-        for bad in ["../secret", "link", "dir/file", "sub", "/etc/hostname", "sub/../../secret", ""] {
+        for bad in [
+            "../secret",
+            "link",
+            "dir/file",
+            "sub",
+            "/etc/hostname",
+            "sub/../../secret",
+            "",
+        ] {
             assert!(tree.open(bad).is_err(), "{bad}");
         }
     }

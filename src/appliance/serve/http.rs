@@ -34,7 +34,12 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub struct Peer(pub SocketAddr);
 
 /// Serves until told to stop, then lets open answers finish for a moment.
-pub async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, routes: Router, mut stop: Shutdown) {
+pub async fn run(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    routes: Router,
+    mut stop: Shutdown,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

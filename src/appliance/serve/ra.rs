@@ -34,7 +34,8 @@ pub struct Link {
 pub fn bind(interface: &str) -> anyhow::Result<Link> {
     let address = link_local(interface).context("the interface has no IPv6 link-local address")?;
     let scope = nix::net::if_::if_nametoindex(interface)?;
-    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).context("raw sockets need CAP_NET_RAW")?;
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))
+        .context("raw sockets need CAP_NET_RAW")?;
     socket.set_nonblocking(true)?;
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_multicast_hops_v6(u32::from(HOP_LIMIT))?;
@@ -45,14 +46,22 @@ pub fn bind(interface: &str) -> anyhow::Result<Link> {
     socket.join_multicast_v6(&ALL_NODES, scope)?;
     socket.set_recv_hoplimit_v6(true)?;
     socket.bind(&SocketAddrV6::new(address, 0, 0, scope).into())?;
-    Ok(Link { socket: UdpSocket::from_std(socket.into())?, address, scope, interface: interface.to_owned() })
+    Ok(Link {
+        socket: UdpSocket::from_std(socket.into())?,
+        address,
+        scope,
+        interface: interface.to_owned(),
+    })
 }
 
 fn link_local(interface: &str) -> Option<Ipv6Addr> {
-    nix::ifaddrs::getifaddrs().ok()?.filter(|entry| entry.interface_name == interface).find_map(|entry| {
-        let ip = entry.address?.as_sockaddr_in6()?.ip();
-        ip.is_unicast_link_local().then_some(ip)
-    })
+    nix::ifaddrs::getifaddrs()
+        .ok()?
+        .filter(|entry| entry.interface_name == interface)
+        .find_map(|entry| {
+            let ip = entry.address?.as_sockaddr_in6()?.ip();
+            ip.is_unicast_link_local().then_some(ip)
+        })
 }
 
 /// Advertises until a real router is heard or the order to stop comes.
@@ -79,18 +88,24 @@ fn advertise(link: &Link) {
     let bytes = no_router(link.address, None);
     let target = SocketAddrV6::new(ALL_NODES, 0, 0, link.scope);
     if let Err(error) = link.socket.try_send_to(&bytes, target.into()) {
-        tracing::debug!(interface = link.interface, "router advertisement not sent: {error}");
+        tracing::debug!(
+            interface = link.interface,
+            "router advertisement not sent: {error}"
+        );
     }
 }
 
 impl Link {
     async fn receive(&self) -> anyhow::Result<NeighborDiscovery> {
         let receive = || receive_now(&self.socket);
-        let (length, source, hops, buffer) = self.socket.async_io(Interest::READABLE, receive).await?;
+        let (length, source, hops, buffer) =
+            self.socket.async_io(Interest::READABLE, receive).await?;
         let message = buffer.get(..length).unwrap_or_default();
         // The checksum covers the destination, which was one of these.
         let parse = |to| NeighborDiscovery::parse(source, to, hops, message);
-        Ok(parse(ALL_ROUTERS).or_else(|_| parse(ALL_NODES)).or_else(|_| parse(self.address))?)
+        Ok(parse(ALL_ROUTERS)
+            .or_else(|_| parse(ALL_NODES))
+            .or_else(|_| parse(self.address))?)
     }
 }
 
@@ -100,7 +115,12 @@ fn receive_now(socket: &UdpSocket) -> std::io::Result<Received> {
     let mut buffer = [0; 1500];
     let mut control = nix::cmsg_space!(i32);
     let mut parts = [IoSliceMut::new(&mut buffer)];
-    let message = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let message = recvmsg::<SockaddrIn6>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
     let hops = message.cmsgs()?.find_map(|c| match c {
         ControlMessageOwned::Ipv6HopLimit(hops) => u8::try_from(hops).ok(),
         _ => None,

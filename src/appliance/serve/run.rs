@@ -17,7 +17,10 @@ use crate::store::Store;
 
 /// Serves `site` until SIGTERM or SIGINT.
 pub fn run(site: &Site) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(site))
 }
 
@@ -108,18 +111,39 @@ fn start(
 ) -> anyhow::Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
     let http_address = SocketAddrV4::new(settings.address.address, settings.ports.http);
-    let service = BootService { http: http_address, loaders: Loaders::debian() };
+    let service = BootService {
+        http: http_address,
+        loaders: Loaders::debian(),
+    };
     let server = Server::new(subnet(settings)?, Some(service), leases);
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
-    tasks.spawn(dhcp::run(sockets.dhcp, server, office.writer().clone(), shutdown.clone()));
+    tasks.spawn(dhcp::run(
+        sockets.dhcp,
+        server,
+        office.writer().clone(),
+        shutdown.clone(),
+    ));
     tasks.spawn(tftp::run(sockets.tftp, boot_tree.clone(), shutdown.clone()));
     let boot_routes = boot::routes(site, settings, boot_tree, Arc::clone(office));
     tasks.spawn(http::run(sockets.http, None, boot_routes, shutdown.clone()));
     let api_routes = api::routes(Arc::clone(office));
-    tasks.spawn(http::run(sockets.https, Some(tls), api_routes, shutdown.clone()));
-    tasks.spawn(control::run(sockets.control, Arc::clone(office), shutdown.clone()));
-    tasks.spawn(upkeep::run(site.clone(), Arc::clone(office), shutdown.clone()));
+    tasks.spawn(http::run(
+        sockets.https,
+        Some(tls),
+        api_routes,
+        shutdown.clone(),
+    ));
+    tasks.spawn(control::run(
+        sockets.control,
+        Arc::clone(office),
+        shutdown.clone(),
+    ));
+    tasks.spawn(upkeep::run(
+        site.clone(),
+        Arc::clone(office),
+        shutdown.clone(),
+    ));
     if let Some(link) = sockets.link {
         // It ends by itself where a real router is heard; then nothing is left to do.
         let mut stop = shutdown.clone();

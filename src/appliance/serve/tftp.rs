@@ -27,7 +27,8 @@ pub struct Listener {
 /// Binds the well-known port on the site's address.
 pub async fn bind(address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
     let socket = UdpSocket::bind(SocketAddrV4::new(address, port)).await;
-    let socket = socket.with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
+    let socket = socket
+        .with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
     Ok(Listener { socket, address })
 }
 
@@ -42,7 +43,10 @@ struct DeskState {
 
 /// Answers until told to stop.
 pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
-    let desk = Desk(Arc::new(Mutex::new(DeskState { admission: Admission::new(Caps::default()), repeats: HashMap::new() })));
+    let desk = Desk(Arc::new(Mutex::new(DeskState {
+        admission: Admission::new(Caps::default()),
+        repeats: HashMap::new(),
+    })));
     let mut buffer = [0; 2048];
     loop {
         let (length, peer) = tokio::select! {
@@ -69,7 +73,14 @@ pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
     }
 }
 
-fn admit(desk: &Desk, listener: &Listener, tree: &Tree, stop: &Shutdown, peer: SocketAddr, request: ReadRequest) {
+fn admit(
+    desk: &Desk,
+    listener: &Listener,
+    tree: &Tree,
+    stop: &Shutdown,
+    peer: SocketAddr,
+    request: ReadRequest,
+) {
     let mut state = desk.0.lock().unwrap_or_else(PoisonError::into_inner);
     match state.admission.admit(peer) {
         Admit::Repeat => {
@@ -82,7 +93,13 @@ fn admit(desk: &Desk, listener: &Listener, tree: &Tree, stop: &Shutdown, peer: S
         Admit::Begin => {
             let repeat = Arc::new(Notify::new());
             state.repeats.insert(peer, Arc::clone(&repeat));
-            let job = Job { peer, address: listener.address, request, tree: tree.clone(), repeat };
+            let job = Job {
+                peer,
+                address: listener.address,
+                request,
+                tree: tree.clone(),
+                repeat,
+            };
             let (desk, stop) = (desk.clone(), stop.clone());
             tokio::spawn(async move {
                 // Signs off even if the transfer panics.
@@ -127,7 +144,9 @@ impl Job {
                 // OVMF and others ask for the size first and end that with an ERROR.
                 tracing::debug!(%peer, file = %path, done, "TFTP ended by the peer: {code} {text}");
             }
-            Ok((end, done)) => tracing::warn!(%peer, file = %path, done, "TFTP transfer failed: {end:?}"),
+            Ok((end, done)) => {
+                tracing::warn!(%peer, file = %path, done, "TFTP transfer failed: {end:?}")
+            }
             Err(error) => tracing::debug!(%peer, file = %path, "TFTP: {error}"),
         }
     }
@@ -159,7 +178,9 @@ impl Job {
                     }
                 }
                 Step::Wait(until) => {
-                    let sleep = until.saturating_sub(epoch.elapsed()).max(Duration::from_millis(1));
+                    let sleep = until
+                        .saturating_sub(epoch.elapsed())
+                        .max(Duration::from_millis(1));
                     tokio::select! {
                         received = socket.recv(&mut incoming) => match received {
                             Ok(length) => transfer.received(incoming.get(..length).unwrap_or_default(), epoch.elapsed()),
@@ -176,7 +197,10 @@ impl Job {
 
     async fn open(&self) -> Option<File> {
         let (tree, path) = (self.tree.clone(), self.request.path.to_string());
-        tokio::task::spawn_blocking(move || tree.open(&path)).await.ok()?.ok()
+        tokio::task::spawn_blocking(move || tree.open(&path))
+            .await
+            .ok()?
+            .ok()
     }
 }
 

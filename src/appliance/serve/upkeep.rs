@@ -24,7 +24,9 @@ pub async fn run(site: Site, office: Arc<Office>, mut stop: Shutdown) {
         match renewed {
             Ok(Ok(true)) => tracing::info!("signed anew that the site's trust metadata is current"),
             Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::error!("devices will refuse this site when its signature expires: {error:#}"),
+            Ok(Err(error)) => tracing::error!(
+                "devices will refuse this site when its signature expires: {error:#}"
+            ),
             Err(error) => tracing::error!("renewing the site's signature failed: {error}"),
         }
     }

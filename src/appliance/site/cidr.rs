@@ -37,12 +37,27 @@ impl Cidr {
     /// A pool for devices: the upper half of the network (at most 4096
     /// addresses), on whichever side of the appliance's own address has more room.
     pub fn default_pool(self) -> Pool {
-        let (low, own, high) = (self.network().to_bits(), self.address.to_bits(), self.broadcast().to_bits());
-        let (first, last) = if high - own > own - low { (own + 1, high - 1) } else { (low + 1, own - 1) };
+        let (low, own, high) = (
+            self.network().to_bits(),
+            self.address.to_bits(),
+            self.broadcast().to_bits(),
+        );
+        let (first, last) = if high - own > own - low {
+            (own + 1, high - 1)
+        } else {
+            (low + 1, own - 1)
+        };
         let middle = low + (high - low).div_ceil(2);
-        let first = if (first..=last).contains(&middle) { middle } else { first };
+        let first = if (first..=last).contains(&middle) {
+            middle
+        } else {
+            first
+        };
         let last = last.min(first + 4095);
-        Pool { first: Ipv4Addr::from_bits(first), last: Ipv4Addr::from_bits(last) }
+        Pool {
+            first: Ipv4Addr::from_bits(first),
+            last: Ipv4Addr::from_bits(last),
+        }
     }
 }
 
@@ -56,7 +71,9 @@ pub enum CidrError {
     #[error("a prefix of /{0} does not fit a site's network: use /8 to /30")]
     Prefix(u8),
     /// The network or broadcast address.
-    #[error("{0} is the network's own or its broadcast address: give the appliance one between them")]
+    #[error(
+        "{0} is the network's own or its broadcast address: give the appliance one between them"
+    )]
     NotAHost(Ipv4Addr),
 }
 
@@ -72,7 +89,11 @@ impl FromStr for Cidr {
             return Err(CidrError::Prefix(prefix));
         }
         let cidr = Self { address, prefix };
-        if cidr.holds_host(address) { Ok(cidr) } else { Err(CidrError::NotAHost(address)) }
+        if cidr.holds_host(address) {
+            Ok(cidr)
+        } else {
+            Err(CidrError::NotAHost(address))
+        }
     }
 }
 
@@ -127,7 +148,11 @@ impl FromStr for Pool {
         let (first, last) = text.split_once('-').ok_or_else(form)?;
         let end = |text: &str| text.trim().parse::<Ipv4Addr>().map_err(|_| form());
         let (first, last) = (end(first)?, end(last)?);
-        if first > last { Err(PoolError::Backwards(first, last)) } else { Ok(Self { first, last }) }
+        if first > last {
+            Err(PoolError::Backwards(first, last))
+        } else {
+            Ok(Self { first, last })
+        }
     }
 }
 
@@ -147,10 +172,19 @@ mod tests {
         let cidr: Cidr = "10.77.0.1/24".parse().unwrap();
         assert_eq!(cidr.mask(), Ipv4Addr::new(255, 255, 255, 0));
         assert_eq!(cidr.default_pool().to_string(), "10.77.0.128-10.77.0.254");
-        assert_eq!("10.77.0.0/24".parse::<Cidr>(), Err(CidrError::NotAHost(cidr.network())));
+        assert_eq!(
+            "10.77.0.0/24".parse::<Cidr>(),
+            Err(CidrError::NotAHost(cidr.network()))
+        );
         assert_eq!("10.77.0.1/31".parse::<Cidr>(), Err(CidrError::Prefix(31)));
-        assert!(matches!("10.77.0.1".parse::<Cidr>(), Err(CidrError::Form(_))));
-        assert!(matches!("10.0.0.9-10.0.0.1".parse::<Pool>(), Err(PoolError::Backwards(..))));
+        assert!(matches!(
+            "10.77.0.1".parse::<Cidr>(),
+            Err(CidrError::Form(_))
+        ));
+        assert!(matches!(
+            "10.0.0.9-10.0.0.1".parse::<Pool>(),
+            Err(PoolError::Backwards(..))
+        ));
     }
 
     proptest! {

@@ -20,8 +20,16 @@ const SETTINGS: &str = include_str!("../../../config/site.toml");
 /// The sample bundle source, for people to start from: path, content, whether it
 /// is a program.
 const SAMPLE_SOURCE: &[(&str, &str, bool)] = &[
-    ("welcome/bundle.toml", include_str!("../../../config/bundle/welcome/bundle.toml"), false),
-    ("welcome/motd", include_str!("../../../config/bundle/welcome/motd"), false),
+    (
+        "welcome/bundle.toml",
+        include_str!("../../../config/bundle/welcome/bundle.toml"),
+        false,
+    ),
+    (
+        "welcome/motd",
+        include_str!("../../../config/bundle/welcome/motd"),
+        false,
+    ),
     (
         "welcome/files/etc/profile.d/crew.sh",
         include_str!("../../../config/bundle/welcome/files/etc/profile.d/crew.sh"),
@@ -56,11 +64,16 @@ pub fn create(dir: &Path, new: &NewSite<'_>) -> anyhow::Result<Site> {
     let (hq, site) = (dir.join("hq"), dir.join("site"));
     for made in [&hq, &site] {
         if made.exists() {
-            bail!("{} exists already; init never overwrites. Choose another folder, or move it away", made.display());
+            bail!(
+                "{} exists already; init never overwrites. Choose another folder, or move it away",
+                made.display()
+            );
         }
     }
     fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    let draft = tempfile::Builder::new().prefix(".groundcrew-init-").tempdir_in(dir)?;
+    let draft = tempfile::Builder::new()
+        .prefix(".groundcrew-init-")
+        .tempdir_in(dir)?;
     let (draft_hq, draft_site) = (draft.path().join("hq"), Site::at(draft.path().join("site")));
     write_all(&draft_hq, &draft_site, new)?;
     fs::rename(&draft_hq, &hq)?;
@@ -72,7 +85,14 @@ pub fn create(dir: &Path, new: &NewSite<'_>) -> anyhow::Result<Site> {
 fn write_all(hq: &Path, site: &Site, new: &NewSite<'_>) -> anyhow::Result<()> {
     let text = settings_text(new)?;
     let hq_keys = hq.join("keys");
-    for folder in [&hq_keys, &site.keys_dir(), &site.trust_dir(), &site.blobs_dir(), &site.boot_dir(), &site.sources_dir()] {
+    for folder in [
+        &hq_keys,
+        &site.keys_dir(),
+        &site.trust_dir(),
+        &site.blobs_dir(),
+        &site.boot_dir(),
+        &site.sources_dir(),
+    ] {
         fs::create_dir_all(folder)?;
     }
     for secret in [hq, hq_keys.as_path(), &site.keys_dir()] {
@@ -83,7 +103,9 @@ fn write_all(hq: &Path, site: &Site, new: &NewSite<'_>) -> anyhow::Result<()> {
     let site_keys = SiteKeys::create(&site.keys_dir())?;
     let now = TimeFloor::built_at(groundcrew_core::time::RELEASED).now(crate::clock::read());
     if let Now::Floor(floor) = now {
-        bail!("the clock stands before {floor}, when this program was made: set it first, keys and signatures carry dates");
+        bail!(
+            "the clock stands before {floor}, when this program was made: set it first, keys and signatures carry dates"
+        );
     }
     let spec = RootSpec {
         expires: now.time().plus(publish::OFFLINE_LIFETIME * 5),
@@ -127,16 +149,38 @@ fn settings_text(new: &NewSite<'_>) -> anyhow::Result<String> {
     let mut text = SETTINGS.to_owned();
     for (line, key, value) in [
         ("name = \"hq\"", "name", new.name.to_string()),
-        ("organisation = \"Example Ltd\"", "organisation", new.organisation.to_owned()),
-        ("interface = \"eth1\"", "interface", new.interface.to_owned()),
-        ("address = \"10.77.0.1/24\"", "address", new.address.to_string()),
-        ("pool = \"10.77.0.128-10.77.0.254\"", "pool", new.address.default_pool().to_string()),
+        (
+            "organisation = \"Example Ltd\"",
+            "organisation",
+            new.organisation.to_owned(),
+        ),
+        (
+            "interface = \"eth1\"",
+            "interface",
+            new.interface.to_owned(),
+        ),
+        (
+            "address = \"10.77.0.1/24\"",
+            "address",
+            new.address.to_string(),
+        ),
+        (
+            "pool = \"10.77.0.128-10.77.0.254\"",
+            "pool",
+            new.address.default_pool().to_string(),
+        ),
     ] {
-        anyhow::ensure!(text.contains(line), "the sample site.toml has lost its line `{line}`; this is a bug");
+        anyhow::ensure!(
+            text.contains(line),
+            "the sample site.toml has lost its line `{line}`; this is a bug"
+        );
         text = text.replacen(line, &format!("{key} = {}", quoted(&value)), 1);
     }
     let parsed = settings::parse("site.toml", &text)?;
-    anyhow::ensure!(parsed.site == *new.name && parsed.address == new.address, "site.toml came out wrong; this is a bug");
+    anyhow::ensure!(
+        parsed.site == *new.name && parsed.address == new.address,
+        "site.toml came out wrong; this is a bug"
+    );
     Ok(text)
 }
 
@@ -161,13 +205,25 @@ mod tests {
         let settings = site.settings().unwrap();
         assert_eq!(settings.organisation, "Q \"uoted\" Ltd");
         let repo = publish::load(&site).unwrap();
-        assert!(repo.targets().unwrap().targets.contains_key("sites/berlin.json"));
+        assert!(
+            repo.targets()
+                .unwrap()
+                .targets
+                .contains_key("sites/berlin.json")
+        );
         assert!(publish::renewal_due(&repo) > crate::clock::read());
-        for entry in fs::read_dir(site.keys_dir()).unwrap().chain(fs::read_dir(folder.path().join("hq/keys")).unwrap()) {
+        for entry in fs::read_dir(site.keys_dir())
+            .unwrap()
+            .chain(fs::read_dir(folder.path().join("hq/keys")).unwrap())
+        {
             let mode = entry.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no draft is left");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            2,
+            "no draft is left"
+        );
         let out = folder.path().join("bundle");
         crate::bundle::build(&site.sources_dir().join("welcome"), &out, &mut |_, _| {}).unwrap();
     }

@@ -65,7 +65,11 @@ impl SiteKeys {
         }
         // P-256: OpenSSL 3.0 reads rcgen's P-256 keys, not its Ed25519 keys.
         let tls = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        durable::create(&dir.join(file::TLS), tls.serialize_pem().as_bytes(), Access::Secret)?;
+        durable::create(
+            &dir.join(file::TLS),
+            tls.serialize_pem().as_bytes(),
+            Access::Secret,
+        )?;
         Self::read(dir)
     }
 
@@ -102,7 +106,10 @@ fn secret_text(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
-        bail!("{} may be read by others: run `chmod 600 {0}`", path.display());
+        bail!(
+            "{} may be read by others: run `chmod 600 {0}`",
+            path.display()
+        );
     }
     Ok(text)
 }

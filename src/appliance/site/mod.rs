@@ -35,7 +35,11 @@ impl Site {
     pub fn settings(&self) -> anyhow::Result<Settings> {
         let path = self.settings_file();
         let text = std::fs::read_to_string(&path).with_context(|| {
-            format!("reading {}: is {} a site folder? `groundcrew init` makes one", path.display(), self.dir.display())
+            format!(
+                "reading {}: is {} a site folder? `groundcrew init` makes one",
+                path.display(),
+                self.dir.display()
+            )
         })?;
         Ok(settings::parse(&path.display().to_string(), &text)?)
     }

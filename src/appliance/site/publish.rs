@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use groundcrew_core::UnixTime;
 use groundcrew_core::keys::SigningKey;
 use groundcrew_core::time::{Now, TimeFloor};
-use groundcrew_core::trust::tuf::repo::{OnlineExpiry, Repo, RepoFile, TargetChange, target_file};
 use groundcrew_core::trust::tuf::TargetFile;
+use groundcrew_core::trust::tuf::repo::{OnlineExpiry, Repo, RepoFile, TargetChange, target_file};
 
 use super::{Site, SiteKeys};
 use crate::durable::{self, Access};
@@ -66,7 +66,8 @@ fn write_below(folder: &Path, files: &[RepoFile]) -> anyhow::Result<()> {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        durable::write(&path, &file.bytes, Access::Public).with_context(|| format!("writing {}", path.display()))?;
+        durable::write(&path, &file.bytes, Access::Public)
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
 }
@@ -101,12 +102,15 @@ pub fn sign_online(site: &Site, repo: &mut Repo, keys: &SiteKeys) -> anyhow::Res
         snapshot: now.time().plus(SNAPSHOT_LIFETIME),
         timestamp: now.time().plus(TIMESTAMP_LIFETIME),
     };
-    let files = repo.sign_snapshot_and_timestamp(expires, now, &[&keys.snapshot, &keys.timestamp])?;
+    let files =
+        repo.sign_snapshot_and_timestamp(expires, now, &[&keys.snapshot, &keys.timestamp])?;
     write_metadata(site, &files)
 }
 
 /// When the site should sign anew: at once if this is not in the future.
 pub fn renewal_due(repo: &Repo) -> UnixTime {
-    let expires = repo.timestamp().map_or(UnixTime::new(0), |timestamp| timestamp.expires);
+    let expires = repo
+        .timestamp()
+        .map_or(UnixTime::new(0), |timestamp| timestamp.expires);
     UnixTime::new(expires.seconds().saturating_sub(RENEW_BELOW))
 }

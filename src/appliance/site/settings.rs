@@ -69,8 +69,11 @@ fn at(file: &str, text: &str, span: std::ops::Range<usize>, message: &str) -> Se
 
 /// Reads and checks the text of a `site.toml`; `file` is its name in errors.
 pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
-    let raw: Raw = toml::from_str(text).map_err(|error| SettingsError(toml_error::explain(file, text, &error, &[])))?;
-    let wrong = |span, message: String, help: &str| Err(at(file, text, span, &format!("{message}; {help}")));
+    let raw: Raw = toml::from_str(text)
+        .map_err(|error| SettingsError(toml_error::explain(file, text, &error, &[])))?;
+    let wrong = |span, message: String, help: &str| {
+        Err(at(file, text, span, &format!("{message}; {help}")))
+    };
     let network = raw.network.address;
     let pool = match raw.dhcp.pool {
         None => network.default_pool(),
@@ -78,11 +81,22 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             let (span, pool) = (pool.span(), pool.into_inner());
             if !network.holds_host(pool.first) || !network.holds_host(pool.last) {
                 let help = format!("write one such as {}", network.default_pool());
-                return wrong(span, format!("the pool {pool} is not inside the network of {network}"), &help);
+                return wrong(
+                    span,
+                    format!("the pool {pool} is not inside the network of {network}"),
+                    &help,
+                );
             }
             if pool.contains(network.address) {
                 let help = format!("write one such as {}", network.default_pool());
-                return wrong(span, format!("the pool holds the appliance's own address {}", network.address), &help);
+                return wrong(
+                    span,
+                    format!(
+                        "the pool holds the appliance's own address {}",
+                        network.address
+                    ),
+                    &help,
+                );
             }
             pool
         }
@@ -90,13 +104,24 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
     if let Some(router) = &raw.dhcp.router
         && !network.holds_host(*router.get_ref())
     {
-        let message = format!("the router {} is not in the network of {network}", router.get_ref());
-        return wrong(router.span(), message, "devices could not reach it: leave it out where there is none");
+        let message = format!(
+            "the router {} is not in the network of {network}",
+            router.get_ref()
+        );
+        return wrong(
+            router.span(),
+            message,
+            "devices could not reach it: leave it out where there is none",
+        );
     }
     let interface = raw.network.interface.get_ref();
     if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) {
         let message = format!("`{interface}` cannot be an interface's name");
-        return wrong(raw.network.interface.span(), message, "`ip link` lists them");
+        return wrong(
+            raw.network.interface.span(),
+            message,
+            "`ip link` lists them",
+        );
     }
     check_ports(file, text, &raw.ports)?;
     let profiles = check_profiles(file, text, raw.profile)?;
@@ -124,7 +149,12 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
 fn check_ports(file: &str, text: &str, ports: &RawPorts) -> Result<(), SettingsError> {
     for port in [&ports.tftp, &ports.http, &ports.https] {
         if *port.get_ref() == 0 {
-            return Err(at(file, text, port.span(), "port 0 is nobody's: use 1 to 65535"));
+            return Err(at(
+                file,
+                text,
+                port.span(),
+                "port 0 is nobody's: use 1 to 65535",
+            ));
         }
     }
     if ports.http.get_ref() == ports.https.get_ref() {
@@ -135,13 +165,26 @@ fn check_ports(file: &str, text: &str, ports: &RawPorts) -> Result<(), SettingsE
 }
 
 /// Two profiles that take the same device are shown at the second one.
-fn check_profiles(file: &str, text: &str, profiles: Vec<Spanned<Profile>>) -> Result<Profiles, SettingsError> {
-    let spans: Vec<_> = profiles.iter().map(|p| (p.get_ref().name.clone(), p.span())).collect();
+fn check_profiles(
+    file: &str,
+    text: &str,
+    profiles: Vec<Spanned<Profile>>,
+) -> Result<Profiles, SettingsError> {
+    let spans: Vec<_> = profiles
+        .iter()
+        .map(|p| (p.get_ref().name.clone(), p.span()))
+        .collect();
     Profiles::new(profiles.into_iter().map(Spanned::into_inner).collect()).map_err(|error| {
         let culprit = match &error {
-            ProfileError::Name(name) | ProfileError::Tie { second: name, .. } | ProfileError::Length { profile: name, .. } => name,
+            ProfileError::Name(name)
+            | ProfileError::Tie { second: name, .. }
+            | ProfileError::Length { profile: name, .. } => name,
         };
-        let span = spans.iter().rev().find(|(name, _)| name == culprit).map_or(0..0, |(_, span)| span.clone());
+        let span = spans
+            .iter()
+            .rev()
+            .find(|(name, _)| name == culprit)
+            .map_or(0..0, |(_, span)| span.clone());
         at(file, text, span, &error.to_string())
     })
 }
@@ -196,7 +239,11 @@ struct RawPorts {
 impl Default for RawPorts {
     fn default() -> Self {
         let port = |port| Spanned::new(0..0, port);
-        Self { tftp: port(69), http: port(80), https: port(443) }
+        Self {
+            tftp: port(69),
+            http: port(80),
+            https: port(443),
+        }
     }
 }
 
@@ -214,7 +261,9 @@ impl std::str::FromStr for Lease {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let split = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(split);
         let factor = match unit {
             "s" => 1,
@@ -223,10 +272,19 @@ impl std::str::FromStr for Lease {
             "d" => 86_400,
             _ => 0,
         };
-        match number.parse::<u32>().ok().and_then(|n| n.checked_mul(factor)) {
+        match number
+            .parse::<u32>()
+            .ok()
+            .and_then(|n| n.checked_mul(factor))
+        {
             Some(seconds) if (120..=604_800).contains(&seconds) => Ok(Self(seconds)),
-            Some(_) if factor > 0 => Err(format!("a lease of {text} is out of bounds: use 2m to 7d")),
-            _ => Err(format!("`{}` is not a lease time: write it as 30m, 1h or 2d", groundcrew_core::ids::shown(text))),
+            Some(_) if factor > 0 => {
+                Err(format!("a lease of {text} is out of bounds: use 2m to 7d"))
+            }
+            _ => Err(format!(
+                "`{}` is not a lease time: write it as 30m, 1h or 2d",
+                groundcrew_core::ids::shown(text)
+            )),
         }
     }
 }
@@ -242,10 +300,14 @@ where
     D: Deserializer<'de>,
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(serde::de::Error::custom)
 }
 
-fn from_text_spanned<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Spanned<Pool>>, D::Error> {
+fn from_text_spanned<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Spanned<Pool>>, D::Error> {
     let text = Spanned::<String>::deserialize(deserializer)?;
     let pool = text.get_ref().parse().map_err(serde::de::Error::custom)?;
     Ok(Some(Spanned::new(text.span(), pool)))
@@ -259,7 +321,10 @@ mod tests {
 
     fn error(change: impl Fn(&str) -> String) -> String {
         let changed = change(SAMPLE);
-        assert_ne!(changed, SAMPLE, "the sample no longer has what this test changes");
+        assert_ne!(
+            changed, SAMPLE,
+            "the sample no longer has what this test changes"
+        );
         parse("site.toml", &changed).unwrap_err().to_string()
     }
 
@@ -273,7 +338,10 @@ mod tests {
 
     #[test]
     fn a_bogus_key_in_any_table_is_refused() {
-        let headers: Vec<&str> = SAMPLE.lines().filter(|line| line.starts_with('[')).collect();
+        let headers: Vec<&str> = SAMPLE
+            .lines()
+            .filter(|line| line.starts_with('['))
+            .collect();
         assert!(headers.len() >= 5, "{headers:?}");
         for header in headers.iter().filter(|h| !h.contains("variables")) {
             let text = error(|s| s.replacen(header, &format!("{header}\nbogus = 1"), 1));
@@ -289,13 +357,28 @@ mod tests {
 
     #[test]
     fn values_that_cannot_work_together_are_pointed_at() {
-        let pool = |value: &str| error(|s| s.replacen("pool = \"10.77.0.128-10.77.0.254\"", &format!("pool = \"{value}\""), 1));
+        let pool = |value: &str| {
+            error(|s| {
+                s.replacen(
+                    "pool = \"10.77.0.128-10.77.0.254\"",
+                    &format!("pool = \"{value}\""),
+                    1,
+                )
+            })
+        };
         assert!(pool("10.78.0.1-10.78.0.9").contains("not inside the network"));
         assert!(pool("10.77.0.1-10.77.0.9").contains("appliance's own address"));
         assert!(pool("10.77.0.9-10.77.0.2").contains("swap the two"));
-        assert!(error(|s| s.replacen("lease = \"1h\"", "lease = \"1w\"", 1)).contains("30m, 1h or 2d"));
+        assert!(
+            error(|s| s.replacen("lease = \"1h\"", "lease = \"1w\"", 1)).contains("30m, 1h or 2d")
+        );
         assert!(error(|s| s.replacen("https = 443", "https = 80", 1)).contains("cannot share"));
-        let twice = error(|s| format!("{s}\n[[profile]]\nname = \"other\"\nbundle = \"welcome\"\ndefault = true\n"));
-        assert!(twice.contains("`standard` and `other` both take every other device"), "{twice}");
+        let twice = error(|s| {
+            format!("{s}\n[[profile]]\nname = \"other\"\nbundle = \"welcome\"\ndefault = true\n")
+        });
+        assert!(
+            twice.contains("`standard` and `other` both take every other device"),
+            "{twice}"
+        );
     }
 }

@@ -76,7 +76,11 @@ impl Store {
         if path.exists() {
             bail!("{} exists already", path.display());
         }
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
         schema::prepare(&Connection::open(path)?).context("making an empty registry")?;
         crate::durable::sync_folder_of(path)?;
         Ok(())
@@ -89,7 +93,10 @@ impl Store {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let lock = lock(path)?;
         if !path.exists() {
-            bail!("{} is missing: is this a site folder? `groundcrew init` makes one", path.display());
+            bail!(
+                "{} is missing: is this a site folder? `groundcrew init` makes one",
+                path.display()
+            );
         }
         let db = Connection::open(path).with_context(|| format!("opening {}", path.display()))?;
         schema::prepare(&db).with_context(|| format!("reading {}", path.display()))?;
@@ -143,7 +150,10 @@ pub fn journal_lines(path: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 fn reader(path: &Path) -> anyhow::Result<Connection> {
-    Ok(Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?)
+    Ok(Connection::open_with_flags(
+        path,
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
+    )?)
 }
 
 fn lock(path: &Path) -> anyhow::Result<File> {
@@ -202,14 +212,21 @@ pub struct Place(mpsc::OwnedPermit<Batch>);
 impl Writer {
     /// Keeps a place in the queue.
     pub fn place(&self) -> Result<Place, Busy> {
-        self.sender.clone().try_reserve_owned().map(Place).map_err(|_| Busy)
+        self.sender
+            .clone()
+            .try_reserve_owned()
+            .map(Place)
+            .map_err(|_| Busy)
     }
 
     /// Returns when everything queued before is on disk.
     pub async fn flush(&self) {
         let (done, receiver) = oneshot::channel();
         if let Ok(permit) = self.sender.reserve().await {
-            permit.send(Batch { changes: Vec::new(), done });
+            permit.send(Batch {
+                changes: Vec::new(),
+                done,
+            });
             Commit(receiver).done().await;
         }
     }

@@ -57,12 +57,16 @@ pub fn prepare(db: &Connection) -> anyhow::Result<()> {
             Ok(())
         }
         VERSION => Ok(()),
-        later => anyhow::bail!("it was written by a later groundcrew (form {later}, this one knows {VERSION})"),
+        later => anyhow::bail!(
+            "it was written by a later groundcrew (form {later}, this one knows {VERSION})"
+        ),
     }
 }
 
 pub fn journal(db: &Connection) -> rusqlite::Result<Vec<String>> {
-    db.prepare("SELECT line FROM journal ORDER BY seq")?.query_map([], |row| row.get(0))?.collect()
+    db.prepare("SELECT line FROM journal ORDER BY seq")?
+        .query_map([], |row| row.get(0))?
+        .collect()
 }
 
 pub fn leases(db: &Connection) -> rusqlite::Result<Vec<Lease>> {
@@ -75,14 +79,21 @@ pub fn grants(db: &Connection) -> rusqlite::Result<Vec<(DeviceId, Envelope)>> {
     db.prepare("SELECT device, envelope FROM grant_")?
         .query_map([], |row| {
             let envelope: String = row.get(1)?;
-            Ok((parsed(row, 0)?, serde_json::from_str(&envelope).map_err(|_| unreadable(1, "a grant"))?))
+            Ok((
+                parsed(row, 0)?,
+                serde_json::from_str(&envelope).map_err(|_| unreadable(1, "a grant"))?,
+            ))
         })?
         .collect()
 }
 
 pub fn device_log(db: &Connection, device: &DeviceId) -> rusqlite::Result<Option<String>> {
-    db.query_row("SELECT text FROM device_log WHERE device = ?1", [device.as_str()], |row| row.get(0))
-        .optional()
+    db.query_row(
+        "SELECT text FROM device_log WHERE device = ?1",
+        [device.as_str()],
+        |row| row.get(0),
+    )
+    .optional()
 }
 
 pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
@@ -124,7 +135,8 @@ pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result
 }
 
 fn json(envelope: &Envelope) -> rusqlite::Result<String> {
-    serde_json::to_string(envelope).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+    serde_json::to_string(envelope)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
 fn lease(row: &Row<'_>) -> rusqlite::Result<Lease> {
@@ -133,17 +145,28 @@ fn lease(row: &Row<'_>) -> rusqlite::Result<Lease> {
         ip: parsed::<Ipv4Addr>(row, 0)?,
         key: parsed(row, 1)?,
         mac: parsed(row, 2)?,
-        uuid: if row.get_ref(3)?.data_type() == Type::Null { None } else { Some(parsed(row, 3)?) },
+        uuid: if row.get_ref(3)?.data_type() == Type::Null {
+            None
+        } else {
+            Some(parsed(row, 3)?)
+        },
         hostname: row.get(4)?,
         expires_at: UnixTime::new(u64::try_from(expires).unwrap_or(0)),
-        state: LeaseState::from_word(&row.get::<_, String>(6)?).ok_or_else(|| unreadable(6, "a lease's state"))?,
+        state: LeaseState::from_word(&row.get::<_, String>(6)?)
+            .ok_or_else(|| unreadable(6, "a lease's state"))?,
     })
 }
 
 fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    row.get::<_, String>(column)?.parse().map_err(|_| unreadable(column, "a lease's field"))
+    row.get::<_, String>(column)?
+        .parse()
+        .map_err(|_| unreadable(column, "a lease's field"))
 }
 
 fn unreadable(column: usize, what: &'static str) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, format!("{what} does not parse").into())
+    rusqlite::Error::FromSqlConversionFailure(
+        column,
+        Type::Text,
+        format!("{what} does not parse").into(),
+    )
 }

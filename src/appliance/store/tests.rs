@@ -17,7 +17,10 @@ fn lease(last: u8, expires: u64) -> Lease {
 }
 
 fn journal(seq: u64) -> Change {
-    Change::Journal { seq, line: format!("{{\"seq\":{seq}}}") }
+    Change::Journal {
+        seq,
+        line: format!("{{\"seq\":{seq}}}"),
+    }
 }
 
 #[tokio::test]
@@ -27,8 +30,23 @@ async fn what_was_answered_is_there_after_a_restart() {
     Store::create(&path).unwrap();
     let writer = Store::open(&path).unwrap().start().unwrap();
     let place = writer.place().unwrap();
-    place.write(vec![journal(1), Change::PutLease(lease(7, 100)), Change::PutLease(lease(8, 100))]).done().await;
-    writer.place().unwrap().write(vec![Change::PutLease(lease(7, 200)), Change::DropLease(lease(8, 0).ip)]).done().await;
+    place
+        .write(vec![
+            journal(1),
+            Change::PutLease(lease(7, 100)),
+            Change::PutLease(lease(8, 100)),
+        ])
+        .done()
+        .await;
+    writer
+        .place()
+        .unwrap()
+        .write(vec![
+            Change::PutLease(lease(7, 200)),
+            Change::DropLease(lease(8, 0).ip),
+        ])
+        .done()
+        .await;
     // A second connection sees only what is committed, as a restart would.
     let db = Connection::open(&path).unwrap();
     assert_eq!(schema::journal(&db).unwrap(), ["{\"seq\":1}"]);
@@ -41,7 +59,13 @@ fn a_site_is_worked_on_by_one_process() {
     let path = folder.path().join("registry.db");
     Store::create(&path).unwrap();
     let first = Store::open(&path).unwrap();
-    assert!(Store::open(&path).err().unwrap().to_string().contains("another groundcrew"));
+    assert!(
+        Store::open(&path)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("another groundcrew")
+    );
     drop(first);
     assert!(Store::open(&path).is_ok());
     assert!(Store::create(&path).is_err(), "never replaced");
@@ -54,7 +78,12 @@ fn a_batch_is_written_whole_or_not_at_all() {
     Store::create(&path).unwrap();
     let mut store = Store::open(&path).unwrap();
     store.write(&[journal(1)]).unwrap();
-    assert!(store.write(&[Change::PutLease(lease(9, 1)), journal(1)]).is_err(), "a line is never replaced");
+    assert!(
+        store
+            .write(&[Change::PutLease(lease(9, 1)), journal(1)])
+            .is_err(),
+        "a line is never replaced"
+    );
     assert_eq!(store.journal().unwrap().len(), 1);
     assert!(store.leases().unwrap().is_empty());
 }
@@ -64,6 +93,9 @@ fn a_later_form_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("registry.db");
     Store::create(&path).unwrap();
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    Connection::open(&path)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
     assert!(format!("{:#}", Store::open(&path).err().unwrap()).contains("later groundcrew"));
 }

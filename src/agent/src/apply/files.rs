@@ -88,7 +88,7 @@ pub fn directory(context: &mut Context<'_>, step: &DirectoryStep) -> Result<bool
         }
         _ if context.planning() => {}
         Some(stat) if kind(&stat) == FileType::Directory => {
-            folder.folder(name)?.set_meta(wanted)?
+            folder.folder(name)?.set_meta(wanted)?;
         }
         Some(_) => {
             return Err(folder
@@ -110,7 +110,7 @@ pub fn tree(context: &mut Context<'_>, step: &TreeStep) -> Result<bool, ApplyErr
         let below = config.content.below(&step.source);
         below.for_each(|found| {
             if let Item::File(entry) = found.item {
-                context.need(Body::Stored(entry))
+                context.need(Body::Stored(entry));
             }
         });
         return Ok(true);
@@ -140,7 +140,7 @@ pub fn tree(context: &mut Context<'_>, step: &TreeStep) -> Result<bool, ApplyErr
                 changed = true;
                 items.iter().for_each(|item| {
                     if let Item::File(entry) = item.item {
-                        context.need(Body::Stored(entry))
+                        context.need(Body::Stored(entry));
                     }
                 });
             }
@@ -196,7 +196,7 @@ fn tree_folder(
                     _ if context.planning() => context.need(Body::Stored(entry)),
                     Found::OtherMeta => folder.set_file_meta(name, wanted)?,
                     Found::Other => {
-                        ready.push(prepare(context, folder, name, wanted, Body::Stored(entry))?)
+                        ready.push(prepare(context, folder, name, wanted, Body::Stored(entry))?);
                     }
                 }
                 changed = true;

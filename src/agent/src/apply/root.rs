@@ -3,6 +3,10 @@
 //! where `..` and absolute symlinks end at the tree's own top, and the last
 //! part of a path that is written is never followed at all.
 
+mod write;
+
+pub use write::Prepared;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,7 +14,6 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use groundcrew_core::Digest;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 
@@ -71,15 +74,6 @@ pub struct Folder<'a> {
     root: &'a Root,
     fd: OwnedFd,
     path: String,
-}
-
-/// A new file that has its content, mode and owner, but not yet its name.
-/// Dropped before [`Prepared::commit`], it is removed again.
-pub struct Prepared<'f, 'a> {
-    folder: &'f Folder<'a>,
-    file: Option<File>,
-    temporary: String,
-    name: String,
 }
 
 impl Root {
@@ -287,120 +281,6 @@ impl<'a> Folder<'a> {
             .map_err(|err| self.failed("sync", name, err))
     }
 
-    /// Writes a file whole: made beside, filled, synced, then renamed over
-    /// what has the name.
-    pub fn write(&self, name: &str, wanted: Meta, bytes: &[u8]) -> Result<(), FsError> {
-        let fill = |file: &mut File| io::Write::write_all(file, bytes);
-        let prepared = self.prepare(name, wanted, fill)?;
-        prepared.sync()?;
-        prepared.commit()
-    }
-
-    /// Makes a file beside its place and fills it.
-    pub fn prepare<'f>(
-        &'f self,
-        name: &str,
-        wanted: Meta,
-        fill: impl FnOnce(&mut File) -> io::Result<()>,
-    ) -> Result<Prepared<'f, 'a>, FsError> {
-        let temporary = temporary_name(name);
-        self.remove_leftover(&temporary)?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = fs::openat(&self.fd, &temporary, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|err| self.failed("create a file beside", name, err))?;
-        let mut prepared = Prepared {
-            folder: self,
-            file: Some(File::from(fd)),
-            temporary,
-            name: name.to_owned(),
-        };
-        if let Some(file) = &mut prepared.file {
-            fill(file).map_err(|err| self.failed("write", name, err))?;
-            set_meta(&*file, wanted)
-                .map_err(|err| self.failed("set mode and owner of", name, err))?;
-        }
-        Ok(prepared)
-    }
-
-    /// Takes a file from another folder of the same file system as what `name`
-    /// is to become. None where it is another file system.
-    pub fn adopt<'f>(
-        &'f self,
-        from: &Folder<'_>,
-        from_name: &str,
-        name: &str,
-        wanted: Meta,
-    ) -> Result<Option<Prepared<'f, 'a>>, FsError> {
-        let Some((file, _)) = from.file(from_name)? else {
-            return Err(from.in_the_way(from_name, "is gone"));
-        };
-        let temporary = temporary_name(name);
-        match fs::renameat(&from.fd, from_name, &self.fd, &temporary) {
-            Ok(()) => {}
-            Err(Errno::XDEV) => return Ok(None),
-            Err(err) => return Err(self.failed("create a file beside", name, err)),
-        }
-        let prepared = Prepared {
-            folder: self,
-            file: Some(file),
-            temporary,
-            name: name.to_owned(),
-        };
-        if let Some(file) = &prepared.file {
-            set_meta(file, wanted)
-                .map_err(|err| self.failed("set mode and owner of", name, err))?;
-        }
-        Ok(Some(prepared))
-    }
-
-    /// Makes the symlink `name`, in place of a link or file of that name.
-    pub fn symlink(&self, name: &str, target: &str, ids: Ids) -> Result<(), FsError> {
-        let temporary = temporary_name(name);
-        self.remove_leftover(&temporary)?;
-        fs::symlinkat(target, &self.fd, &temporary)
-            .map_err(|err| self.failed("make the link", name, err))?;
-        let done = self
-            .chown_link(&temporary, ids)
-            .and_then(|()| self.rename(&temporary, name));
-        if done.is_err() {
-            let _ = fs::unlinkat(&self.fd, &temporary, AtFlags::empty());
-        }
-        done
-    }
-
-    /// Where the symlink `name` points. None where there is no symlink.
-    pub fn link_target(&self, name: &str) -> Result<Option<Vec<u8>>, FsError> {
-        match fs::readlinkat(&self.fd, name, Vec::new()) {
-            Ok(target) => Ok(Some(target.into_bytes())),
-            Err(Errno::NOENT | Errno::INVAL) => Ok(None),
-            Err(err) => Err(self.failed("read the link", name, err)),
-        }
-    }
-
-    /// Sets the owner of `name` itself, a link included.
-    pub fn chown_link(&self, name: &str, ids: Ids) -> Result<(), FsError> {
-        if self.look(name)?.is_some_and(|stat| meta(&stat).ids == ids) {
-            return Ok(());
-        }
-        let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
-        fs::chownat(
-            &self.fd,
-            name,
-            Some(uid),
-            Some(gid),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .map_err(|err| self.failed("set the owner of", name, err))
-    }
-
-    /// Renames within this folder, over what has the name.
-    pub fn rename(&self, from: &str, to: &str) -> Result<(), FsError> {
-        fs::renameat(&self.fd, from, &self.fd, to)
-            .map_err(|err| self.failed("put in place", to, err))?;
-        self.root.mark(self)
-    }
-
     /// The names in this folder, at most `limit`.
     pub fn names(&self, limit: usize) -> Result<Vec<String>, FsError> {
         let dir = fs::Dir::read_from(&self.fd).map_err(|err| failed("list", &self.path, err))?;
@@ -423,27 +303,6 @@ impl<'a> Folder<'a> {
         Ok(names)
     }
 
-    /// Removes the folder `name` and all that is in it; links are removed, not
-    /// followed. Nothing there is fine.
-    pub fn remove_all(&self, name: &str) -> Result<(), FsError> {
-        let Some(stat) = self.look(name)? else {
-            return Ok(());
-        };
-        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let flags = if is_folder {
-            AtFlags::REMOVEDIR
-        } else {
-            AtFlags::empty()
-        };
-        if is_folder {
-            let folder = self.folder(name)?;
-            for inner in folder.names(usize::MAX)? {
-                folder.remove_all(&inner)?;
-            }
-        }
-        fs::unlinkat(&self.fd, name, flags).map_err(|err| self.failed("remove", name, err))
-    }
-
     /// Writes out the whole file system that this folder is on: faster than
     /// syncing many files one by one.
     pub fn sync_file_system(&self) -> Result<(), FsError> {
@@ -455,13 +314,6 @@ impl<'a> Folder<'a> {
         Ok(fs::fstat(&self.fd)
             .map_err(|err| failed("look at", &self.path, err))?
             .st_dev)
-    }
-
-    fn remove_leftover(&self, temporary: &str) -> Result<(), FsError> {
-        match fs::unlinkat(&self.fd, temporary, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(err) => Err(self.failed("remove what was left of", temporary, err)),
-        }
     }
 
     fn below(&self, name: &str) -> String {
@@ -481,42 +333,6 @@ impl<'a> Folder<'a> {
         FsError::InTheWay {
             path: self.below(name),
             why,
-        }
-    }
-}
-
-impl Prepared<'_, '_> {
-    /// Makes the content durable.
-    pub fn sync(&self) -> Result<(), FsError> {
-        let file = self.file.as_ref().map_or(Ok(()), File::sync_all);
-        file.map_err(|err| self.folder.failed("sync", &self.name, err))
-    }
-
-    /// Gives it its name. Its content must be durable by then.
-    pub fn commit(mut self) -> Result<(), FsError> {
-        self.folder.rename(&self.temporary, &self.name)?;
-        self.file = None;
-        self.temporary.clear();
-        Ok(())
-    }
-}
-
-impl Prepared<'_, '_> {
-    /// Gives it its name already, and returns it to be filled: for files that
-    /// nobody else looks at.
-    pub fn commit_open(mut self) -> Result<File, FsError> {
-        let file = self.file.take();
-        let missing = || self.folder.in_the_way(&self.name, "is closed");
-        let file = file.ok_or_else(missing)?;
-        self.commit()?;
-        Ok(file)
-    }
-}
-
-impl Drop for Prepared<'_, '_> {
-    fn drop(&mut self) {
-        if !self.temporary.is_empty() {
-            let _ = fs::unlinkat(&self.folder.fd, &self.temporary, AtFlags::empty());
         }
     }
 }
@@ -545,13 +361,6 @@ fn set_meta(file: impl AsFd, wanted: Meta) -> Result<(), Errno> {
     Ok(())
 }
 
-fn temporary_name(name: &str) -> String {
-    if name.len() <= 200 {
-        return format!(".{name}.groundcrew-tmp");
-    }
-    format!(".{}.groundcrew-tmp", Digest::of(name.as_bytes()).hex())
-}
-
 fn failed(doing: &'static str, path: &str, err: impl Into<io::Error>) -> FsError {
     FsError::Io {
         doing,
@@ -562,6 +371,7 @@ fn failed(doing: &'static str, path: &str, err: impl Into<io::Error>) -> FsError
 
 #[cfg(test)]
 mod tests {
+    use super::write::temporary_name;
     use super::*;
     use std::os::unix::fs::symlink;
 

@@ -66,6 +66,13 @@ impl Run<'_> {
         let mut mounted = mounted(installed)?;
         let state =
             State::open(mounted.root()).map_err(|error| disk("opening our folder", &error))?;
+        // Before the long part: a start after a power cut goes on with these keys.
+        let saved = state.save_keys(&admitted.keys).and_then(|()| {
+            let granted = &admitted.granted;
+            state.save_grant(&granted.envelope, &granted.grant)?;
+            state.save_memory(&trust.memory())
+        });
+        saved.map_err(|error| disk("keeping the keys", &error))?;
         let blobs = staging(&manifest, &state)?;
         let bundle = self.fetch(&manifest, &blobs, public, admitted)?;
         let reference = bundle.reference();
@@ -73,12 +80,6 @@ impl Run<'_> {
         admitted
             .reporter
             .tell("verify", 1, 1, format!("{reference} verified"));
-        let saved = state.save_keys(&admitted.keys).and_then(|()| {
-            let granted = &admitted.granted;
-            state.save_grant(&granted.envelope, &granted.grant)?;
-            state.save_memory(&trust.memory())
-        });
-        saved.map_err(|error| disk("keeping the keys", &error))?;
         self.phase("apply");
         mounted
             .furnish()

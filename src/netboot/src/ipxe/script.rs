@@ -263,15 +263,31 @@ const OWN_DISK_EFI: &str = "local.efi";
 /// success EDK2 shows its menu instead of going on.
 fn write_own_disk(text: &mut String, settings: &ScriptSettings, firmware: Option<Firmware>) {
     let bios = "sanboot --no-describe --drive 0x80 ||".to_owned();
-    let efi = format!("chain {}/boot/{OWN_DISK_EFI} ||", super::http_origin(settings.http));
+    let efi = format!(
+        "chain {}/boot/{OWN_DISK_EFI} ||",
+        super::http_origin(settings.http)
+    );
     match firmware {
         Some(Firmware::Efi) => lines(text, &[&efi]),
         Some(Firmware::Bios) => lines(text, &[&bios]),
         None => {
-            lines(text, &["iseq ${platform} efi && goto efi ||", &bios, "goto leave", ":efi", &efi, ":leave"]);
+            lines(
+                text,
+                &[
+                    "iseq ${platform} efi && goto efi ||",
+                    &bios,
+                    "goto leave",
+                    ":efi",
+                    &efi,
+                    ":leave",
+                ],
+            );
         }
     }
-    say(text, "going back to the firmware, which tries its next boot device");
+    say(
+        text,
+        "going back to the firmware, which tries its next boot device",
+    );
     lines(text, &["exit 1"]);
 }
 
