@@ -1,5 +1,13 @@
 //! `kill -9` at any moment loses nothing that was answered.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on ends"
+)]
+
 mod common;
 
 use std::collections::HashMap;

@@ -1,6 +1,14 @@
 //! The running appliance on real sockets: other people's clients, hostile
 //! packets, signals.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on ends"
+)]
+
 mod common;
 
 use std::fs;

@@ -27,7 +27,7 @@ pub fn start(arguments: &Cli) {
         Command::Serve(serve) if serve.log_json => lines.json().init(),
         // journald stamps lines itself and shows no colours.
         _ if std::env::var_os("JOURNAL_STREAM").is_some() => {
-            lines.without_time().with_ansi(false).init()
+            lines.without_time().with_ansi(false).init();
         }
         _ => lines.with_ansi(std::io::stderr().is_terminal()).init(),
     }

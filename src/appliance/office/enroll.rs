@@ -243,7 +243,7 @@ impl Office {
     }
 
     /// What the agent is doing, for whoever looks.
-    pub fn progress(&self, session: &Session, progress: Progress) -> Result<(), Refusal> {
+    pub fn progress(&self, session: &Session, progress: &Progress) -> Result<(), Refusal> {
         let mut inner = self.lock();
         let enrollment = inner.sessions.of_token(session).ok_or(Refusal::NoSession)?;
         let line = groundcrew_core::ids::shown(&progress.message);
@@ -260,7 +260,8 @@ impl Office {
         enrollment.progress = Some(Progress {
             phase,
             message: line,
-            ..progress
+            done: progress.done,
+            total: progress.total,
         });
         Ok(())
     }

@@ -23,7 +23,7 @@ impl Office {
             match self.grant(inner, now, &id) {
                 Ok(more) => rows.extend(more),
                 Err(reason) => {
-                    tracing::warn!(device = %id, "let in, but cannot be granted anything yet: {reason}")
+                    tracing::warn!(device = %id, "let in, but cannot be granted anything yet: {reason}");
                 }
             }
             inner.sessions.wake(&id);

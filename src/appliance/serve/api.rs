@@ -78,7 +78,7 @@ async fn progress(
     Bearer(session): Bearer,
     Message(progress): Message<Progress>,
 ) -> Answer<Stored> {
-    office.progress(&session, progress)?;
+    office.progress(&session, &progress)?;
     Ok(Json(Stored { stored: false }))
 }
 

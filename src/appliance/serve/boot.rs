@@ -74,15 +74,15 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         "boot text: {}",
         describe(&decision)
     );
-    text(decision.script(&boot.scripts, &device, query.firmware))
+    text(&decision.script(&boot.scripts, &device, query.firmware))
 }
 
 async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
-    text(ipxe::first_script(&boot.scripts))
+    text(&ipxe::first_script(&boot.scripts))
 }
 
-fn text(script: String) -> Response {
-    let mut response = plain(StatusCode::OK, &script);
+fn text(script: &str) -> Response {
+    let mut response = plain(StatusCode::OK, script);
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -95,7 +95,7 @@ fn reply_of(verdict: Verdict, request: &Request) -> Option<Reply> {
         Verdict::Reply(reply) => return Some(reply),
         Verdict::Noted(noted) => tracing::info!(%mac, "DHCP {kind}: {noted}"),
         Verdict::Ignored(reason @ Ignored::PoolExhausted { .. }) => {
-            tracing::warn!(%mac, "DHCP {kind} not answered: {reason}")
+            tracing::warn!(%mac, "DHCP {kind} not answered: {reason}");
         }
         Verdict::Ignored(reason) => tracing::debug!(%mac, "DHCP {kind} not answered: {reason}"),
     }

@@ -145,7 +145,7 @@ impl Job {
                 tracing::debug!(%peer, file = %path, done, "TFTP ended by the peer: {code} {text}");
             }
             Ok((end, done)) => {
-                tracing::warn!(%peer, file = %path, done, "TFTP transfer failed: {end:?}")
+                tracing::warn!(%peer, file = %path, done, "TFTP transfer failed: {end:?}");
             }
             Err(error) => tracing::debug!(%peer, file = %path, "TFTP: {error}"),
         }
