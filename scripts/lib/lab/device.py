@@ -24,9 +24,6 @@ class Device:
         self.hostname = None
         self.waits_for = "its firmware"
         self.refused = False
-        self.cut_at = None  # when its power is cut after a refusal
-        self.off = False
-        self.alone = False  # switched on without a wire, to see its own disk
         self._mode = mode
         self._say = say
         self._address = None
@@ -41,44 +38,37 @@ class Device:
         self.outcome = outcome
         return "done"
 
-    def start_alone(self):
-        """From here on only its own disk counts; the timeline is closed."""
-        self.alone, self.off, self.waits_for = True, False, "the login prompt from its own disk"
-
     def stale(self, at):
         """An event of before the last power-on, or of a device that is done."""
-        return self.outcome is not None or self.off or at < self.machine.powered_at
+        return self.outcome is not None or at < self.machine.powered_at
 
     def on_serial(self, at, line):
         action = None
         for milestone, values in milestones.recognise(milestones.SERIAL, line):
-            if self.alone:
-                action = self._alone(milestone.name, values, at) or action
-            elif self._note(milestone, at, values):
+            if self._note(milestone, at, values):
                 action = self._met(milestone.name, values, at) or action
         return action
 
     def on_log(self, at, line):
-        if self.alone or self.outcome or not self._mine(line):
+        if self.outcome or not self._mine(line):
             return
         for milestone, values in milestones.recognise(milestones.LOG, line):
             self._note(milestone, at, values)
 
     def on_reset(self, at):
-        if self.alone or self.outcome:
+        if self.outcome:
             return None
         if not self.timeline.reset(at - self.machine.powered_at):
             return None
         self._told(at, "restarts")
-        if self.refused:
-            return "off"
-        self.waits_for = "the login prompt from its own disk" if self.timeline.first("receipt") else "its firmware"
+        self.waits_for = "the login prompt from its own disk" if self.refused or self.timeline.first("receipt") else "its firmware"
         return None
 
     def _note(self, milestone, at, values):
         first = self.timeline.note(milestone.name, at - self.machine.powered_at, values)
         if first:
-            self.waits_for = milestone.waits or self.waits_for
+            if not (self.refused or self.timeline.first("receipt")):
+                self.waits_for = milestone.waits or self.waits_for
             if milestone.says:
                 self._told(at, milestone.says.format_map(values))
         return first
@@ -101,12 +91,18 @@ class Device:
         if not DIGEST.search(reason):
             return self.fail(f"refused, but not for the changed digest: {reason}")
         self.refused = True
-        return "refused"
+        self.waits_for = "its restart"
+        return None
 
     def _on_login(self, hostname, at):
         self.hostname = hostname
         if self.refused:
-            return "off"
+            if not self.timeline.first("reset"):
+                return self.fail("a login prompt without a restart")
+            if hostname != oem.HOSTNAME:
+                return self.fail(f"its own disk calls itself {hostname}: the refused bundle changed it")
+            self.timeline.note("own-disk", at - self.machine.powered_at, {})
+            return self.finish("refused")
         if not self.timeline.first("receipt"):
             return self.fail(f"came up from its own disk as {hostname} before it was provisioned")
         if not self.timeline.first("reset"):
@@ -117,17 +113,6 @@ class Device:
             return self.fail("took the changed bundle")
         self.timeline.note("own-disk", at - self.machine.powered_at, {})
         return self.finish("provisioned")
-
-    def _alone(self, name, values, at):
-        if name == "login":
-            self.hostname = values["hostname"]
-            self._told(at, f"login prompt of {self.hostname}")
-            if self.hostname != oem.HOSTNAME:
-                return self.fail(f"its own disk calls itself {self.hostname}: the refused bundle changed it")
-            return self.finish("refused")
-        if name in ("panic", "nothing-to-boot"):
-            return self.fail(f"its own disk no longer boots ({name})")
-        return None
 
     def _mine(self, line):
         """The line's MAC decides; without one its serial, UUID or the address DHCP gave it."""

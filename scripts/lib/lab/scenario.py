@@ -14,7 +14,6 @@ from .machine import Hardware, Machine
 from .say import LabError
 
 READY_PATIENCE = 30
-REFUSAL_PATIENCE = 10  # the agent may still store its log before the lab cuts the power
 HEARTBEAT = 10
 
 
@@ -57,9 +56,7 @@ class Lab:
         self._make_site(binaries, kernel_deb)
         self._serve(stack)
         self._switch_on(stack, oem_image)
-        self._watch(self._open_devices)
-        if self.options.mode == "tamper":
-            self._own_disks()
+        self._watch()
         self._read_disks()
         return self._verdict()
 
@@ -136,15 +133,6 @@ class Lab:
             device.machine.power_on()
             self.say(f"switched on: {hw.fw.upper()}, serial {hw.serial}, {hw.mac}, disk {hw.bus}", device.name)
 
-    def _own_disks(self):
-        """After a refusal: the installed system must still come up, alone, as it was."""
-        for device in self._devices:
-            if device.outcome is None:
-                device.start_alone()
-                device.machine.power_on(wire=False)
-                self.say("switched on again without a network: its own disk must be as it was", device.name)
-        self._watch(self._open_devices)
-
     def _read_disks(self):
         """The word of the disk itself, after the login prompt's."""
         for device in self._devices:
@@ -174,27 +162,24 @@ class Lab:
     # -- watching ------------------------------------------------------------------
 
     def _open_devices(self):
-        return [d for d in self._devices if d.outcome is None and not d.off]
+        return [d for d in self._devices if d.outcome is None]
 
-    def _watch(self, still_open):
+    def _watch(self):
         """Until nothing is open or the time is over; every device is switched off as it ends."""
         deadline = time.monotonic() + self.options.timeout
         quiet_since = time.monotonic()
-        while open_now := still_open():
-            event = self._next(min(deadline, quiet_since + HEARTBEAT, *(d.cut_at for d in open_now if d.cut_at)))
+        while self._open_devices():
+            event = self._next(min(deadline, quiet_since + HEARTBEAT))
             now = time.monotonic()
             if event:
                 if self._handle(event):
                     quiet_since = now
-            for device in open_now:
-                if device.cut_at and now >= device.cut_at:
-                    self._cut(device)
             if now >= deadline:
-                for device in still_open():
+                for device in self._open_devices():
                     self._end(device, device.fail(f"timeout of {self.options.timeout} s while waiting for {device.waits_for}"))
             elif now >= quiet_since + HEARTBEAT:
                 quiet_since = now
-                self.say("waiting: " + ", ".join(f"{d.name} for {d.waits_for}" for d in still_open()))
+                self.say("waiting: " + ", ".join(f"{d.name} for {d.waits_for}" for d in self._open_devices()))
 
     def _handle(self, event):
         """True when a device got on."""
@@ -213,24 +198,15 @@ class Lab:
         elif event.kind == "reset":
             action = device.on_reset(event.at)
         else:
-            action = "off" if device.refused and not device.alone else device.fail(f"QEMU ended with exit code {event.text}")
+            action = device.fail(f"QEMU ended with exit code {event.text}")
         self._end(device, action)
         return len(device.timeline.seen) > before
 
     def _end(self, device, action):
         if action == "approve":
             self._approve(device)
-        elif action == "refused":
-            device.cut_at = time.monotonic() + REFUSAL_PATIENCE
-        elif action == "off":
-            self._cut(device)
         elif action == "done":
             device.machine.power_off()
-
-    def _cut(self, device):
-        """After a refusal: the power is cut; `_own_disks` goes on from here."""
-        device.cut_at, device.off = None, True
-        device.machine.power_off()
 
     def _approve(self, device):
         """What a technician does: compares the two codes, then approves."""

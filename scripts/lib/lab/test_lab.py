@@ -117,11 +117,15 @@ class Story(unittest.TestCase):
 
     def test_tampered_bundle_refused(self):
         dev = device("tamper")
-        self.assertEqual(self.play(dev, *GOOD[:4], "groundcrew: refused: blob sha256:00: digest mismatch"), "refused")
-        self.assertEqual(self.play(dev, "RESET"), "off")
-        dev.start_alone()
-        self.assertEqual(self.play(dev, f"{oem.HOSTNAME} login:"), "done")
+        self.play(dev, *GOOD[:4], "groundcrew: refused: blob sha256:00: digest mismatch")
+        self.assertIsNone(dev.outcome, "only its own disk proves that nothing was changed")
+        self.assertEqual(self.play(dev, "RESET", f"{oem.HOSTNAME} login:"), "done")
         self.assertEqual(dev.outcome, "refused")
+
+    def test_refused_but_changed(self):
+        dev = device("tamper")
+        self.play(dev, *GOOD[:4], "groundcrew: refused: blob sha256:00: digest mismatch", "RESET", "lab-1 login:")
+        self.assertEqual(dev.outcome, "failed")
 
     def test_refused_for_another_reason(self):
         dev = device("tamper")

@@ -209,7 +209,7 @@ fn agent_args(settings: &ScriptSettings) -> String {
     );
     format!(
         "gc.mac=${{netX/mac}} gc.ip=${{netX/ip}} gc.mask=${{netX/netmask}} gc.gw=${{netX/gateway}} gc.dns=${{netX/dns}} \
-         gc.server={address} gc.http={http} gc.https={https} console=tty0 console=ttyS0,115200"
+         gc.server={address} gc.http={http} gc.https={https} console=tty0 console=ttyS0,115200 loglevel=6"
     )
 }
 

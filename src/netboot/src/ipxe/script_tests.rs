@@ -38,7 +38,7 @@ set try:int32 1
 imgfree || goto failed
 kernel http://10.77.0.1:8080/boot/agent/vmlinuz initrd=initrd0 \
 gc.mac=${netX/mac} gc.ip=${netX/ip} gc.mask=${netX/netmask} gc.gw=${netX/gateway} gc.dns=${netX/dns} \
-gc.server=10.77.0.1 gc.http=8080 gc.https=8443 console=tty0 console=ttyS0,115200 panic=10 || goto failed
+gc.server=10.77.0.1 gc.http=8080 gc.https=8443 console=tty0 console=ttyS0,115200 loglevel=6 panic=10 || goto failed
 initrd --name initrd0 http://10.77.0.1:8080/boot/agent/initrd%20img || goto failed
 boot || goto failed
 :failed
