@@ -142,11 +142,7 @@ impl fmt::Display for Code {
     }
 }
 
-impl fmt::Debug for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+crate::text_form::text_form!(Code);
 
 /// Text that is not a [`Code`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -162,20 +158,6 @@ impl FromStr for Code {
             .decode(compact.as_bytes())
             .map_err(|_| CodeError)?;
         Ok(Self(bytes.try_into().map_err(|_| CodeError)?))
-    }
-}
-
-impl Serialize for Code {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Code {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::{Encoding, Specification};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A name that is safe in a path, a URL and a file name: 1 to 40 of `a-z`,
 /// `0-9` and inner `-`.
@@ -149,33 +148,16 @@ pub fn shown(text: &str) -> String {
         .collect()
 }
 
-macro_rules! text_form {
+macro_rules! shows_field {
     ($($name:ident: $field:tt),*) => {$(
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.$field) }
         }
     )*};
 }
-text_form!(Slug: 0, DeviceId: 0);
+shows_field!(Slug: 0, DeviceId: 0);
 
-macro_rules! serde_as_text {
-    ($($name:ident),*) => {$(
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Display::fmt(self, f) }
-        }
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    )*};
-}
-serde_as_text!(Slug, DeviceId, Version);
+crate::text_form::text_form!(Slug, DeviceId, Version);
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,7 @@ pub mod enroll;
 pub mod hardware;
 pub mod ids;
 pub mod keys;
+mod text_form;
 pub mod time;
 pub mod toml_error;
 pub mod trust;

@@ -8,8 +8,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 /// Seconds since 1970-01-01T00:00:00Z, years 1970 to 9999. Text form is the
 /// one of TUF 1.0: `2026-11-22T21:40:02Z`, always UTC, whole seconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,11 +56,7 @@ impl fmt::Display for UnixTime {
     }
 }
 
-impl fmt::Debug for UnixTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+crate::text_form::text_form!(UnixTime);
 
 impl FromStr for UnixTime {
     type Err = TimeError;
@@ -88,20 +82,6 @@ fn parse(text: &str) -> Option<UnixTime> {
     let time = UnixTime::new(days.checked_mul(86_400)? + hour * 3600 + minute * 60 + second);
     // Writing it again catches separators, 31 February and anything behind the Z.
     (time.to_string() == text).then_some(time)
-}
-
-impl Serialize for UnixTime {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for UnixTime {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
 }
 
 /// Days since 1970-01-01 of a proleptic Gregorian date from 1970 on (Howard

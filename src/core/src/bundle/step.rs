@@ -8,9 +8,10 @@ use std::str::FromStr;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::path::{Mode, RelPath, TargetPath, as_text};
+use super::path::{Mode, RelPath, TargetPath};
 use super::template::Template;
 use crate::ids::shown;
+use crate::text_form::text_form;
 
 /// One step: a name for people and receipts, and what is to hold after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,7 +274,7 @@ macro_rules! checked_text {
             }
         }
 
-        as_text!($name);
+        text_form!($name);
     };
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::path::as_text;
 use crate::enroll::Grant;
 use crate::ids::shown;
+use crate::text_form::text_form;
 
 /// Longest value of a variable, bytes.
 const MAX_VALUE: usize = 1024;
@@ -132,7 +132,7 @@ impl fmt::Display for Template {
     }
 }
 
-as_text!(Template);
+text_form!(Template);
 
 fn is_name(name: &str) -> bool {
     name.len() <= 64

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::mac::MacAddr;
 use super::report::HardwareReport;
@@ -152,11 +152,7 @@ impl fmt::Display for IdentityDigest {
     }
 }
 
-impl fmt::Debug for IdentityDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+crate::text_form::text_form!(IdentityDigest);
 
 /// Text that is not an [`IdentityDigest`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -175,20 +171,6 @@ impl FromStr for IdentityDigest {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let hex = text.strip_prefix("id1:").ok_or(IdentityDigestError)?;
         Ok(Self(Digest::from_hex(hex)?))
-    }
-}
-
-impl Serialize for IdentityDigest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for IdentityDigest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 /// A 48-bit Ethernet address. Displays as `52:54:00:77:00:01`; reads colons,
 /// hyphens, Cisco's dots and bare hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,11 +20,7 @@ impl fmt::Display for MacAddr {
     }
 }
 
-impl fmt::Debug for MacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+crate::text_form::text_form!(MacAddr);
 
 impl FromStr for MacAddr {
     type Err = MacError;
@@ -41,20 +35,6 @@ impl FromStr for MacAddr {
             .decode(hex.as_bytes())
             .map_err(|_| wrong())?;
         Ok(Self(bytes.try_into().map_err(|_| wrong())?))
-    }
-}
-
-impl Serialize for MacAddr {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for MacAddr {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 /// An SMBIOS UUID in canonical order: the order of its text form. SMBIOS from
 /// 2.6 on stores the first three fields little-endian (DSP0134 §7.2.1), PXE
 /// option 97 and older tables may or may not, so comparisons across sources
@@ -67,11 +65,7 @@ impl fmt::Display for SmbiosUuid {
     }
 }
 
-impl fmt::Debug for SmbiosUuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+crate::text_form::text_form!(SmbiosUuid);
 
 impl FromStr for SmbiosUuid {
     type Err = UuidError;
@@ -87,20 +81,6 @@ impl FromStr for SmbiosUuid {
             .decode(hex.as_bytes())
             .map_err(|_| wrong())?;
         Ok(Self(bytes.try_into().map_err(|_| wrong())?))
-    }
-}
-
-impl Serialize for SmbiosUuid {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for SmbiosUuid {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
     }
 }
 
