@@ -159,6 +159,7 @@ fn same_input_same_bytes_with_and_without_cache() {
             "image.json",
             "initrd.img",
             "ipxe.efi",
+            "local.efi",
             "snponly.efi",
             "undionly.kpxe",
             "vmlinuz"

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +14,8 @@ use anyhow::Context as _;
 use groundcrew_netboot::tftp::{
     self, Admission, Admit, Caps, End, ErrorCode, Limits, ReadRequest, Step, Transfer, Window,
 };
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
@@ -170,9 +174,7 @@ impl Job {
                 Step::Send(packet) => send(&socket, &packet).await,
                 Step::Window(window) => {
                     if read(&file, &window, &mut data, &mut packets) {
-                        for packet in packets.chunks(window.segment()) {
-                            send(&socket, packet).await;
-                        }
+                        send_window(&socket, &packets, window.segment()).await;
                     } else {
                         transfer.abort("the file cannot be read");
                     }
@@ -210,6 +212,40 @@ fn read(file: &File, window: &Window, data: &mut Vec<u8>, packets: &mut Vec<u8>)
     packets.clear();
     // At most 64 blocks, and boot files lie in the page cache after the first client.
     file.read_exact_at(data, window.offset).is_ok() && window.write(data, packets)
+}
+
+/// The most bytes one UDP send may carry, segmented or not.
+const MAX_SEND: usize = 65_507;
+
+/// Sends a window's packets, as many as one call takes: the kernel cuts them
+/// apart (UDP segmentation offload, Linux 4.18), which costs a fraction of a
+/// call for each.
+async fn send_window(socket: &UdpSocket, packets: &[u8], segment: usize) {
+    let burst = (MAX_SEND / segment).clamp(1, 64) * segment;
+    for part in packets.chunks(burst) {
+        let segmented = part.len() > segment && send_segmented(socket, part, segment).await.is_ok();
+        if !segmented {
+            for packet in part.chunks(segment) {
+                send(socket, packet).await;
+            }
+        }
+    }
+}
+
+async fn send_segmented(socket: &UdpSocket, part: &[u8], segment: usize) -> std::io::Result<()> {
+    let size = u16::try_from(segment).map_err(std::io::Error::other)?;
+    let control = [ControlMessage::UdpGsoSegments(&size)];
+    let parts = [IoSlice::new(part)];
+    let send = || {
+        Ok(sendmsg::<()>(
+            socket.as_raw_fd(),
+            &parts,
+            &control,
+            MsgFlags::MSG_DONTWAIT,
+            None,
+        )?)
+    };
+    socket.async_io(Interest::WRITABLE, send).await.map(drop)
 }
 
 async fn send(socket: &UdpSocket, packet: &[u8]) {
