@@ -92,6 +92,31 @@ fn a_stock_client_gets_an_address_and_files() {
 }
 
 #[test]
+fn blocks_of_every_size_and_window_arrive_whole() {
+    let (net, site) = (Net::new(), TestSite::new());
+    let _appliance = Appliance::start(&net, &site.dir());
+    net.address_client();
+    for (block, window) in [(512, 1), (1024, 4), (1468, 16), (1468, 64), (8192, 3)] {
+        let folder = site.folder.path().join(format!("{block}-{window}"));
+        fs::create_dir(&folder).unwrap();
+        let received = folder.join("pattern.bin");
+        net.on_client(move || {
+            let mut config = tftpd::ClientConfig {
+                remote_ip_address: SERVER.into(),
+                receive_directory: folder,
+                file_path: "pattern.bin".into(),
+                ..Default::default()
+            };
+            config.opt_common.block_size = block;
+            config.opt_common.window_size = window;
+            tftpd::Client::new(&config).unwrap().run().unwrap()
+        });
+        let same = fs::read(&received).unwrap() == pattern(1_234_567);
+        assert!(same, "blksize {block}, windowsize {window}");
+    }
+}
+
+#[test]
 fn paths_stay_in_their_tree() {
     let (net, site) = (Net::new(), TestSite::new());
     std::os::unix::fs::symlink(
