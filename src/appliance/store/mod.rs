@@ -11,7 +11,7 @@ mod schema;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use groundcrew_core::DeviceId;
@@ -23,6 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 /// Changes that may wait for the writer. Past it, requests are turned away.
 const QUEUE: usize = 16 * 1024;
 
+/// Changes between two checkpoints of the write-ahead log: some megabytes.
+const CHECKPOINT_EVERY: usize = 4096;
+
 /// The most changes one transaction takes: bounds the wait for its sync.
 const BATCH: usize = 2048;
 
@@ -30,6 +33,7 @@ const BATCH: usize = 2048;
 /// process at a time.
 pub struct Store {
     db: Connection,
+    path: PathBuf,
     _lock: File,
 }
 
@@ -100,7 +104,12 @@ impl Store {
         }
         let db = Connection::open(path).with_context(|| format!("opening {}", path.display()))?;
         schema::prepare(&db).with_context(|| format!("reading {}", path.display()))?;
-        Ok(Self { db, _lock: lock })
+        let path = path.to_owned();
+        Ok(Self {
+            db,
+            path,
+            _lock: lock,
+        })
     }
 
     /// The journal's lines from the first on.
@@ -131,10 +140,14 @@ impl Store {
     /// Gives the registry to its writer thread.
     pub fn start(self) -> anyhow::Result<Writer> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        std::thread::Builder::new()
-            .name("store".into())
-            .spawn(move || write_until_closed(self, receiver))
-            .context("starting the store's thread")?;
+        let (written, grown) = std::sync::mpsc::sync_channel(1);
+        let beside = Connection::open(&self.path).context("opening the registry once more")?;
+        schema::never_checkpoint_at_commit(&self.db)?;
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        let spawned = thread("store").spawn(move || write_until_closed(self, receiver, &written));
+        spawned.context("starting the store's thread")?;
+        let spawned = thread("checkpoint").spawn(move || checkpoint_when_grown(&beside, &grown));
+        spawned.context("starting the store's second thread")?;
         Ok(Writer { sender })
     }
 }
@@ -241,16 +254,36 @@ impl Place {
     }
 }
 
-fn write_until_closed(mut store: Store, mut queue: mpsc::Receiver<Batch>) {
+fn write_until_closed(
+    mut store: Store,
+    mut queue: mpsc::Receiver<Batch>,
+    grown: &std::sync::mpsc::SyncSender<()>,
+) {
     let mut batches = Vec::new();
+    let mut since = 0;
     while queue.blocking_recv_many(&mut batches, BATCH) > 0 {
         if let Err(error) = commit(&mut store.db, &batches) {
             tracing::error!("cannot write the registry, so nothing more is answered: {error}");
             std::process::exit(1);
         }
         for batch in batches.drain(..) {
+            since += batch.changes.len();
             // Whoever asked may have gone away; the change stands.
             let _ = batch.done.send(());
+        }
+        if since >= CHECKPOINT_EVERY && grown.try_send(()).is_ok() {
+            since = 0;
+        }
+    }
+}
+
+/// Moves the write-ahead log into the database, beside the writer: at a commit
+/// it would make one answer in a thousand wait for several syncs.
+fn checkpoint_when_grown(db: &Connection, grown: &std::sync::mpsc::Receiver<()>) {
+    while grown.recv().is_ok() {
+        if let Err(error) = schema::checkpoint(db) {
+            // The log only grows until the next try.
+            tracing::warn!("the registry's write-ahead log could not be folded in: {error}");
         }
     }
 }

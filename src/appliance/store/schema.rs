@@ -63,6 +63,16 @@ pub fn prepare(db: &Connection) -> anyhow::Result<()> {
     }
 }
 
+/// Leaves checkpoints to [`checkpoint`].
+pub fn never_checkpoint_at_commit(db: &Connection) -> rusqlite::Result<()> {
+    db.pragma_update(None, "wal_autocheckpoint", 0)
+}
+
+/// Folds the write-ahead log into the database as far as nobody is in the way.
+pub fn checkpoint(db: &Connection) -> rusqlite::Result<()> {
+    db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+}
+
 pub fn journal(db: &Connection) -> rusqlite::Result<Vec<String>> {
     db.prepare("SELECT line FROM journal ORDER BY seq")?
         .query_map([], |row| row.get(0))?
