@@ -22,6 +22,13 @@ use tokio::sync::Notify;
 use super::Shutdown;
 use super::files::Tree;
 
+/// A transfer at rest holds no file bytes, so many may run. One address stands
+/// for many machines where they share a router.
+const CAPS: Caps = Caps {
+    total: 4096,
+    per_address: 256,
+};
+
 /// The well-known port, bound.
 pub struct Listener {
     socket: UdpSocket,
@@ -48,7 +55,7 @@ struct DeskState {
 /// Answers until told to stop.
 pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
     let desk = Desk(Arc::new(Mutex::new(DeskState {
-        admission: Admission::new(Caps::default()),
+        admission: Admission::new(CAPS),
         repeats: HashMap::new(),
     })));
     let mut buffer = [0; 2048];
@@ -167,18 +174,15 @@ impl Job {
         let epoch = Instant::now();
         let size = file.metadata()?.len();
         let mut transfer = Transfer::new(&self.request, size, &Limits::default(), epoch.elapsed());
-        let (mut incoming, mut data, mut packets) = ([0; 1024], Vec::new(), Vec::new());
+        let mut incoming = [0; 1024];
         loop {
             match transfer.poll(epoch.elapsed()) {
                 Step::Done(end) => return Ok((end, transfer.progress().0)),
                 Step::Send(packet) => send(&socket, &packet).await,
-                Step::Window(window) => {
-                    if read(&file, &window, &mut data, &mut packets) {
-                        send_window(&socket, &packets, window.segment()).await;
-                    } else {
-                        transfer.abort("the file cannot be read");
-                    }
-                }
+                Step::Window(window) => match read(&file, &window) {
+                    Some(packets) => send_window(&socket, &packets, window.segment()).await,
+                    None => transfer.abort("the file cannot be read"),
+                },
                 Step::Wait(until) => {
                     let sleep = until
                         .saturating_sub(epoch.elapsed())
@@ -206,12 +210,13 @@ impl Job {
     }
 }
 
-/// One window of packets; `false` if the file is not what it was.
-fn read(file: &File, window: &Window, data: &mut Vec<u8>, packets: &mut Vec<u8>) -> bool {
-    data.resize(window.length, 0);
-    packets.clear();
+/// One window of packets; nothing if the file is not what it was.
+fn read(file: &File, window: &Window) -> Option<Vec<u8>> {
     // At most 64 blocks, and boot files lie in the page cache after the first client.
-    file.read_exact_at(data, window.offset).is_ok() && window.write(data, packets)
+    let mut data = vec![0; window.length];
+    file.read_exact_at(&mut data, window.offset).ok()?;
+    let mut packets = Vec::with_capacity(window.length + 4 * usize::from(window.blocks));
+    window.write(&data, &mut packets).then_some(packets)
 }
 
 /// The most bytes one UDP send may carry, segmented or not.
