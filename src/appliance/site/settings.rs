@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use groundcrew_core::SiteId;
 use groundcrew_core::toml_error;
+use groundcrew_netboot::dhcp::Mode;
 use groundcrew_registry::profile::{Profile, ProfileError, Profiles};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
@@ -34,6 +35,8 @@ pub struct Settings {
 /// What DHCP hands out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dhcp {
+    /// Who gives the addresses.
+    pub mode: Mode,
     /// Addresses for devices.
     pub pool: Pool,
     /// How long an address is lent, in seconds.
@@ -74,6 +77,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
     let wrong = |span, message: String, help: &str| {
         Err(at(file, text, span, &format!("{message}; {help}")))
     };
+    let mode = check_mode(file, text, &raw.dhcp)?;
     let network = raw.network.address;
     let pool = match raw.dhcp.pool {
         None => network.default_pool(),
@@ -131,6 +135,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
         interface: raw.network.interface.into_inner(),
         address: network,
         dhcp: Dhcp {
+            mode,
             pool,
             lease_seconds: raw.dhcp.lease.0,
             router: raw.dhcp.router.map(Spanned::into_inner),
@@ -143,6 +148,30 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             https: raw.ports.https.into_inner(),
         },
         profiles,
+    })
+}
+
+/// `auto` takes a network over only by two written words: a pool, and the will.
+fn check_mode(file: &str, text: &str, dhcp: &RawDhcp) -> Result<Mode, SettingsError> {
+    let wish = dhcp.serve_if_alone.as_ref();
+    let serve_if_alone = wish.is_some_and(|wish| *wish.get_ref());
+    if let Some(wish) = wish.filter(|wish| *wish.get_ref()) {
+        let message = match dhcp.mode {
+            RawMode::Auto if dhcp.pool.is_some() => None,
+            RawMode::Auto => {
+                Some("`serve_if_alone` needs a pool to give addresses from: write `pool`")
+            }
+            _ => Some("`serve_if_alone` goes with `mode = \"auto\"`: leave one of the two out"),
+        };
+        if let Some(message) = message {
+            return Err(at(file, text, wish.span(), message));
+        }
+    }
+    Ok(match dhcp.mode {
+        RawMode::Authoritative => Mode::Authoritative,
+        RawMode::Proxy => Mode::Proxy,
+        RawMode::Auto => Mode::Auto { serve_if_alone },
+        RawMode::Off => Mode::Off,
     })
 }
 
@@ -220,12 +249,25 @@ struct RawNetwork {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawDhcp {
+    mode: RawMode,
+    serve_if_alone: Option<Spanned<bool>>,
     #[serde(deserialize_with = "from_text_spanned")]
     pool: Option<Spanned<Pool>>,
     lease: Lease,
     router: Option<Spanned<Ipv4Addr>>,
     dns: Vec<Ipv4Addr>,
     domain: Option<String>,
+}
+
+/// Without a word about it nobody's network is disturbed: `auto`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawMode {
+    Authoritative,
+    Proxy,
+    #[default]
+    Auto,
+    Off,
 }
 
 #[derive(Debug, Deserialize)]
@@ -347,6 +389,44 @@ mod tests {
             let text = error(|s| s.replacen(header, &format!("{header}\nbogus = 1"), 1));
             assert!(text.contains("unknown key `bogus`"), "{header}: {text}");
         }
+    }
+
+    #[test]
+    fn without_a_written_mode_nobody_is_disturbed() {
+        let mode = |dhcp: &str| {
+            let text = SAMPLE.replacen("mode = \"authoritative\"", dhcp, 1);
+            parse("site.toml", &text).map(|settings| settings.dhcp.mode)
+        };
+        assert_eq!(
+            parse("site.toml", SAMPLE).unwrap().dhcp.mode,
+            Mode::Authoritative
+        );
+        assert_eq!(
+            mode(""),
+            Ok(Mode::Auto {
+                serve_if_alone: false
+            })
+        );
+        let alone = "mode = \"auto\"\nserve_if_alone = true";
+        assert_eq!(
+            mode(alone),
+            Ok(Mode::Auto {
+                serve_if_alone: true
+            })
+        );
+        assert_eq!(mode("mode = \"off\""), Ok(Mode::Off));
+        let wrong = mode("mode = \"proxy\"\nserve_if_alone = true").unwrap_err();
+        assert!(
+            wrong.to_string().contains("goes with `mode = \"auto\"`"),
+            "{wrong}"
+        );
+        let poolless = SAMPLE
+            .replacen("mode = \"authoritative\"", alone, 1)
+            .replacen("pool =", "# pool =", 1);
+        let wrong = parse("site.toml", &poolless).unwrap_err();
+        assert!(wrong.to_string().contains("write `pool`"), "{wrong}");
+        let wrong = mode("mode = \"server\"").unwrap_err();
+        assert!(wrong.to_string().contains("authoritative"), "{wrong}");
     }
 
     #[test]

@@ -8,18 +8,23 @@
 //!                     events: make durable FIRST      verdict: send, or why not
 //! ```
 //!
-//! The modes beside authority (ProxyDHCP, relays with their own subnets) take
-//! the same [`Request`], [`BootClient`] and [`BootService::offer_for`]; only who
-//! assigns the address differs.
+//! [`Service`] stands above both the address server and ProxyDHCP
+//! ([`proxy`]): it listens for other servers ([`mode`]), limits floods
+//! ([`limit`]) and lets the role of the moment answer.
 
 pub mod arch;
 pub mod boot;
 pub mod client;
+pub mod frame;
 mod leases;
+pub mod limit;
+pub mod mode;
 mod options;
 pub mod probe;
+pub mod proxy;
 pub mod reply;
 pub mod server;
+pub mod service;
 pub mod subnet;
 #[cfg(test)]
 mod tests_support;
@@ -29,8 +34,11 @@ pub use arch::{Arch, Platform};
 pub use boot::{BootService, Loaders};
 pub use client::{BootClient, Quirk};
 pub use leases::{ClientKey, Lease, LeaseEvent, LeaseState};
+pub use mode::{Evidence, Mode, Notice, Role};
+pub use proxy::{PXE_PORT, Via};
 pub use reply::{Destination, Reply, ReplyKind};
 pub use server::{Ignored, Outcome, Server, Verdict};
+pub use service::{Counters, Handled, Identity, Moment, Service};
 pub use subnet::{Subnet, SubnetConfig, SubnetError};
 pub use wire::{MessageKind, Request, RequestError};
 

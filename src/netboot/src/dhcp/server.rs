@@ -15,6 +15,8 @@ use groundcrew_core::UnixTime;
 use super::boot::{BootOffer, BootService};
 use super::client::BootClient;
 use super::leases::{ClientKey, Lease, LeaseEvent, LeaseState, Leases};
+use super::limit::Limited;
+use super::mode::Role;
 use super::reply::{Draft, Reply, ReplyKind};
 use super::subnet::Subnet;
 use super::wire::{MessageKind, Request};
@@ -77,6 +79,16 @@ pub enum Ignored {
     NotHolder(Ipv4Addr),
     /// RELEASE, DECLINE or INFORM without an address.
     NoAddress,
+    /// ProxyDHCP: it boots nothing from here.
+    NothingToBoot,
+    /// ProxyDHCP: a message for the server that gives the addresses.
+    NotTheAddressServer,
+    /// The role of this moment is to be silent.
+    NoRole(Role),
+    /// Our own DISCOVER came back.
+    OwnProbe,
+    /// Too many packets.
+    RateLimited(Limited),
 }
 
 /// Gives the addresses of one subnet and says what to boot.
@@ -129,6 +141,11 @@ impl Server {
     /// Every row there is, in no order; ended and released ones too.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
         self.leases.iter()
+    }
+
+    /// How many addresses may be given.
+    pub fn pool_size(&self) -> usize {
+        self.subnet.pool_size()
     }
 
     /// Addresses promised but not taken.
@@ -402,6 +419,14 @@ impl fmt::Display for Ignored {
             ),
             Self::NotHolder(ip) => write!(f, "it does not hold {ip}"),
             Self::NoAddress => f.write_str("it names no address"),
+            Self::NothingToBoot => f.write_str("it boots nothing from here"),
+            Self::NotTheAddressServer => {
+                f.write_str("that is for the server that gives the addresses")
+            }
+            Self::NoRole(role) => write!(f, "this server is {role}"),
+            Self::OwnProbe => f.write_str("it is our own DISCOVER"),
+            Self::RateLimited(Limited::Client) => f.write_str("it asks too often"),
+            Self::RateLimited(Limited::Total) => f.write_str("too many packets arrive at once"),
         }
     }
 }
