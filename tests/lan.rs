@@ -16,7 +16,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use common::switch::{OTHER, Switched, option, replies, to_all, uefi};
+use common::switch::{OTHER, Routed, Switched, option, replies, to_all, uefi};
 use common::{Appliance, Net, SERVER, TestSite, succeeded};
 
 const AUTHORITATIVE: &str = "mode = \"authoritative\"";
@@ -129,6 +129,62 @@ fn auto_finds_dnsmasq_and_steps_aside() {
     assert!(
         shown.contains("it answered our DISCOVER") || shown.contains("a client chose it"),
         "{shown}"
+    );
+}
+
+#[test]
+fn a_relay_brings_its_network() {
+    let (routed, site) = (Routed::new(), TestSite::new());
+    let more =
+        "[[dhcp.subnet]]\nrelay = \"10.88.0.1/24\"\npool = \"10.88.0.100-10.88.0.110\"\n\n[ports]";
+    site.edit_settings("[ports]", more);
+    let mut appliance = Appliance::start(&routed.net, &site.dir());
+    let _relay = routed.dhcrelay();
+    let text = udhcpc(&routed.net, site.folder.path(), &["-t", "10"]);
+    assert!(text.contains("bound 10.88.0.100 from 10.77.0.1"), "{text}");
+    appliance.wait_for("REQUEST -> ACK");
+    let shown = succeeded("net show", &site.groundcrew(&["net", "show"]));
+    assert!(
+        shown.contains("10.88.0.0/255.255.255.0: 1 of 11"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn dhclient_gets_its_reservation() {
+    let (net, site) = (Net::new(), TestSite::new());
+    let link = common::run(
+        "ip",
+        ["-n", &net.client, "-br", "link", "show", "dev", "dev0"],
+    );
+    let mac = link.split_whitespace().nth(2).unwrap();
+    let more =
+        format!("[[dhcp.reservation]]\naddress = \"10.77.0.20\"\nmac = \"{mac}\"\n\n[ports]");
+    site.edit_settings("[ports]", &more);
+    let _appliance = Appliance::start(&net, &site.dir());
+    let work = site.folder.path();
+    let script = work.join("dhclient-script");
+    fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut child = net
+        .in_client("dhclient")
+        .args(["-4", "-d", "-1", "-v", "-cf", "/dev/null", "-lf"])
+        .arg(work.join("leases"))
+        .arg("-pf")
+        .arg(work.join("pid"))
+        .arg("-sf")
+        .arg(&script)
+        .arg("dev0")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let bound = lines.find_map(|line| line.ok().filter(|line| line.starts_with("bound to")));
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(
+        bound.as_ref().is_some_and(|b| b.contains("10.77.0.20")),
+        "{bound:?}"
     );
 }
 

@@ -47,7 +47,7 @@ impl Switched {
     }
 
     /// dnsmasq as the network's DHCP server, until it is dropped.
-    pub fn dnsmasq(&self) -> Dnsmasq {
+    pub fn dnsmasq(&self) -> Running {
         let child = in_namespace(&self.other, "dnsmasq")
             .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0"])
             .args(["--interface=oth0", "--bind-interfaces", "--no-ping"])
@@ -58,7 +58,7 @@ impl Switched {
             .stderr(Stdio::null())
             .spawn()
             .expect("dnsmasq: scripts/setup installs it");
-        Dnsmasq(child)
+        Running(child)
     }
 }
 
@@ -72,10 +72,61 @@ impl Drop for Switched {
     }
 }
 
-/// A running dnsmasq.
-pub struct Dnsmasq(Child);
+/// A [`Net`] whose client is behind a router, 10.77.0.254 and 10.88.0.1.
+pub struct Routed {
+    pub net: Net,
+    router: String,
+}
 
-impl Drop for Dnsmasq {
+impl Routed {
+    pub fn new() -> Self {
+        let net = Net::bare();
+        let router = format!("{}r", net.server);
+        let (s, c, r) = (&net.server, &net.client, &router);
+        for line in [
+            format!("netns add {r}"),
+            format!("-n {s} link add gc0 type veth peer name up0 netns {r}"),
+            format!("-n {c} link add dev0 type veth peer name down0 netns {r}"),
+            format!("-n {s} address add 10.77.0.1/24 dev gc0"),
+            format!("-n {r} address add 10.77.0.254/24 dev up0"),
+            format!("-n {r} address add 10.88.0.1/24 dev down0"),
+            format!("-n {s} link set lo up"),
+            format!("-n {s} link set gc0 up"),
+            format!("-n {r} link set up0 up"),
+            format!("-n {r} link set down0 up"),
+            format!("-n {c} link set lo up"),
+            format!("-n {c} link set dev0 up"),
+            format!("-n {s} route add 10.88.0.0/24 via 10.77.0.254"),
+        ] {
+            run("ip", line.split(' '));
+        }
+        Self { net, router }
+    }
+
+    /// ISC's relay, which appends option 82, until it is dropped.
+    pub fn dhcrelay(&self) -> Running {
+        let child = in_namespace(&self.router, "dhcrelay")
+            .args(["-4", "-d", "-a", "-id", "down0", "-iu", "up0", "10.77.0.1"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("isc-dhcp-relay: scripts/setup installs it");
+        Running(child)
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        let _ = Command::new("ip")
+            .args(["netns", "delete", &self.router])
+            .status();
+    }
+}
+
+/// Somebody else's program, until it is dropped.
+pub struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -35,7 +35,7 @@ fn overview(net: &NetView) -> String {
         let _ = writeln!(
             out,
             "  {}/{}: {} of {} addresses in use, {} promised, {} put aside",
-            subnet.server, subnet.mask, subnet.bound, subnet.pool, subnet.offered, subnet.declined
+            subnet.network, subnet.mask, subnet.bound, subnet.pool, subnet.offered, subnet.declined
         );
     }
     if net.others.is_empty() {

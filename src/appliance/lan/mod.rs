@@ -19,7 +19,7 @@ use std::net::SocketAddrV4;
 
 pub use view::{CountersView, LeaseView, NetView, OtherView, SubnetView};
 
-use crate::site::Settings;
+use crate::site::{Cidr, Settings};
 use crate::store::{Busy, Change, Commit, Writer};
 
 /// The service and its way to the disk.
@@ -52,7 +52,7 @@ impl Desk {
     pub fn new(
         settings: &Settings,
         mac: MacAddr,
-        leases: Vec<Lease>,
+        leases: &[Lease],
         writer: Writer,
     ) -> anyhow::Result<Self> {
         let boot = BootService {
@@ -65,7 +65,8 @@ impl Desk {
             seed: u64::from_ne_bytes(crate::site::keys::random()?),
         };
         let began = Instant::now();
-        let server = Server::new(subnet(settings)?, Some(boot.clone()), leases);
+        let (own, relayed) = networks(settings).context("site.toml")?;
+        let server = Server::with_relays(own, relayed, Some(boot.clone()), leases)?;
         let service = Service::new(settings.dhcp.mode, me, boot, server, moment(began));
         Ok(Self {
             inner: Mutex::new(Inner {
@@ -254,17 +255,47 @@ fn moment(began: Instant) -> Moment {
     }
 }
 
-fn subnet(settings: &Settings) -> anyhow::Result<Subnet> {
-    Subnet::new(SubnetConfig {
-        server: settings.address.address,
+/// The networks of a site, checked together: its own, then those behind relays.
+///
+/// # Errors
+/// What does not fit, in words for who wrote `site.toml`.
+pub fn networks(settings: &Settings) -> anyhow::Result<(Subnet, Vec<Subnet>)> {
+    let dhcp = &settings.dhcp;
+    let server = settings.address.address;
+    let reserved = |network: Cidr| {
+        let mut inside = dhcp.reservations.clone();
+        inside.retain(|reservation| network.holds_host(reservation.ip));
+        inside
+    };
+    let own = Subnet::new(SubnetConfig {
+        server,
+        behind_relay: None,
         prefix: settings.address.prefix,
-        pool_first: settings.dhcp.pool.first,
-        pool_last: settings.dhcp.pool.last,
-        router: settings.dhcp.router,
-        dns: settings.dhcp.dns.clone(),
+        pool_first: dhcp.pool.first,
+        pool_last: dhcp.pool.last,
+        router: dhcp.router,
+        dns: dhcp.dns.clone(),
         ntp: Vec::new(),
-        domain: settings.dhcp.domain.clone(),
-        lease_seconds: settings.dhcp.lease_seconds,
-    })
-    .context("site.toml")
+        domain: dhcp.domain.clone(),
+        lease_seconds: dhcp.lease_seconds,
+        reservations: reserved(settings.address),
+    })?;
+    let relayed = dhcp.subnets.iter().map(|subnet| {
+        Subnet::new(SubnetConfig {
+            server,
+            behind_relay: Some(subnet.relay.address),
+            prefix: subnet.relay.prefix,
+            pool_first: subnet.pool.first,
+            pool_last: subnet.pool.last,
+            router: Some(subnet.router),
+            dns: subnet.dns.clone(),
+            ntp: Vec::new(),
+            domain: subnet.domain.clone(),
+            lease_seconds: subnet.lease_seconds,
+            reservations: reserved(subnet.relay),
+        })
+    });
+    let relayed = relayed.collect::<Result<Vec<_>, _>>()?;
+    Server::with_relays(own.clone(), relayed.clone(), None, &[])?;
+    Ok((own, relayed))
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use groundcrew_core::UnixTime;
-use groundcrew_netboot::dhcp::{Lease, LeaseState, Moment, Service};
+use groundcrew_netboot::dhcp::{Lease, LeaseState, Moment, Network, Service};
 use serde::{Deserialize, Serialize};
 
 /// A lease.
@@ -45,9 +45,9 @@ pub struct NetView {
 /// A network.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SubnetView {
-    /// The server's identifier there.
-    pub server: Ipv4Addr,
-    /// The network's mask.
+    /// Its own address.
+    pub network: Ipv4Addr,
+    /// Its mask.
     pub mask: Ipv4Addr,
     /// Addresses that may be given.
     pub pool: usize,
@@ -126,20 +126,22 @@ pub fn net(service: &Service, interface: &str, now: Moment) -> NetView {
 }
 
 fn subnets(service: &Service, now: UnixTime) -> Vec<SubnetView> {
-    let server = service.server();
-    let subnet = server.subnet();
-    let count = |state| {
-        let of = |lease: &&Lease| lease.state == state && lease.holds(now);
-        server.leases().filter(of).count()
+    let view = |network: &Network| {
+        let count = |state| {
+            let of = |lease: &&Lease| lease.state == state && lease.holds(now);
+            network.leases().filter(of).count()
+        };
+        let subnet = network.subnet();
+        SubnetView {
+            network: subnet.network(),
+            mask: subnet.mask(),
+            pool: subnet.pool_size(),
+            bound: count(LeaseState::Bound),
+            offered: network.offers(),
+            declined: count(LeaseState::Declined),
+        }
     };
-    vec![SubnetView {
-        server: subnet.server(),
-        mask: subnet.mask(),
-        pool: subnet.pool_size(),
-        bound: count(LeaseState::Bound),
-        offered: server.offers(),
-        declined: count(LeaseState::Declined),
-    }]
+    service.server().networks().iter().map(view).collect()
 }
 
 fn counters(service: &Service) -> CountersView {

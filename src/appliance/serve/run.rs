@@ -43,7 +43,7 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     let sockets = bind(site, &settings).await?;
     let office = Arc::new(Office::open(site, &settings, store)?);
     let (stopper, shutdown) = Shutdown::new();
-    let mut tasks = start(site, &settings, &office, leases, sockets, &shutdown)?;
+    let mut tasks = start(site, &settings, &office, &leases, sockets, &shutdown)?;
     tracing::info!(interface = settings.interface, address = %settings.address, "ready: site {} is served", settings.site);
     // Not under systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -105,7 +105,7 @@ fn start(
     site: &Site,
     settings: &Settings,
     office: &Arc<Office>,
-    leases: Vec<groundcrew_netboot::dhcp::Lease>,
+    leases: &[groundcrew_netboot::dhcp::Lease],
     sockets: Sockets,
     shutdown: &Shutdown,
 ) -> anyhow::Result<JoinSet<()>> {

@@ -101,6 +101,8 @@ fn server() -> Server {
         ntp: vec![],
         domain: None,
         lease_seconds: 3600,
+        behind_relay: None,
+        reservations: vec![],
     };
     let boot = BootService {
         http: SocketAddrV4::new(SERVER, 80),

@@ -22,6 +22,7 @@ pub mod mode;
 mod options;
 pub mod probe;
 pub mod proxy;
+mod relay;
 pub mod reply;
 pub mod server;
 pub mod service;
@@ -37,9 +38,9 @@ pub use leases::{ClientKey, Lease, LeaseEvent, LeaseState};
 pub use mode::{Evidence, Mode, Notice, Role};
 pub use proxy::{PXE_PORT, Via};
 pub use reply::{Destination, Reply, ReplyKind};
-pub use server::{Ignored, Outcome, Server, Verdict};
+pub use server::{Ignored, Network, Outcome, Server, Verdict};
 pub use service::{Counters, Handled, Identity, Moment, Service};
-pub use subnet::{Subnet, SubnetConfig, SubnetError};
+pub use subnet::{Reservation, Subnet, SubnetConfig, SubnetError, Who};
 pub use wire::{MessageKind, Request, RequestError};
 
 /// The UDP port servers and relays listen on.

@@ -125,6 +125,8 @@ mod tests {
             ntp: vec![],
             domain: None,
             lease_seconds: 600,
+            behind_relay: None,
+            reservations: vec![],
         };
         let mut server = Server::new(Subnet::new(config).unwrap(), None, []);
         let request = Request::parse(&discover(MAC, 7)).unwrap();

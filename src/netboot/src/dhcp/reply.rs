@@ -88,8 +88,13 @@ pub(super) struct Draft<'a> {
 }
 
 impl Reply {
-    /// Builds the answer to `request`.
-    pub(super) fn build(request: &Request, subnet: &Subnet, draft: &Draft<'_>) -> Self {
+    /// Builds the answer to `request`, signed as `server` (option 54).
+    pub(super) fn build(
+        request: &Request,
+        subnet: &Subnet,
+        server: Ipv4Addr,
+        draft: &Draft<'_>,
+    ) -> Self {
         let destination = destination(request, draft);
         let mut message = v4::Message::new_with_id(
             request.xid,
@@ -105,7 +110,7 @@ impl Reply {
         );
         message.set_opcode(v4::Opcode::BootReply);
         message.set_flags(v4::Flags::from(flags(request, draft.kind)));
-        let mut options = server_options(subnet, draft);
+        let mut options = server_options(server, draft);
         // RFC 6842: who sent a client identifier gets it back, in a NAK too.
         if let Some(id) = &request.client_id {
             options.insert(DhcpOption::ClientIdentifier(id.clone()));
@@ -226,8 +231,8 @@ fn identity_options(kind: ReplyKind, server: Ipv4Addr) -> DhcpOptions {
     options
 }
 
-fn server_options(subnet: &Subnet, draft: &Draft<'_>) -> DhcpOptions {
-    let mut options = identity_options(draft.kind, subnet.server());
+fn server_options(server: Ipv4Addr, draft: &Draft<'_>) -> DhcpOptions {
+    let mut options = identity_options(draft.kind, server);
     if let Some(text) = draft.message {
         options.insert(DhcpOption::Message(text.to_owned()));
     }

@@ -7,9 +7,12 @@ use groundcrew_core::UnixTime;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dhcp::leases::OFFER_SECONDS;
+use crate::dhcp::leases::{OFFER_PATIENCE, OFFER_SECONDS};
 use crate::dhcp::tests_support::PacketBuilder;
-use crate::dhcp::{Destination, Loaders, SubnetConfig};
+use crate::dhcp::{Destination, Loaders, Reservation, SubnetConfig, Who};
+
+#[path = "server_networks_tests.rs"]
+mod networks;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const LEASE: u64 = 600;
@@ -19,7 +22,11 @@ fn ip(last: u8) -> Ipv4Addr {
 }
 
 fn subnet(last: u8) -> Subnet {
-    Subnet::new(SubnetConfig {
+    Subnet::new(config(last)).unwrap()
+}
+
+fn config(last: u8) -> SubnetConfig {
+    SubnetConfig {
         server: SERVER,
         prefix: 24,
         pool_first: ip(100),
@@ -29,8 +36,28 @@ fn subnet(last: u8) -> Subnet {
         ntp: vec![],
         domain: Some("lab.example".into()),
         lease_seconds: LEASE as u32,
-    })
-    .unwrap()
+        behind_relay: None,
+        reservations: vec![],
+    }
+}
+
+/// The same with addresses kept for clients 1 (hardware address), 2 (identifier)
+/// and 3 (machine); 1's lies in the pool, the others outside it.
+fn with_reservations(last: u8) -> Subnet {
+    let mac = groundcrew_core::hardware::MacAddr([0x52, 0x54, 0, 0, 0, 1]);
+    let keep = |last, who| Reservation { ip: ip(last), who };
+    let mut config = config(last);
+    config.reservations = vec![
+        keep(101, Who::Mac(mac)),
+        keep(20, Who::Id(vec![0, 7, 7])),
+        keep(
+            21,
+            Who::Uuid(groundcrew_core::hardware::SmbiosUuid::from_little_endian(
+                [9; 16],
+            )),
+        ),
+    ];
+    Subnet::new(config).unwrap()
 }
 
 fn boot() -> BootService {
@@ -312,6 +339,26 @@ fn offers_lapse_and_random_macs_leave_no_trace() {
 }
 
 #[test]
+fn a_flood_blocks_the_pool_for_seconds_only() {
+    let mut bench = Bench::new(149);
+    for n in 0..1000u32 {
+        let [a, b, c, d] = n.to_be_bytes();
+        bench.send(&PacketBuilder::with_mac([2, 0, a, b, c, d]));
+    }
+    bench.now += OFFER_PATIENCE - 1;
+    assert!(matches!(
+        bench.send(&client(1)),
+        Verdict::Ignored(Ignored::PoolExhausted {
+            size: 50,
+            offers: 50
+        })
+    ));
+    bench.now += 1;
+    bench.lease(&client(1));
+    assert_eq!(bench.server.offers(), 49);
+}
+
+#[test]
 fn only_the_holder_declines_or_releases() {
     let mut bench = Bench::new(101);
     let mine = bench.lease(&client(1));
@@ -451,14 +498,22 @@ const CLIENTS: u64 = 40;
 /// or fewer addresses than clients; checks after each ACK that nobody else uses
 /// the address. Gives counts of (ACK, NAK, crashes, exhausted).
 fn random_life(seed: u64, steps: usize, pool_last: u8) -> [usize; 4] {
+    random_life_on(seed, steps, &subnet(pool_last))
+}
+
+fn random_life_on(seed: u64, steps: usize, subnet: &Subnet) -> [usize; 4] {
     let mut dice = Dice(seed);
-    let mut bench = Bench::new(pool_last);
+    let mut bench = Bench::new(110);
+    let begin = |rows: &BTreeMap<Ipv4Addr, Lease>| {
+        Server::new(subnet.clone(), Some(boot()), rows.values().cloned())
+    };
+    bench.server = begin(&bench.rows);
     let mut believers: HashMap<u8, Believer> = HashMap::new();
     let mut counts = [0; 4];
     for _ in 0..steps {
         bench.now += [0, 0, 0, 0, 0, 1, 3, 31][dice.roll(8) as usize];
         if dice.roll(150) == 0 {
-            bench.crash(pool_last);
+            bench.server = begin(&bench.rows);
             counts[2] += 1;
         }
         let n = dice.roll(CLIENTS) as u8;
@@ -502,7 +557,7 @@ fn random_life(seed: u64, steps: usize, pool_last: u8) -> [usize; 4] {
                     bound: Some((reply.yiaddr, bench.now + LEASE)),
                     last: Some(reply.yiaddr),
                 };
-                assert!(bench.server.subnet().gives(reply.yiaddr));
+                assert!(bench.server.networks()[0].subnet().gives(reply.yiaddr));
                 let users = believers.values().filter(|b| {
                     b.bound
                         .is_some_and(|(ip, until)| ip == reply.yiaddr && until > bench.now)
@@ -543,7 +598,7 @@ fn random_life(seed: u64, steps: usize, pool_last: u8) -> [usize; 4] {
                 bench.server.leases().map(|l| (l.ip, l.clone())).collect();
             assert_eq!(memory, bench.rows, "rows and memory differ");
         }
-        assert!(bench.server.offers() <= bench.server.subnet().pool_size());
+        assert!(bench.server.offers() <= bench.server.pool_size() + 3);
     }
     counts
 }
@@ -560,8 +615,9 @@ fn no_address_is_leased_twice_in_a_long_life() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn no_address_is_leased_twice(seed in any::<u64>(), pool_last in 100u8..150) {
-        random_life(seed, 3_000, pool_last);
+    fn no_address_is_leased_twice(seed in any::<u64>(), pool_last in 103u8..150, reserved in any::<bool>()) {
+        let subnet = if reserved { with_reservations(pool_last) } else { subnet(pool_last) };
+        random_life_on(seed, 3_000, &subnet);
     }
 
     #[test]

@@ -35,6 +35,8 @@ fn server(address: Ipv4Addr) -> Server {
         ntp: vec![],
         domain: None,
         lease_seconds: 600,
+        behind_relay: None,
+        reservations: vec![],
     };
     Server::new(Subnet::new(config).unwrap(), None, [])
 }
