@@ -151,6 +151,30 @@ fn a_relay_brings_its_network() {
 }
 
 #[test]
+fn one_that_floods_is_dropped_and_the_next_is_served() {
+    let (net, site) = (Net::new(), TestSite::new());
+    let mut appliance = Appliance::start(&net, &site.dir());
+    let before = appliance.memory_kib();
+    let leased = net.on_client(|| {
+        let socket = common::dhcp::socket();
+        for xid in 0..5000 {
+            let packet = common::dhcp::packet([2, 0, 0, 0, 0, 9], xid, None);
+            let _ = socket.send_to(&packet, to_all());
+        }
+        drop(socket);
+        common::dhcp::lease([2, 0, 0, 0, 0, 10], Duration::from_secs(10))
+    });
+    assert!(leased.is_some(), "nobody else was served");
+    appliance.wait_for("clients that ask too often");
+    let shown = net_show(&site);
+    let limited = shown.split("\"limited_client\": ").nth(1).unwrap();
+    let limited: u32 = limited.split(',').next().unwrap().trim().parse().unwrap();
+    assert!(limited > 1000, "{shown}");
+    let after = appliance.memory_kib();
+    assert!(after < before + 8192, "{before} KiB, then {after} KiB");
+}
+
+#[test]
 fn dhclient_gets_its_reservation() {
     let (net, site) = (Net::new(), TestSite::new());
     let link = common::run(

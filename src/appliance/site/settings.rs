@@ -48,6 +48,10 @@ pub struct Dhcp {
     pub dns: Vec<Ipv4Addr>,
     /// Domain of host names.
     pub domain: Option<String>,
+    /// Domains that short names are looked up in.
+    pub search: Vec<String>,
+    /// Time servers.
+    pub ntp: Vec<Ipv4Addr>,
     /// Networks behind relays.
     pub subnets: Vec<RelayedSubnet>,
     /// Addresses kept for devices, on whichever of the networks they lie.
@@ -165,6 +169,8 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             router: raw.dhcp.router.map(Spanned::into_inner),
             dns: raw.dhcp.dns,
             domain: raw.dhcp.domain,
+            search: raw.dhcp.search,
+            ntp: raw.dhcp.ntp,
             subnets,
             reservations,
         },
@@ -363,6 +369,8 @@ struct RawDhcp {
     router: Option<Spanned<Ipv4Addr>>,
     dns: Vec<Ipv4Addr>,
     domain: Option<String>,
+    search: Vec<String>,
+    ntp: Vec<Ipv4Addr>,
     subnet: Vec<RawSubnet>,
     reservation: Vec<RawReservation>,
 }

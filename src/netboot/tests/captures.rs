@@ -102,6 +102,7 @@ fn server() -> Server {
         domain: None,
         lease_seconds: 3600,
         behind_relay: None,
+        search: vec![],
         reservations: vec![],
     };
     let boot = BootService {

@@ -126,6 +126,7 @@ mod tests {
             domain: None,
             lease_seconds: 600,
             behind_relay: None,
+            search: vec![],
             reservations: vec![],
         };
         let mut server = Server::new(Subnet::new(config).unwrap(), None, []);

@@ -267,6 +267,26 @@ fn add_network(options: &mut DhcpOptions, request: &Request, subnet: &Subnet, le
     if !subnet.ntp().is_empty() && request.asks_for(OptionCode::NtpServers) {
         options.insert(DhcpOption::NtpServers(subnet.ntp().to_vec()));
     }
+    if !subnet.search().is_empty() && request.asks_for(OptionCode::DomainSearch) {
+        options.insert(DhcpOption::Unknown(UnknownOption::new(
+            OptionCode::DomainSearch,
+            search_list(subnet.search()),
+        )));
+    }
+}
+
+/// RFC 3397: names as in DNS, here without compression.
+fn search_list(domains: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for domain in domains {
+        for label in domain.split('.') {
+            // A label of a checked domain has 1 to 63 bytes.
+            bytes.push(u8::try_from(label.len()).unwrap_or(0));
+            bytes.extend(label.as_bytes());
+        }
+        bytes.push(0);
+    }
+    bytes
 }
 
 /// `siaddr` is set for every booting client: [`NEXT_SERVER_SET`](super::client::quirk::NEXT_SERVER_SET).

@@ -136,3 +136,19 @@ fn option_82_selects_the_network_and_signs_for_the_server() {
     );
     assert_eq!(told(&forged, 82), Some(info.to_vec()));
 }
+
+#[test]
+fn search_list_and_time_servers_go_to_who_asks() {
+    let mut config = config(110);
+    config.search = vec!["lab.example".into(), "example".into()];
+    config.ntp = vec![ip(3)];
+    let mut bench = Bench::new(110);
+    bench.server = Server::new(Subnet::new(config).unwrap(), None, []);
+    let asked = bench.reply(&client(1).option(55, &[119, 42]));
+    assert_eq!(
+        told(&asked, 119).unwrap(),
+        b"\x03lab\x07example\0\x07example\0"
+    );
+    assert_eq!(told(&asked, 42), Some(ip(3).octets().to_vec()));
+    assert_eq!(told(&bench.reply(&client(2)), 119), None);
+}

@@ -37,6 +37,7 @@ fn config(last: u8) -> SubnetConfig {
         domain: Some("lab.example".into()),
         lease_seconds: LEASE as u32,
         behind_relay: None,
+        search: vec![],
         reservations: vec![],
     }
 }

@@ -36,6 +36,7 @@ fn server(address: Ipv4Addr) -> Server {
         domain: None,
         lease_seconds: 600,
         behind_relay: None,
+        search: vec![],
         reservations: vec![],
     };
     Server::new(Subnet::new(config).unwrap(), None, [])

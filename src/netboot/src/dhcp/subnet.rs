@@ -29,6 +29,8 @@ pub struct SubnetConfig {
     pub ntp: Vec<Ipv4Addr>,
     /// Domain name.
     pub domain: Option<String>,
+    /// Domains that short names are looked up in (RFC 3397).
+    pub search: Vec<String>,
     /// Lease time in seconds, 120 to one year.
     pub lease_seconds: u32,
     /// Addresses kept for clients, in the pool or outside it.
@@ -71,6 +73,7 @@ pub struct Subnet {
     dns: Vec<Ipv4Addr>,
     ntp: Vec<Ipv4Addr>,
     domain: Option<String>,
+    search: Vec<String>,
     lease_seconds: u32,
 }
 
@@ -112,6 +115,9 @@ pub enum SubnetError {
     /// An address or a client with two reservations.
     #[error("{0} is reserved twice: give each address and each client one reservation")]
     ReservedTwice(Ipv4Addr),
+    /// The search list does not fit into one option.
+    #[error("the search list is longer than 255 bytes: leave domains out")]
+    Search,
     /// Not a domain name.
     #[error("`{0}` is not a domain name: labels of letters, digits and hyphens, joined by dots")]
     Domain(String),
@@ -157,6 +163,7 @@ impl Subnet {
             dns,
             ntp,
             domain,
+            search,
             lease_seconds,
             ..
         } = config;
@@ -173,6 +180,7 @@ impl Subnet {
             dns,
             ntp,
             domain,
+            search,
             lease_seconds,
         })
     }
@@ -263,6 +271,11 @@ impl Subnet {
         self.domain.as_deref()
     }
 
+    /// Domains that short names are looked up in.
+    pub fn search(&self) -> &[String] {
+        &self.search
+    }
+
     /// Lease time in seconds.
     pub fn lease_seconds(&self) -> u32 {
         self.lease_seconds
@@ -325,10 +338,21 @@ fn check_extras(config: &SubnetConfig) -> Result<(), SubnetError> {
             return Err(SubnetError::Servers(what));
         }
     }
-    match &config.domain {
-        Some(domain) if !is_domain(domain) => Err(SubnetError::Domain(domain.clone())),
-        _ => Ok(()),
+    let mut domains = config.domain.iter().chain(&config.search);
+    if let Some(wrong) = domains.find(|domain| !is_domain(domain)) {
+        return Err(SubnetError::Domain(wrong.clone()));
     }
+    // Two bytes more for each on the wire; one option holds 255.
+    if config
+        .search
+        .iter()
+        .map(|domain| domain.len() + 2)
+        .sum::<usize>()
+        > 255
+    {
+        return Err(SubnetError::Search);
+    }
+    Ok(())
 }
 
 fn is_domain(text: &str) -> bool {
@@ -356,6 +380,7 @@ mod tests {
             dns: vec![ip(3), Ipv4Addr::new(9, 9, 9, 9)],
             ntp: vec![],
             domain: Some("lab.example".into()),
+            search: vec![],
             lease_seconds: 3600,
             behind_relay: None,
             reservations: vec![],
@@ -423,6 +448,12 @@ mod tests {
         );
         assert!(with(|c| c.lease_seconds = 5).is_err());
         assert!(with(|c| c.domain = Some("a b".into())).is_err());
+        assert!(with(|c| c.search = vec!["a..b".into()]).is_err());
+        assert!(
+            with(|c| c.search = vec!["x".repeat(60); 5])
+                .unwrap_err()
+                .contains("255 bytes")
+        );
         assert!(with(|c| c.dns = vec![far; 9]).is_err());
     }
 }
