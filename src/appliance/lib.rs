@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clock;
 pub mod durable;
 pub mod image;
+pub mod lan;
 pub mod office;
 pub mod serve;
 pub mod site;

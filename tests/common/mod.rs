@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod dhcp;
+pub mod switch;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -25,6 +26,23 @@ pub struct Net {
 
 impl Net {
     pub fn new() -> Self {
+        let net = Self::bare();
+        let (s, c) = (&net.server, &net.client);
+        for line in [
+            format!("-n {s} link add gc0 type veth peer name dev0 netns {c}"),
+            format!("-n {s} link set lo up"),
+            format!("-n {s} link set gc0 up"),
+            format!("-n {c} link set lo up"),
+            format!("-n {c} link set dev0 up"),
+            format!("-n {s} address add 10.77.0.1/24 dev gc0"),
+        ] {
+            run("ip", line.split(' '));
+        }
+        net
+    }
+
+    /// The two namespaces, with nothing between them yet.
+    pub fn bare() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -39,18 +57,8 @@ impl Net {
             server: format!("{tag}s"),
             client: format!("{tag}c"),
         };
-        let (s, c) = (&net.server, &net.client);
-        for line in [
-            format!("netns add {s}"),
-            format!("netns add {c}"),
-            format!("-n {s} link add gc0 type veth peer name dev0 netns {c}"),
-            format!("-n {s} link set lo up"),
-            format!("-n {s} link set gc0 up"),
-            format!("-n {c} link set lo up"),
-            format!("-n {c} link set dev0 up"),
-            format!("-n {s} address add 10.77.0.1/24 dev gc0"),
-        ] {
-            run("ip", line.split(' '));
+        for namespace in [&net.server, &net.client] {
+            run("ip", ["netns", "add", namespace]);
         }
         net
     }

@@ -70,6 +70,17 @@ class Appliance:
         self._call("bundle", "build", source or self.site / "sources/welcome", "--out", out)
         self._call("bundle", "publish", out, "--hq", self._top / "hq", "--site", self.site)
 
+    def set_mode(self, mode):
+        """`[dhcp] mode` in site.toml, as a technician edits it."""
+        path = self.site / "site.toml"
+        text = path.read_text(encoding="utf-8")
+        if 'mode = "authoritative"' not in text:
+            raise LabError(f"{path} has no `mode = \"authoritative\"` to change")
+        path.write_text(text.replace('mode = "authoritative"', f'mode = "{mode}"', 1), encoding="utf-8")
+
+    def leases(self):
+        return json.loads(self._call("lease", "list", "--json", "--site", self.site))
+
     def devices(self):
         return json.loads(self._call("device", "list", "--json", "--site", self.site))
 

@@ -4,24 +4,31 @@
     groundcrew serve     br0 --- tap0, tap1, ...   (QEMU)
     gc0 10.77.0.1/24 ------- up0
 
+With `--proxy`, `gclabPIDo` holds somebody else's DHCP server: dnsmasq at
+10.77.0.2, which gives the addresses; the appliance only says what to boot.
+
 Names carry the process id, so labs run side by side; what a killed lab left is
 removed by the next one.
 """
 
 import os
 import re
+import subprocess
 
 from . import host
 from .say import LabError
 
 INTERFACE = "gc0"
 ADDRESS = "10.77.0.1/24"
+OTHER = "10.77.0.2"
 
 
 class Network:
     def __init__(self):
         self.appliance = f"gclab{os.getpid()}a"
         self.switch = f"gclab{os.getpid()}s"
+        self.other = f"gclab{os.getpid()}o"
+        self._dnsmasq = None
 
     def up(self, taps):
         """Everything with carrier; a kernel without bridge, veth or tun is named here."""
@@ -53,9 +60,31 @@ class Network:
             _ip(self.switch, f"link set {tap(index)} master br0")
             _ip(self.switch, f"link set {tap(index)} up")
 
+    def serve_dhcp(self, log):
+        """Somebody else's DHCP server on the same wire."""
+        host.run(["ip", "netns", "add", self.other])
+        _ip(self.other, "link set lo up")
+        _ip(self.other, f"link add eth0 type veth peer name up1 netns {self.switch}")
+        _ip(self.other, f"addr add {OTHER}/24 dev eth0")
+        host.run(["ip", "netns", "exec", self.other, "ethtool", "-K", "eth0", "tx", "off"])
+        _ip(self.switch, "link set up1 master br0 up")
+        _ip(self.other, "link set eth0 up")
+        with open(log, "wb") as out:
+            self._dnsmasq = subprocess.Popen(
+                inside(self.other, [
+                    "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces",
+                    "--no-ping", "--dhcp-range=10.77.0.50,10.77.0.90,255.255.255.0,10m", "--dhcp-leasefile=/dev/null", "--user=root",
+                    "--pid-file", "--dhcp-authoritative", "--log-facility=-", "--log-dhcp",
+                ]),
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )
+
     def down(self):
+        if self._dnsmasq is not None:
+            self._dnsmasq.kill()
+            self._dnsmasq.wait()
         existing = _namespaces()
-        for name in (self.appliance, self.switch):
+        for name in (self.appliance, self.switch, self.other):
             if name in existing:
                 host.run(["ip", "netns", "del", name])
 
@@ -73,7 +102,7 @@ def inside(namespace, argv):
 def sweep():
     """Removes the namespaces of labs that are no longer there."""
     for name in _namespaces():
-        owner = re.fullmatch(r"gclab(\d+)[as]", name)
+        owner = re.fullmatch(r"gclab(\d+)[aos]", name)
         if owner and not os.path.exists(f"/proc/{owner[1]}"):
             host.run(["ip", "netns", "del", name])
 

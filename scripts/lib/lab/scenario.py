@@ -24,6 +24,8 @@ class Interrupted(Exception):
 class Lab:
     def __init__(self, options, say):
         self.options = options
+        if options.proxy:
+            host.TOOLS["dnsmasq"] = "gives the addresses with --proxy"
         self.say = say
         self.marks = {}  # stage -> seconds it took
         self._events = queue.Queue()
@@ -89,10 +91,15 @@ class Lab:
         stack.callback(self._network.down)
         self._network.up(len(self._hardware()))
         self.say(f"network {network.ADDRESS} on {network.INTERFACE} in namespace {self._network.appliance}")
+        if self.options.proxy:
+            self._network.serve_dhcp(self._folder / "logs/dnsmasq.log")
+            self.say(f"dnsmasq gives the addresses, from {network.OTHER}; the appliance plays ProxyDHCP")
 
     def _make_site(self, binaries, kernel_deb):
         site = self._appliance = appliance.Appliance(self._folder, binaries, self._network.appliance, self._events)
         self._step("site", "groundcrew init", site.init)
+        if self.options.proxy:
+            site.set_mode("proxy")
         if self.options.mode != "unknown":
             csv = hwhash.csv(self._hardware())
             self._step("import", f"groundcrew device import ({len(self._hardware())} hardware hashes)", lambda: site.import_devices(csv))
@@ -155,6 +162,10 @@ class Lab:
         if ok and wanted == "refused":
             named = all(self._tampered[:12] in device.reason for device in self._devices)
             self.say.plain("the changed bundle was refused" + (", its blob named," if named else "") + " and the installed systems are untouched")
+        if self.options.proxy:
+            given = self._appliance.leases()
+            ok = ok and not given
+            self.say.plain(f"addresses the appliance gave beside dnsmasq: {len(given)}")
         if self.options.json:
             self.options.json.write_text(report.as_json(self.options, self._accel, ok, self.marks, self._devices), encoding="utf-8")
         return ok

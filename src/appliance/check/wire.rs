@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use groundcrew_core::hardware::MacAddr;
 use groundcrew_netboot::dhcp::probe::{OtherServer, discover};
-use groundcrew_netboot::dhcp::{CLIENT_PORT, SERVER_PORT};
+use groundcrew_netboot::dhcp::{CLIENT_PORT, Mode, SERVER_PORT};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Finding;
@@ -24,18 +24,35 @@ const ENOUGH: usize = 8;
 pub fn ask(settings: &Settings) -> Finding {
     let what = format!("other DHCP servers on {}", settings.interface);
     match servers(settings) {
+        Ok(found) if found.is_empty() && settings.dhcp.mode == Mode::Proxy => Finding::warning(
+            what,
+            "none answered within three seconds",
+            "in mode `proxy` another server must give the addresses: plug it in, or choose another mode in [dhcp]",
+        ),
         Ok(found) if found.is_empty() => Finding::good(what, "none answered within three seconds"),
+        Ok(found) if settings.dhcp.mode != Mode::Authoritative => {
+            let mode = settings.dhcp.mode;
+            let found = format!(
+                "{} answered, which mode `{mode}` leaves in peace",
+                names(&found)
+            );
+            Finding::good(what, found)
+        }
         Ok(found) => {
-            let names: Vec<_> = found.iter().map(ToString::to_string).collect();
             let cure = "two servers would fight over every device: use a network of its own for \
-                        provisioning, or switch the other one off";
-            Finding::problem(what, format!("{} answered", names.join(", ")), cure)
+                        provisioning, switch the other one off, or set `mode = \"proxy\"` in [dhcp]";
+            Finding::problem(what, format!("{} answered", names(&found)), cure)
         }
         Err(error) => {
             let cure = "run this as root while no other program has port 68, such as a DHCP client";
             Finding::warning(what, format!("could not ask: {error}"), cure)
         }
     }
+}
+
+fn names(servers: &[Ipv4Addr]) -> String {
+    let names: Vec<_> = servers.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 fn servers(settings: &Settings) -> anyhow::Result<Vec<Ipv4Addr>> {

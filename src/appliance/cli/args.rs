@@ -74,6 +74,12 @@ DIR/site is what the appliance serves.")]
     /// Read and verify the site's journal
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// See addresses in use, and take them back
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// See what is served on the devices' network, and who else answers there
+    #[command(subcommand)]
+    Net(NetCommand),
 }
 
 /// `groundcrew init`.
@@ -323,4 +329,30 @@ pub enum JournalCommand {
     Show(DeviceListArgs),
     /// Check the hash chain from the first entry to the last
     Verify(DeviceListArgs),
+}
+
+/// `groundcrew lease`.
+#[derive(Debug, Subcommand)]
+pub enum LeaseCommand {
+    /// List the addresses that were given, and to whom
+    List(DeviceListArgs),
+    /// Take an address back; its device moves when it next asks
+    Release(LeaseReleaseArgs),
+}
+
+/// `groundcrew lease release`.
+#[derive(Debug, Args)]
+pub struct LeaseReleaseArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The address
+    pub ip: std::net::Ipv4Addr,
+}
+
+/// `groundcrew net`.
+#[derive(Debug, Subcommand)]
+pub enum NetCommand {
+    /// Mode, pool, other DHCP servers heard, and counts since the start
+    Show(DeviceListArgs),
 }

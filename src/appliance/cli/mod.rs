@@ -8,7 +8,9 @@ mod device;
 mod image;
 mod init;
 mod journal;
+mod lease;
 pub mod logging;
+mod net;
 mod table;
 
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Device(command) => device::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Journal(command) => journal::run(command),
+        Command::Lease(command) => lease::run(command),
+        Command::Net(command) => net::run(command),
     }
 }
 

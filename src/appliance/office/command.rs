@@ -7,6 +7,8 @@ use groundcrew_core::{DeviceId, UnixTime};
 use groundcrew_registry::device::Tag;
 use serde::{Deserialize, Serialize};
 
+use crate::lan::{LeaseView, NetView};
+
 /// Something to do, and for whom the journal says it was done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
@@ -54,6 +56,12 @@ pub enum Command {
     Reprovision(DeviceId),
     /// The journal's lines.
     Journal,
+    /// All leases.
+    ListLeases,
+    /// Take a lease away.
+    ReleaseLease(std::net::Ipv4Addr),
+    /// What is served on the devices' network.
+    ShowNet,
 }
 
 /// What came of a [`Command`].
@@ -72,6 +80,10 @@ pub enum Outcome {
     Done(String),
     /// [`Command::Journal`].
     Journal(Vec<String>),
+    /// [`Command::ListLeases`].
+    Leases(Vec<LeaseView>),
+    /// [`Command::ShowNet`].
+    Net(Box<NetView>),
 }
 
 /// A device, for people and scripts.

@@ -8,13 +8,14 @@ mod command;
 mod enroll;
 mod grant;
 mod import;
+mod leases;
 pub mod published;
 mod sessions;
 mod view;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Context as _;
 use groundcrew_core::dsse::Envelope;
@@ -29,6 +30,7 @@ use groundcrew_registry::{Change, Entry, Registry, journal};
 pub use command::{Command, DeviceView, ImportView, Order, Outcome, RefusedRow};
 pub use enroll::Refusal;
 
+use crate::lan::Desk;
 use crate::site::{Settings, Site, SiteKeys};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
 use challenge::Challenger;
@@ -44,6 +46,8 @@ pub struct Office {
     challenger: Challenger,
     writer: Writer,
     registry_file: PathBuf,
+    /// The DHCP service, while the site is served.
+    desk: OnceLock<Arc<Desk>>,
     inner: Mutex<Inner>,
 }
 
@@ -77,6 +81,7 @@ impl Office {
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
             writer: store.start()?,
+            desk: OnceLock::new(),
             inner: Mutex::new(Inner {
                 registry,
                 sessions: Sessions::default(),
@@ -141,6 +146,9 @@ impl Office {
                 .await
             }
             Command::Journal => Ok(Outcome::Journal(store::journal_lines(&self.registry_file)?)),
+            Command::ListLeases => self.leases(),
+            Command::ReleaseLease(ip) => self.release_lease(ip).await,
+            Command::ShowNet => self.net(),
         }
     }
 

@@ -4,13 +4,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use groundcrew_netboot::dhcp::{BootService, Loaders, Server, Subnet, SubnetConfig};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
 use super::{Shutdown, api, boot, control, dhcp, http, ra, tftp, tls, upkeep};
+use crate::lan::Desk;
 use crate::office::Office;
 use crate::site::{Settings, Site};
 use crate::store::Store;
@@ -26,7 +26,7 @@ pub fn run(site: &Site) -> anyhow::Result<()> {
 
 /// The sockets of an appliance, all bound before any is used.
 struct Sockets {
-    dhcp: UdpSocket,
+    dhcp: dhcp::Sockets,
     tftp: tftp::Listener,
     http: TcpListener,
     https: TcpListener,
@@ -43,7 +43,7 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     let sockets = bind(site, &settings).await?;
     let office = Arc::new(Office::open(site, &settings, store)?);
     let (stopper, shutdown) = Shutdown::new();
-    let mut tasks = start(site, &settings, &office, leases, sockets, &shutdown)?;
+    let mut tasks = start(site, &settings, &office, &leases, sockets, &shutdown)?;
     tracing::info!(interface = settings.interface, address = %settings.address, "ready: site {} is served", settings.site);
     // Not under systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -105,25 +105,17 @@ fn start(
     site: &Site,
     settings: &Settings,
     office: &Arc<Office>,
-    leases: Vec<groundcrew_netboot::dhcp::Lease>,
+    leases: &[groundcrew_netboot::dhcp::Lease],
     sockets: Sockets,
     shutdown: &Shutdown,
 ) -> anyhow::Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
-    let http_address = SocketAddrV4::new(settings.address.address, settings.ports.http);
-    let service = BootService {
-        http: http_address,
-        loaders: Loaders::debian(),
-    };
-    let server = Server::new(subnet(settings)?, Some(service), leases);
+    let mac = sockets.dhcp.mac();
+    let desk = Arc::new(Desk::new(settings, mac, leases, office.writer().clone())?);
+    office.attach(Arc::clone(&desk));
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
-    tasks.spawn(dhcp::run(
-        sockets.dhcp,
-        server,
-        office.writer().clone(),
-        shutdown.clone(),
-    ));
+    tasks.spawn(dhcp::run(sockets.dhcp, desk, shutdown.clone()));
     tasks.spawn(tftp::run(sockets.tftp, boot_tree.clone(), shutdown.clone()));
     let boot_routes = boot::routes(site, settings, boot_tree, Arc::clone(office));
     tasks.spawn(http::run(sockets.http, None, boot_routes, shutdown.clone()));
@@ -154,19 +146,4 @@ fn start(
         });
     }
     Ok(tasks)
-}
-
-fn subnet(settings: &Settings) -> anyhow::Result<Subnet> {
-    Subnet::new(SubnetConfig {
-        server: settings.address.address,
-        prefix: settings.address.prefix,
-        pool_first: settings.dhcp.pool.first,
-        pool_last: settings.dhcp.pool.last,
-        router: settings.dhcp.router,
-        dns: settings.dhcp.dns.clone(),
-        ntp: Vec::new(),
-        domain: settings.dhcp.domain.clone(),
-        lease_seconds: settings.dhcp.lease_seconds,
-    })
-    .context("site.toml")
 }

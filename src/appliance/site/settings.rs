@@ -2,15 +2,20 @@
 //! Mistakes are shown with file, line and caret. Nothing here looks at the
 //! machine: `groundcrew check` does.
 
+mod dhcp;
+
 use std::net::Ipv4Addr;
 
 use groundcrew_core::SiteId;
 use groundcrew_core::toml_error;
+use groundcrew_netboot::dhcp::{Mode, Reservation};
 use groundcrew_registry::profile::{Profile, ProfileError, Profiles};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::{Cidr, Pool};
+pub use dhcp::RelayedSubnet;
+use dhcp::{RawMode, RawReservation, RawSubnet, check_mode, relayed_subnets, reservations};
 
 /// What `site.toml` says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub struct Settings {
 /// What DHCP hands out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dhcp {
+    /// Who gives the addresses.
+    pub mode: Mode,
     /// Addresses for devices.
     pub pool: Pool,
     /// How long an address is lent, in seconds.
@@ -44,6 +51,14 @@ pub struct Dhcp {
     pub dns: Vec<Ipv4Addr>,
     /// Domain of host names.
     pub domain: Option<String>,
+    /// Domains that short names are looked up in.
+    pub search: Vec<String>,
+    /// Time servers.
+    pub ntp: Vec<Ipv4Addr>,
+    /// Networks behind relays.
+    pub subnets: Vec<RelayedSubnet>,
+    /// Addresses kept for devices, on whichever of the networks they lie.
+    pub reservations: Vec<Reservation>,
 }
 
 /// Where services listen, on the site's address.
@@ -74,11 +89,12 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
     let wrong = |span, message: String, help: &str| {
         Err(at(file, text, span, &format!("{message}; {help}")))
     };
+    let mode = check_mode(file, text, &raw.dhcp)?;
     let network = raw.network.address;
-    let pool = match raw.dhcp.pool {
+    let pool = match &raw.dhcp.pool {
         None => network.default_pool(),
         Some(pool) => {
-            let (span, pool) = (pool.span(), pool.into_inner());
+            let (span, pool) = (pool.span(), *pool.get_ref());
             if !network.holds_host(pool.first) || !network.holds_host(pool.last) {
                 let help = format!("write one such as {}", network.default_pool());
                 return wrong(
@@ -114,6 +130,8 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             "devices could not reach it: leave it out where there is none",
         );
     }
+    let subnets = relayed_subnets(file, text, &raw.dhcp)?;
+    let reservations = reservations(file, text, &raw.dhcp, network, &subnets)?;
     let interface = raw.network.interface.get_ref();
     if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) {
         let message = format!("`{interface}` cannot be an interface's name");
@@ -125,17 +143,22 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
     }
     check_ports(file, text, &raw.ports)?;
     let profiles = check_profiles(file, text, raw.profile)?;
-    Ok(Settings {
+    let settings = Settings {
         site: raw.site.name,
         organisation: raw.site.organisation,
         interface: raw.network.interface.into_inner(),
         address: network,
         dhcp: Dhcp {
+            mode,
             pool,
             lease_seconds: raw.dhcp.lease.0,
             router: raw.dhcp.router.map(Spanned::into_inner),
             dns: raw.dhcp.dns,
             domain: raw.dhcp.domain,
+            search: raw.dhcp.search,
+            ntp: raw.dhcp.ntp,
+            subnets,
+            reservations,
         },
         ports: Ports {
             tftp: raw.ports.tftp.into_inner(),
@@ -143,7 +166,11 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             https: raw.ports.https.into_inner(),
         },
         profiles,
-    })
+    };
+    // What only shows when everything is put together: overlaps, doubles.
+    crate::lan::networks(&settings)
+        .map_err(|error| SettingsError(toml_error::at(file, text, None, &error.to_string())))?;
+    Ok(settings)
 }
 
 fn check_ports(file: &str, text: &str, ports: &RawPorts) -> Result<(), SettingsError> {
@@ -220,12 +247,18 @@ struct RawNetwork {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawDhcp {
+    mode: RawMode,
+    serve_if_alone: Option<Spanned<bool>>,
     #[serde(deserialize_with = "from_text_spanned")]
     pool: Option<Spanned<Pool>>,
     lease: Lease,
     router: Option<Spanned<Ipv4Addr>>,
     dns: Vec<Ipv4Addr>,
     domain: Option<String>,
+    search: Vec<String>,
+    ntp: Vec<Ipv4Addr>,
+    subnet: Vec<RawSubnet>,
+    reservation: Vec<RawReservation>,
 }
 
 #[derive(Debug, Deserialize)]

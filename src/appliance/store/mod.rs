@@ -162,6 +162,11 @@ pub fn journal_lines(path: &Path) -> anyhow::Result<Vec<String>> {
     schema::journal(&reader(path)?).context("reading the journal")
 }
 
+/// The leases, read beside a running appliance or without one.
+pub fn leases(path: &Path) -> anyhow::Result<Vec<Lease>> {
+    schema::leases(&reader(path)?).context("reading the leases")
+}
+
 fn reader(path: &Path) -> anyhow::Result<Connection> {
     Ok(Connection::open_with_flags(
         path,

@@ -20,7 +20,8 @@ use dhcproto::v4::borrowed;
 use groundcrew_core::UnixTime;
 use groundcrew_netboot::dhcp::client::quirk;
 use groundcrew_netboot::dhcp::{
-    BootClient, BootService, Loaders, Request, Server, Subnet, SubnetConfig, Verdict,
+    BootClient, BootService, Destination, Loaders, Request, Server, Subnet, SubnetConfig, Verdict,
+    Via, proxy,
 };
 use groundcrew_netboot::tftp::parse_request;
 
@@ -100,6 +101,9 @@ fn server() -> Server {
         ntp: vec![],
         domain: None,
         lease_seconds: 3600,
+        behind_relay: None,
+        search: vec![],
+        reservations: vec![],
     };
     let boot = BootService {
         http: SocketAddrV4::new(SERVER, 80),
@@ -293,6 +297,78 @@ fn our_answers_carry_what_booted_the_recorded_clients() {
         }
     }
     assert!(compared >= 30, "only {compared} answers compared");
+}
+
+/// Beside the recorded DHCP server, our ProxyDHCP answers are the recorded ones:
+/// same options, same address fields; only the file is ours. The recording with
+/// `siaddr` 0.0.0.0 is the one that did not boot: there ours must differ.
+#[test]
+fn our_proxy_answers_are_those_that_booted_the_recorded_clients() {
+    let boot = BootService {
+        http: SocketAddrV4::new(SERVER, 80),
+        loaders: Loaders::debian(),
+    };
+    let (mut compared, mut silent) = (0, 0);
+    for (name, datagrams) in captures() {
+        if !name.starts_with("proxy") {
+            continue;
+        }
+        for (place, asked) in datagrams.iter().enumerate() {
+            let Ok(request) = Request::parse(&asked.payload) else {
+                continue;
+            };
+            let via = match asked.to.port() {
+                67 => Via::Dhcp,
+                4011 => Via::Pxe(asked.from),
+                _ => continue,
+            };
+            let recorded = datagrams[place + 1..]
+                .iter()
+                .take_while(|d| Request::parse(&d.payload).is_err())
+                .find(|d| is_dhcp(d) && *d.from.ip() == SERVER);
+            let Verdict::Reply(reply) = proxy::answer(&boot, SERVER, &request, via) else {
+                assert!(recorded.is_none(), "{name}: silent where it was answered");
+                silent += 1;
+                continue;
+            };
+            let recorded = recorded.unwrap_or_else(|| panic!("{name}: answered in a silence"));
+            let theirs = borrowed::Message::new(&recorded.payload).unwrap();
+            let mine = borrowed::Message::new(&reply.bytes).unwrap();
+            assert_eq!(mine.xid(), theirs.xid(), "{name}");
+            assert_eq!(mine.yiaddr(), theirs.yiaddr(), "{name}");
+            assert_eq!(mine.siaddr(), SERVER, "{name}");
+            let (wanted, ours) = (options(&recorded.payload), options(&reply.bytes));
+            for (code, value) in &wanted {
+                assert_eq!(ours.get(code), Some(value), "{name}, option {code}");
+            }
+            // RFC 6842 gives the client its identifier back; our URL is longer than `file`.
+            let more = ours.keys().filter(|code| !wanted.contains_key(code));
+            assert!(
+                more.clone().all(|code| [61, 67].contains(code)),
+                "{name}: {more:?}"
+            );
+            let tells = |m: &borrowed::Message<'_>, o: &BTreeMap<u8, String>| {
+                m.fname().first().is_some_and(|b| *b != 0) || o.contains_key(&67)
+            };
+            assert_eq!(
+                tells(&mine, &ours),
+                tells(&theirs, &wanted),
+                "{name}: a file"
+            );
+            let to = match reply.destination {
+                Destination::Broadcast => SocketAddrV4::new(Ipv4Addr::BROADCAST, 68),
+                Destination::Back(from) => from,
+                other => panic!("{name}: {other}"),
+            };
+            assert_eq!(to, recorded.to, "{name}");
+            compared += 1;
+        }
+    }
+    assert_eq!(
+        (compared, silent > 5),
+        (9, true),
+        "{compared} compared, {silent} silent"
+    );
 }
 
 fn plain(request: &Request) -> bool {

@@ -19,6 +19,9 @@ use super::subnet::Subnet;
 /// offers for 4 s and BIOS clients for some 8 s before they take one.
 pub const OFFER_SECONDS: u64 = 30;
 
+/// How long an offer is safe from others where the pool has nothing else left.
+pub const OFFER_PATIENCE: u64 = 10;
+
 /// Who holds a lease: the client identifier, or the hardware address where there
 /// is none (RFC 2131 §4.2). An identifier that only spells the hardware address
 /// (type 1) is the hardware address: firmware sends none, iPXE and Linux send
@@ -160,6 +163,16 @@ pub(super) struct Leases {
     next_fresh: Option<u32>,
     /// Addresses before it that have neither lease nor offer.
     returned: BTreeSet<Ipv4Addr>,
+    /// Reserved addresses: never in `ends` or `returned`, so never for strangers.
+    kept: BTreeSet<Ipv4Addr>,
+}
+
+/// Who asks for an address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker<'a> {
+    pub key: &'a ClientKey,
+    /// The address kept for it.
+    pub reserved: Option<Ipv4Addr>,
 }
 
 #[derive(Debug)]
@@ -181,6 +194,7 @@ impl Leases {
             offer_ends: BTreeSet::new(),
             next_fresh: Some(*subnet.pool().start()),
             returned: BTreeSet::new(),
+            kept: subnet.kept().clone(),
         };
         for row in rows {
             if subnet.gives(row.ip) {
@@ -210,21 +224,31 @@ impl Leases {
         self.offers.len()
     }
 
-    /// Whether `key` may have `ip` at `now`: nobody else is promised it, and no
-    /// lease of another holds it.
+    /// Whether who asks may have `ip` at `now`: nobody else is promised it, and
+    /// no lease of another holds it. A reserved address is its client's alone,
+    /// and that client gets no other while it is free.
     pub(super) fn may_have(
         &self,
         subnet: &Subnet,
-        key: &ClientKey,
+        asker: Asker<'_>,
         ip: Ipv4Addr,
         now: UnixTime,
     ) -> bool {
+        let allowed = match asker.reserved {
+            Some(own) if own == ip => true,
+            Some(own) => subnet.in_pool(ip) && !self.free_for(asker.key, own, now),
+            None => subnet.in_pool(ip),
+        };
+        allowed && self.free_for(asker.key, ip, now)
+    }
+
+    fn free_for(&self, key: &ClientKey, ip: Ipv4Addr, now: UnixTime) -> bool {
         let promised = self.offers.get(&ip).is_some_and(|o| o.key != *key);
         let held = self.by_ip.get(&ip).is_some_and(|lease| {
             let own = lease.key == *key && lease.state != LeaseState::Declined;
             !own && lease.holds(now)
         });
-        subnet.gives(ip) && !promised && !held
+        !promised && !held
     }
 
     /// Drops offers that were not taken in time.
@@ -245,11 +269,12 @@ impl Leases {
     pub(super) fn offer(
         &mut self,
         subnet: &Subnet,
-        key: &ClientKey,
+        asker: Asker<'_>,
         wish: Option<Ipv4Addr>,
         now: UnixTime,
     ) -> Option<Ipv4Addr> {
-        let ip = self.choose(subnet, key, wish, now)?;
+        let ip = self.choose(subnet, asker, wish, now)?;
+        let key = asker.key;
         if let Some(earlier) = self.offered_to(key) {
             self.withdraw(earlier);
         }
@@ -273,27 +298,43 @@ impl Leases {
     fn choose(
         &mut self,
         subnet: &Subnet,
-        key: &ClientKey,
+        asker: Asker<'_>,
         wish: Option<Ipv4Addr>,
         now: UnixTime,
     ) -> Option<Ipv4Addr> {
-        let own = self
-            .offered_to(key)
-            .into_iter()
-            .chain(self.by_key.get(key).copied());
+        let own = [
+            asker.reserved,
+            self.offered_to(asker.key),
+            self.by_key.get(asker.key).copied(),
+        ];
         if let Some(ip) = own
             .into_iter()
-            .find(|&ip| self.may_have(subnet, key, ip, now))
+            .flatten()
+            .find(|&ip| self.may_have(subnet, asker, ip, now))
         {
             return Some(ip);
         }
         // A wish is granted only where it costs nobody the address he had.
         let unused =
-            |ip: &Ipv4Addr| !self.by_ip.contains_key(ip) && self.may_have(subnet, key, *ip, now);
+            |ip: &Ipv4Addr| !self.by_ip.contains_key(ip) && self.may_have(subnet, asker, *ip, now);
         if let Some(ip) = wish.filter(unused) {
             return Some(ip);
         }
-        self.unused(subnet).or_else(|| self.longest_ended(now))
+        self.unused(subnet)
+            .or_else(|| self.longest_ended(now))
+            .or_else(|| self.stale_offer(now))
+    }
+
+    /// An offer that a living client would have taken by now, where nothing else
+    /// is left: who floods with invented addresses blocks a pool no longer.
+    fn stale_offer(&mut self, now: UnixTime) -> Option<Ipv4Addr> {
+        let &(until, ip) = self.offer_ends.first()?;
+        let made_long_ago = until <= now.plus(OFFER_SECONDS - OFFER_PATIENCE);
+        if !made_long_ago || self.kept.contains(&ip) {
+            return None;
+        }
+        self.withdraw(ip);
+        Some(ip)
     }
 
     /// An address without lease and offer. The cursor passes each address once
@@ -305,7 +346,8 @@ impl Leases {
         while let Some(number) = self.next_fresh {
             self.next_fresh = number.checked_add(1).filter(|n| subnet.pool().contains(n));
             let ip = Ipv4Addr::from(number);
-            if subnet.gives(ip) && !self.by_ip.contains_key(&ip) && !self.offers.contains_key(&ip) {
+            if subnet.in_pool(ip) && !self.by_ip.contains_key(&ip) && !self.offers.contains_key(&ip)
+            {
                 // Until somebody takes it, it is one that was returned.
                 self.returned.insert(ip);
                 return Some(ip);
@@ -331,12 +373,11 @@ impl Leases {
             self.offer_of.remove(&offer.key);
         }
         match self.by_ip.get(&ip) {
-            Some(lease) => {
+            Some(lease) if !self.kept.contains(&ip) => {
                 self.ends.insert((lease.expires_at, ip));
             }
-            None => {
-                self.returned.insert(ip);
-            }
+            Some(_) => (),
+            None => self.give_back(ip),
         }
     }
 
@@ -366,7 +407,9 @@ impl Leases {
     fn insert(&mut self, lease: Lease) {
         self.forget(lease.ip);
         self.returned.remove(&lease.ip);
-        self.ends.insert((lease.expires_at, lease.ip));
+        if !self.kept.contains(&lease.ip) {
+            self.ends.insert((lease.expires_at, lease.ip));
+        }
         if lease.state != LeaseState::Declined && self.is_newest_of_its_key(&lease) {
             self.by_key.insert(lease.key.clone(), lease.ip);
         }
@@ -390,7 +433,7 @@ impl Leases {
 
     /// An address without lease may be promised to somebody already.
     fn give_back(&mut self, ip: Ipv4Addr) {
-        if !self.offers.contains_key(&ip) {
+        if !self.offers.contains_key(&ip) && !self.kept.contains(&ip) {
             self.returned.insert(ip);
         }
     }

@@ -8,18 +8,24 @@
 //!                     events: make durable FIRST      verdict: send, or why not
 //! ```
 //!
-//! The modes beside authority (ProxyDHCP, relays with their own subnets) take
-//! the same [`Request`], [`BootClient`] and [`BootService::offer_for`]; only who
-//! assigns the address differs.
+//! [`Service`] stands above both the address server and ProxyDHCP
+//! ([`proxy`]): it listens for other servers ([`mode`]), limits floods
+//! ([`limit`]) and lets the role of the moment answer.
 
 pub mod arch;
 pub mod boot;
 pub mod client;
+pub mod frame;
 mod leases;
+pub mod limit;
+pub mod mode;
 mod options;
 pub mod probe;
+pub mod proxy;
+mod relay;
 pub mod reply;
 pub mod server;
+pub mod service;
 pub mod subnet;
 #[cfg(test)]
 mod tests_support;
@@ -29,9 +35,12 @@ pub use arch::{Arch, Platform};
 pub use boot::{BootService, Loaders};
 pub use client::{BootClient, Quirk};
 pub use leases::{ClientKey, Lease, LeaseEvent, LeaseState};
+pub use mode::{Evidence, Mode, Notice, Role};
+pub use proxy::{PXE_PORT, Via};
 pub use reply::{Destination, Reply, ReplyKind};
-pub use server::{Ignored, Outcome, Server, Verdict};
-pub use subnet::{Subnet, SubnetConfig, SubnetError};
+pub use server::{Ignored, Network, Outcome, Server, Verdict};
+pub use service::{Counters, Handled, Identity, Moment, Service};
+pub use subnet::{Reservation, Subnet, SubnetConfig, SubnetError, Who};
 pub use wire::{MessageKind, Request, RequestError};
 
 /// The UDP port servers and relays listen on.

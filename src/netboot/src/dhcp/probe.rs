@@ -45,14 +45,38 @@ pub struct OtherServer {
 impl OtherServer {
     /// Reads an OFFER (or ACK) for our probe `xid` and `mac`. `None`: something else.
     pub fn parse(packet: &[u8], mac: MacAddr, xid: u32) -> Option<Self> {
+        let answer = Answer::parse(packet)?;
+        let Answer { server, offers, .. } = answer;
+        (answer.xid == xid && answer.mac == mac && !answer.refuses)
+            .then_some(Self { server, offers })
+    }
+}
+
+/// A server's message, to whomever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Its identifier, option 54, or its `siaddr` where it sends none.
+    pub server: Ipv4Addr,
+    /// The address it gives; 0.0.0.0 from a ProxyDHCP server and in a NAK.
+    pub offers: Ipv4Addr,
+    /// The client's hardware address.
+    pub mac: MacAddr,
+    /// The transaction.
+    pub xid: u32,
+    /// It is a NAK.
+    pub refuses: bool,
+    /// Only who gives addresses sends this: an address, or a NAK.
+    pub gives_addresses: bool,
+}
+
+impl Answer {
+    /// Reads an OFFER, ACK or NAK. `None`: something else.
+    pub fn parse(packet: &[u8]) -> Option<Self> {
         if !(MIN_LEN..=MAX_LEN).contains(&packet.len()) || packet.get(..3)? != [2, 1, 6] {
             return None;
         }
         let message = borrowed::Message::new(packet).ok()?;
-        if message.xid() != xid
-            || packet.get(28..34)? != mac.0
-            || packet.get(236..240)? != v4::MAGIC
-        {
+        if packet.get(236..240)? != v4::MAGIC {
             return None;
         }
         let options = Options::read(
@@ -61,15 +85,20 @@ impl OtherServer {
             packet.get(44..108)?,
         );
         let kind = v4::MessageType::from(options.byte(OptionCode::MessageType)?);
-        if !matches!(kind, v4::MessageType::Offer | v4::MessageType::Ack) {
+        let refuses = kind == v4::MessageType::Nak;
+        if !refuses && !matches!(kind, v4::MessageType::Offer | v4::MessageType::Ack) {
             return None;
         }
-        let server = options
-            .address(OptionCode::ServerIdentifier)
-            .unwrap_or(message.siaddr());
+        let offers = message.yiaddr();
         Some(Self {
-            server,
-            offers: message.yiaddr(),
+            server: options
+                .address(OptionCode::ServerIdentifier)
+                .unwrap_or(message.siaddr()),
+            offers,
+            mac: MacAddr(packet.get(28..34)?.try_into().ok()?),
+            xid: message.xid(),
+            refuses,
+            gives_addresses: refuses || !offers.is_unspecified(),
         })
     }
 }
@@ -96,6 +125,9 @@ mod tests {
             ntp: vec![],
             domain: None,
             lease_seconds: 600,
+            behind_relay: None,
+            search: vec![],
+            reservations: vec![],
         };
         let mut server = Server::new(Subnet::new(config).unwrap(), None, []);
         let request = Request::parse(&discover(MAC, 7)).unwrap();

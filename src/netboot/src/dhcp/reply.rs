@@ -1,7 +1,7 @@
 //! From a decision to bytes and a destination.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use dhcproto::v4::{self, DhcpOption, DhcpOptions, OptionCode, UnknownOption};
 use dhcproto::{Encodable, Encoder};
@@ -35,6 +35,8 @@ pub enum Destination {
     Unicast(Ipv4Addr),
     /// UDP to 255.255.255.255, port 68, out of the interface it came in by.
     Broadcast,
+    /// UDP back to where the question came from, out of port 4011.
+    Back(SocketAddrV4),
     /// To a client that does not answer ARP yet: a frame to `mac` carrying UDP
     /// to `ip`, port 68. Where frames cannot be sent, broadcast serves as well.
     L2 {
@@ -54,8 +56,24 @@ pub struct Reply {
     pub destination: Destination,
     /// The address it gives; 0.0.0.0 in a NAK and in an answer to INFORM.
     pub yiaddr: Ipv4Addr,
+    /// It tells only what to boot, beside another server.
+    pub proxied: bool,
     /// The UDP payload, at least 300 bytes.
     pub bytes: Vec<u8>,
+}
+
+/// What a ProxyDHCP reply is made of.
+pub(super) struct ProxyDraft<'a> {
+    pub kind: ReplyKind,
+    pub server: Ipv4Addr,
+    /// `None` in an offer that only sends the client to port 4011.
+    pub boot: Option<&'a BootOffer>,
+    /// Option 60.
+    pub vendor_class: &'static str,
+    /// Option 43.
+    pub vendor_options: Option<&'static [u8]>,
+    /// Where a question on port 4011 came from.
+    pub back_to: Option<SocketAddrV4>,
 }
 
 /// What a reply is made of.
@@ -70,8 +88,13 @@ pub(super) struct Draft<'a> {
 }
 
 impl Reply {
-    /// Builds the answer to `request`.
-    pub(super) fn build(request: &Request, subnet: &Subnet, draft: &Draft<'_>) -> Self {
+    /// Builds the answer to `request`, signed as `server` (option 54).
+    pub(super) fn build(
+        request: &Request,
+        subnet: &Subnet,
+        server: Ipv4Addr,
+        draft: &Draft<'_>,
+    ) -> Self {
         let destination = destination(request, draft);
         let mut message = v4::Message::new_with_id(
             request.xid,
@@ -87,7 +110,7 @@ impl Reply {
         );
         message.set_opcode(v4::Opcode::BootReply);
         message.set_flags(v4::Flags::from(flags(request, draft.kind)));
-        let mut options = server_options(subnet, draft);
+        let mut options = server_options(server, draft);
         // RFC 6842: who sent a client identifier gets it back, in a NAK too.
         if let Some(id) = &request.client_id {
             options.insert(DhcpOption::ClientIdentifier(id.clone()));
@@ -104,9 +127,70 @@ impl Reply {
             kind: draft.kind,
             destination,
             yiaddr: draft.yiaddr,
+            proxied: false,
             bytes,
         }
     }
+
+    /// Builds a ProxyDHCP answer: no address, options 53, 54, 60 and 97, and the
+    /// file. `siaddr` is set for everybody: see
+    /// [`NEXT_SERVER_SET`](super::client::quirk::NEXT_SERVER_SET).
+    pub(super) fn proxy(request: &Request, draft: &ProxyDraft<'_>) -> Self {
+        let none = Ipv4Addr::UNSPECIFIED;
+        let mut message = v4::Message::new_with_id(
+            request.xid,
+            none,
+            none,
+            draft.server,
+            request.giaddr,
+            &request.mac.0,
+        );
+        message.set_opcode(v4::Opcode::BootReply);
+        message.set_flags(v4::Flags::from(request.flags));
+        let mut options = identity_options(draft.kind, draft.server);
+        options.insert(DhcpOption::ClassIdentifier(
+            draft.vendor_class.as_bytes().to_vec(),
+        ));
+        if let Some(id) = &request.client_id {
+            options.insert(DhcpOption::ClientIdentifier(id.clone()));
+        }
+        if let Some(id) = &request.machine_id {
+            options.insert(DhcpOption::ClientMachineIdentifier(id.clone()));
+        }
+        if let Some(data) = draft.vendor_options {
+            options.insert(DhcpOption::VendorExtensions(data.to_vec()));
+        }
+        if let Some(boot) = draft.boot {
+            add_file(&mut message, &mut options, boot);
+        }
+        message.set_opts(options);
+        Self {
+            kind: draft.kind,
+            destination: match draft.back_to {
+                Some(from) => Destination::Back(from),
+                None if request.relayed() => Destination::Relay(request.giaddr),
+                // There is no address yet that a unicast could go to.
+                None => Destination::Broadcast,
+            },
+            yiaddr: none,
+            proxied: true,
+            bytes: finish(&message, request.relay_info.as_deref()),
+        }
+    }
+}
+
+/// A TFTP file's name fits the `file` field, which every ROM reads; a URL for
+/// iPXE or HTTP Boot goes to option 67.
+fn add_file(message: &mut v4::Message, options: &mut DhcpOptions, boot: &BootOffer) {
+    if boot.tftp_server_name && boot.file.len() < 128 {
+        message.set_fname_str(&boot.file);
+        return;
+    }
+    let mut file = boot.file.clone().into_bytes();
+    if boot.nul {
+        file.push(0);
+    }
+    options.insert(DhcpOption::BootfileName(file));
 }
 
 /// RFC 2131 §4.1, and §4.3.2 for a NAK through a relay: the relay must broadcast
@@ -136,14 +220,19 @@ fn destination(request: &Request, draft: &Draft<'_>) -> Destination {
     }
 }
 
-fn server_options(subnet: &Subnet, draft: &Draft<'_>) -> DhcpOptions {
+fn identity_options(kind: ReplyKind, server: Ipv4Addr) -> DhcpOptions {
     let mut options = DhcpOptions::new();
-    options.insert(DhcpOption::MessageType(match draft.kind {
+    options.insert(DhcpOption::MessageType(match kind {
         ReplyKind::Offer => v4::MessageType::Offer,
         ReplyKind::Ack => v4::MessageType::Ack,
         ReplyKind::Nak => v4::MessageType::Nak,
     }));
-    options.insert(DhcpOption::ServerIdentifier(subnet.server()));
+    options.insert(DhcpOption::ServerIdentifier(server));
+    options
+}
+
+fn server_options(server: Ipv4Addr, draft: &Draft<'_>) -> DhcpOptions {
+    let mut options = identity_options(draft.kind, server);
     if let Some(text) = draft.message {
         options.insert(DhcpOption::Message(text.to_owned()));
     }
@@ -178,6 +267,26 @@ fn add_network(options: &mut DhcpOptions, request: &Request, subnet: &Subnet, le
     if !subnet.ntp().is_empty() && request.asks_for(OptionCode::NtpServers) {
         options.insert(DhcpOption::NtpServers(subnet.ntp().to_vec()));
     }
+    if !subnet.search().is_empty() && request.asks_for(OptionCode::DomainSearch) {
+        options.insert(DhcpOption::Unknown(UnknownOption::new(
+            OptionCode::DomainSearch,
+            search_list(subnet.search()),
+        )));
+    }
+}
+
+/// RFC 3397: names as in DNS, here without compression.
+fn search_list(domains: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for domain in domains {
+        for label in domain.split('.') {
+            // A label of a checked domain has 1 to 63 bytes.
+            bytes.push(u8::try_from(label.len()).unwrap_or(0));
+            bytes.extend(label.as_bytes());
+        }
+        bytes.push(0);
+    }
+    bytes
 }
 
 /// `siaddr` is set for every booting client: [`NEXT_SERVER_SET`](super::client::quirk::NEXT_SERVER_SET).
@@ -258,6 +367,7 @@ impl fmt::Display for Destination {
         match self {
             Self::Relay(ip) => write!(f, "relay {ip}"),
             Self::Unicast(ip) => write!(f, "{ip}"),
+            Self::Back(from) => write!(f, "{from}"),
             Self::Broadcast => f.write_str("broadcast"),
             Self::L2 { mac, ip } => write!(f, "{ip} at {mac}"),
         }

@@ -1,4 +1,4 @@
-//! The authoritative server of one subnet, as a pure machine (RFC 2131 §4.3).
+//! The authoritative server of one interface and the networks behind its relays, as a pure machine (RFC 2131 §4.3).
 //!
 //! # Contract
 //! [`Server::handle`] moves memory first. The caller then makes the outcome's
@@ -14,7 +14,9 @@ use groundcrew_core::UnixTime;
 
 use super::boot::{BootOffer, BootService};
 use super::client::BootClient;
-use super::leases::{ClientKey, Lease, LeaseEvent, LeaseState, Leases};
+use super::leases::{Asker, ClientKey, Lease, LeaseEvent, LeaseState, Leases};
+use super::limit::Limited;
+use super::mode::Role;
 use super::reply::{Draft, Reply, ReplyKind};
 use super::subnet::Subnet;
 use super::wire::{MessageKind, Request};
@@ -77,15 +79,37 @@ pub enum Ignored {
     NotHolder(Ipv4Addr),
     /// RELEASE, DECLINE or INFORM without an address.
     NoAddress,
+    /// ProxyDHCP: it boots nothing from here.
+    NothingToBoot,
+    /// ProxyDHCP: a message for the server that gives the addresses.
+    NotTheAddressServer,
+    /// The role of this moment is to be silent.
+    NoRole(Role),
+    /// Our own DISCOVER came back.
+    OwnProbe,
+    /// Too many packets.
+    RateLimited(Limited),
 }
 
-/// Gives the addresses of one subnet and says what to boot.
+/// Gives addresses on one or more networks and says what to boot.
 #[derive(Debug)]
 pub struct Server {
-    subnet: Subnet,
+    /// The first one is that of the interface; the others lie behind relays.
+    networks: Vec<Network>,
     boot: Option<BootService>,
+}
+
+/// A network and what is given on it.
+#[derive(Debug)]
+pub struct Network {
+    subnet: Subnet,
     leases: Leases,
 }
+
+/// Two networks that are one.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
+#[error("the networks of {0} and {1} overlap: every address must belong to one network")]
+pub struct Overlap(Ipv4Addr, Ipv4Addr);
 
 impl Server {
     /// A server with the leases of earlier runs. `boot: None` gives addresses only.
@@ -96,18 +120,52 @@ impl Server {
     ) -> Self {
         let leases = Leases::from_rows(&subnet, rows);
         Self {
-            subnet,
+            networks: vec![Network { subnet, leases }],
             boot,
-            leases,
         }
+    }
+
+    /// The interface's own network, and those that relays bring.
+    pub fn with_relays(
+        own: Subnet,
+        relayed: Vec<Subnet>,
+        boot: Option<BootService>,
+        rows: &[Lease],
+    ) -> Result<Self, Overlap> {
+        let mut server = Self::new(own, boot, rows.iter().cloned());
+        for subnet in relayed {
+            let twin = server
+                .networks
+                .iter()
+                .map(|network| &network.subnet)
+                .find(|known| known.contains(subnet.network()) || subnet.contains(known.network()));
+            if let Some(twin) = twin {
+                return Err(Overlap(twin.network(), subnet.network()));
+            }
+            let leases = Leases::from_rows(&subnet, rows.iter().cloned());
+            server.networks.push(Network { subnet, leases });
+        }
+        Ok(server)
     }
 
     /// Decides on a request. Read the contract above before sending the answer.
     pub fn handle(&mut self, request: &Request, now: UnixTime) -> Outcome {
-        self.leases.lapse(now);
         let client = BootClient::of(request);
+        let Self { networks, boot } = self;
+        let network = match network_of(networks, request) {
+            Ok(network) => network,
+            Err(why) => {
+                return Outcome {
+                    verdict: Verdict::Ignored(why),
+                    events: Vec::new(),
+                    client,
+                };
+            }
+        };
+        network.leases.lapse(now);
         let mut turn = Turn {
-            server: self,
+            network,
+            boot: boot.as_ref(),
             request,
             client,
             now,
@@ -121,12 +179,48 @@ impl Server {
         }
     }
 
-    /// The network served.
+    /// The interface's own network, then those behind relays.
+    pub fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    /// Every row there is, in no order; ended and released ones too.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.networks.iter().flat_map(Network::leases)
+    }
+
+    /// How many addresses may be given.
+    pub fn pool_size(&self) -> usize {
+        self.networks.iter().map(|n| n.subnet.pool_size()).sum()
+    }
+
+    /// Addresses promised but not taken.
+    pub fn offers(&self) -> usize {
+        self.networks.iter().map(Network::offers).sum()
+    }
+
+    /// A technician takes a lease away; the client moves when it next asks.
+    pub fn release(&mut self, ip: Ipv4Addr, now: UnixTime) -> Vec<LeaseEvent> {
+        for network in &mut self.networks {
+            if let Some(lease) = network.leases.at(ip).cloned() {
+                return network.leases.put(Lease {
+                    state: LeaseState::Released,
+                    expires_at: now,
+                    ..lease
+                });
+            }
+        }
+        Vec::new()
+    }
+}
+
+impl Network {
+    /// The network as configured.
     pub fn subnet(&self) -> &Subnet {
         &self.subnet
     }
 
-    /// Every row there is, in no order; ended and released ones too.
+    /// Its rows, in no order; ended and released ones too.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
         self.leases.iter()
     }
@@ -135,23 +229,30 @@ impl Server {
     pub fn offers(&self) -> usize {
         self.leases.offers()
     }
+}
 
-    /// A technician takes a lease away; the client moves when it next asks.
-    pub fn release(&mut self, ip: Ipv4Addr, now: UnixTime) -> Vec<LeaseEvent> {
-        match self.leases.at(ip).cloned() {
-            Some(lease) => self.leases.put(Lease {
-                state: LeaseState::Released,
-                expires_at: now,
-                ..lease
-            }),
-            None => Vec::new(),
-        }
-    }
+/// Where the client is: where its relay says (RFC 3527, else `giaddr`), where the
+/// address it uses belongs (it renews past the relay), else on this wire.
+fn network_of<'a>(
+    networks: &'a mut [Network],
+    request: &Request,
+) -> Result<&'a mut Network, Ignored> {
+    let (wanted, fallback) = if request.relayed() {
+        (request.link_selection().unwrap_or(request.giaddr), None)
+    } else {
+        (request.ciaddr, Some(0))
+    };
+    let place = networks.iter().position(|n| n.subnet.contains(wanted));
+    place
+        .or(fallback)
+        .and_then(|place| networks.get_mut(place))
+        .ok_or(Ignored::OtherNetwork(wanted))
 }
 
 /// One request being decided.
 struct Turn<'a> {
-    server: &'a mut Server,
+    network: &'a mut Network,
+    boot: Option<&'a BootService>,
     request: &'a Request,
     client: BootClient,
     now: UnixTime,
@@ -160,11 +261,7 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn decide(&mut self) -> Verdict {
-        let Request { kind, giaddr, .. } = *self.request;
-        if self.request.relayed() && !self.server.subnet.contains(giaddr) {
-            return Verdict::Ignored(Ignored::OtherNetwork(giaddr));
-        }
-        match kind {
+        match self.request.kind {
             MessageKind::Discover => self.discover(),
             MessageKind::Request => self.request(),
             MessageKind::Decline => self.decline(),
@@ -179,17 +276,18 @@ impl Turn<'_> {
 
     /// §4.3.1.
     fn discover(&mut self) -> Verdict {
-        let Server { subnet, leases, .. } = &mut *self.server;
-        match leases.offer(
-            subnet,
-            &self.request.key(),
-            self.request.requested_ip,
-            self.now,
-        ) {
+        let reserved = self.network.subnet.reserved_for(self.request);
+        let Network { subnet, leases } = &mut *self.network;
+        let key = self.request.key();
+        let asker = Asker {
+            key: &key,
+            reserved,
+        };
+        match leases.offer(subnet, asker, self.request.requested_ip, self.now) {
             Some(ip) => self.give(ReplyKind::Offer, ip),
             None => Verdict::Ignored(Ignored::PoolExhausted {
-                size: self.server.subnet.pool_size(),
-                offers: self.server.leases.offers(),
+                size: self.network.subnet.pool_size(),
+                offers: self.network.leases.offers(),
             }),
         }
     }
@@ -206,7 +304,7 @@ impl Turn<'_> {
             (Some(server), Some(ip), true) => self.selecting(server, ip),
             (None, Some(ip), true) => self.init_reboot(ip),
             // Some clients fill in option 54 when they renew; it must be ours.
-            (Some(server), _, false) if server != self.server.subnet.server() => {
+            (Some(server), _, false) if !self.is_us(server) => {
                 Verdict::Ignored(Ignored::OtherServer(server))
             }
             (_, _, false) => self.extend(ciaddr),
@@ -217,9 +315,9 @@ impl Turn<'_> {
     /// SELECTING: the client takes an offer, ours or another's. After a restart
     /// the offer is forgotten, but an address that is free may still be taken.
     fn selecting(&mut self, server: Ipv4Addr, ip: Ipv4Addr) -> Verdict {
-        if server != self.server.subnet.server() {
-            if let Some(offered) = self.server.leases.offered_to(&self.key()) {
-                self.server.leases.withdraw(offered);
+        if !self.is_us(server) {
+            if let Some(offered) = self.network.leases.offered_to(&self.key()) {
+                self.network.leases.withdraw(offered);
             }
             return Verdict::Ignored(Ignored::OtherServer(server));
         }
@@ -233,10 +331,10 @@ impl Turn<'_> {
     /// INIT-REBOOT: the client remembers an address. NAK on the wrong network or
     /// when we know better; silence when we know nothing of this client.
     fn init_reboot(&mut self, ip: Ipv4Addr) -> Verdict {
-        if !self.server.subnet.contains(ip) {
+        if !self.network.subnet.contains(ip) {
             return self.nak("that address belongs to another network");
         }
-        match self.server.leases.of(&self.key()).map(|lease| lease.ip) {
+        match self.network.leases.of(&self.key()).map(|lease| lease.ip) {
             None => Verdict::Ignored(Ignored::NoRecord(ip)),
             Some(known) if known == ip && self.may_have(ip) => self.bind(ip),
             Some(_) => self.nak("that address is not yours"),
@@ -246,13 +344,13 @@ impl Turn<'_> {
     /// RENEWING and REBINDING: the client uses the address already. An address
     /// of another network is left alone: its own server may be behind a router.
     fn extend(&mut self, ip: Ipv4Addr) -> Verdict {
-        if !self.server.subnet.contains(ip) {
+        if !self.network.subnet.contains(ip) {
             return Verdict::Ignored(Ignored::ForeignAddress(ip));
         }
         if self.may_have(ip) {
             return self.bind(ip);
         }
-        match self.server.leases.at(ip) {
+        match self.network.leases.at(ip) {
             Some(lease) if lease.key != self.key() => {
                 self.nak("that address was given to another client")
             }
@@ -266,18 +364,14 @@ impl Turn<'_> {
         let Some(ip) = self.request.requested_ip else {
             return Verdict::Ignored(Ignored::NoAddress);
         };
-        if let Some(other) = self
-            .request
-            .server_id
-            .filter(|s| *s != self.server.subnet.server())
-        {
+        if let Some(other) = self.request.server_id.filter(|s| !self.is_us(*s)) {
             return Verdict::Ignored(Ignored::OtherServer(other));
         }
         if !self.holds(ip) {
             return Verdict::Ignored(Ignored::NotHolder(ip));
         }
         let lease = self.lease(ip, self.now.plus(DECLINE_SECONDS), LeaseState::Declined);
-        self.events.extend(self.server.leases.put(lease));
+        self.events.extend(self.network.leases.put(lease));
         Verdict::Noted(Noted::Declined(ip))
     }
 
@@ -291,7 +385,7 @@ impl Turn<'_> {
             return Verdict::Ignored(Ignored::NotHolder(ip));
         }
         let lease = self.lease(ip, self.now, LeaseState::Released);
-        self.events.extend(self.server.leases.put(lease));
+        self.events.extend(self.network.leases.put(lease));
         Verdict::Noted(Noted::Released(ip))
     }
 
@@ -301,7 +395,7 @@ impl Turn<'_> {
         if ip.is_unspecified() {
             return Verdict::Ignored(Ignored::NoAddress);
         }
-        if !self.server.subnet.contains(ip) {
+        if !self.network.subnet.contains(ip) {
             return Verdict::Ignored(Ignored::ForeignAddress(ip));
         }
         let boot = self.boot_offer();
@@ -315,22 +409,37 @@ impl Turn<'_> {
     }
 
     fn may_have(&self, ip: Ipv4Addr) -> bool {
-        self.server
-            .leases
-            .may_have(&self.server.subnet, &self.key(), ip, self.now)
+        let Network { subnet, leases } = &*self.network;
+        let asker = Asker {
+            key: &self.key(),
+            reserved: subnet.reserved_for(self.request),
+        };
+        leases.may_have(subnet, asker, ip, self.now)
+    }
+
+    /// Whom clients see as their server: us, or the relay that stands for us (RFC 5107).
+    fn identifier(&self) -> Ipv4Addr {
+        let own = self.network.subnet.server();
+        self.request.server_override().unwrap_or(own)
+    }
+
+    fn is_us(&self, server: Ipv4Addr) -> bool {
+        server == self.identifier() || server == self.network.subnet.server()
     }
 
     fn holds(&self, ip: Ipv4Addr) -> bool {
-        self.server
+        self.network
             .leases
             .of(&self.key())
             .is_some_and(|l| l.ip == ip && l.holds(self.now))
     }
 
     fn bind(&mut self, ip: Ipv4Addr) -> Verdict {
-        let until = self.now.plus(u64::from(self.server.subnet.lease_seconds()));
+        let until = self
+            .now
+            .plus(u64::from(self.network.subnet.lease_seconds()));
         let lease = self.lease(ip, until, LeaseState::Bound);
-        self.events.extend(self.server.leases.put(lease));
+        self.events.extend(self.network.leases.put(lease));
         self.give(ReplyKind::Ack, ip)
     }
 
@@ -354,7 +463,7 @@ impl Turn<'_> {
 
     fn give(&self, kind: ReplyKind, yiaddr: Ipv4Addr) -> Verdict {
         let boot = self.boot_offer();
-        let lease_seconds = Some(self.server.subnet.lease_seconds());
+        let lease_seconds = Some(self.network.subnet.lease_seconds());
         self.reply(&Draft {
             kind,
             yiaddr,
@@ -375,11 +484,12 @@ impl Turn<'_> {
     }
 
     fn boot_offer(&self) -> Option<BootOffer> {
-        self.server.boot.as_ref()?.offer_for(&self.client, true)
+        self.boot?.offer_for(&self.client, true)
     }
 
     fn reply(&self, draft: &Draft<'_>) -> Verdict {
-        Verdict::Reply(Reply::build(self.request, &self.server.subnet, draft))
+        let subnet = &self.network.subnet;
+        Verdict::Reply(Reply::build(self.request, subnet, self.identifier(), draft))
     }
 }
 
@@ -402,6 +512,14 @@ impl fmt::Display for Ignored {
             ),
             Self::NotHolder(ip) => write!(f, "it does not hold {ip}"),
             Self::NoAddress => f.write_str("it names no address"),
+            Self::NothingToBoot => f.write_str("it boots nothing from here"),
+            Self::NotTheAddressServer => {
+                f.write_str("that is for the server that gives the addresses")
+            }
+            Self::NoRole(role) => write!(f, "this server is {role}"),
+            Self::OwnProbe => f.write_str("it is our own DISCOVER"),
+            Self::RateLimited(Limited::Client) => f.write_str("it asks too often"),
+            Self::RateLimited(Limited::Total) => f.write_str("too many packets arrive at once"),
         }
     }
 }

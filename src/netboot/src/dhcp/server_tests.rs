@@ -1,15 +1,20 @@
 //! Conversations with a clock moved by hand.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use groundcrew_core::UnixTime;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dhcp::leases::OFFER_SECONDS;
+use crate::dhcp::leases::{OFFER_PATIENCE, OFFER_SECONDS};
 use crate::dhcp::tests_support::PacketBuilder;
-use crate::dhcp::{Destination, Loaders, SubnetConfig};
+use crate::dhcp::{Destination, Loaders, Reservation, SubnetConfig, Who};
+
+#[path = "server_networks_tests.rs"]
+mod networks;
+#[path = "server_random_tests.rs"]
+mod random;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const LEASE: u64 = 600;
@@ -19,7 +24,11 @@ fn ip(last: u8) -> Ipv4Addr {
 }
 
 fn subnet(last: u8) -> Subnet {
-    Subnet::new(SubnetConfig {
+    Subnet::new(config(last)).unwrap()
+}
+
+fn config(last: u8) -> SubnetConfig {
+    SubnetConfig {
         server: SERVER,
         prefix: 24,
         pool_first: ip(100),
@@ -29,8 +38,29 @@ fn subnet(last: u8) -> Subnet {
         ntp: vec![],
         domain: Some("lab.example".into()),
         lease_seconds: LEASE as u32,
-    })
-    .unwrap()
+        behind_relay: None,
+        search: vec![],
+        reservations: vec![],
+    }
+}
+
+/// The same with addresses kept for clients 1 (hardware address), 2 (identifier)
+/// and 3 (machine); 1's lies in the pool, the others outside it.
+fn with_reservations(last: u8) -> Subnet {
+    let mac = groundcrew_core::hardware::MacAddr([0x52, 0x54, 0, 0, 0, 1]);
+    let keep = |last, who| Reservation { ip: ip(last), who };
+    let mut config = config(last);
+    config.reservations = vec![
+        keep(101, Who::Mac(mac)),
+        keep(20, Who::Id(vec![0, 7, 7])),
+        keep(
+            21,
+            Who::Uuid(groundcrew_core::hardware::SmbiosUuid::from_little_endian(
+                [9; 16],
+            )),
+        ),
+    ];
+    Subnet::new(config).unwrap()
 }
 
 fn boot() -> BootService {
@@ -312,6 +342,26 @@ fn offers_lapse_and_random_macs_leave_no_trace() {
 }
 
 #[test]
+fn a_flood_blocks_the_pool_for_seconds_only() {
+    let mut bench = Bench::new(149);
+    for n in 0..1000u32 {
+        let [a, b, c, d] = n.to_be_bytes();
+        bench.send(&PacketBuilder::with_mac([2, 0, a, b, c, d]));
+    }
+    bench.now += OFFER_PATIENCE - 1;
+    assert!(matches!(
+        bench.send(&client(1)),
+        Verdict::Ignored(Ignored::PoolExhausted {
+            size: 50,
+            offers: 50
+        })
+    ));
+    bench.now += 1;
+    bench.lease(&client(1));
+    assert_eq!(bench.server.offers(), 49);
+}
+
+#[test]
 fn only_the_holder_declines_or_releases() {
     let mut bench = Bench::new(101);
     let mine = bench.lease(&client(1));
@@ -422,148 +472,8 @@ fn keys_and_states_read_back_from_rows() {
     }
 }
 
-/// What a random client believes and does.
-#[derive(Default, Clone)]
-struct Believer {
-    offered: Option<Ipv4Addr>,
-    /// The address it uses, and until when.
-    bound: Option<(Ipv4Addr, u64)>,
-    /// The address it had last.
-    last: Option<Ipv4Addr>,
-}
-
-/// A small generator: proptest's own values for 100,000 steps cost more than the steps.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-}
-
-const CLIENTS: u64 = 40;
-
-/// Runs `steps` random steps with `pool_last` as the pool's end, so with more
-/// or fewer addresses than clients; checks after each ACK that nobody else uses
-/// the address. Gives counts of (ACK, NAK, crashes, exhausted).
-fn random_life(seed: u64, steps: usize, pool_last: u8) -> [usize; 4] {
-    let mut dice = Dice(seed);
-    let mut bench = Bench::new(pool_last);
-    let mut believers: HashMap<u8, Believer> = HashMap::new();
-    let mut counts = [0; 4];
-    for _ in 0..steps {
-        bench.now += [0, 0, 0, 0, 0, 1, 3, 31][dice.roll(8) as usize];
-        if dice.roll(150) == 0 {
-            bench.crash(pool_last);
-            counts[2] += 1;
-        }
-        let n = dice.roll(CLIENTS) as u8;
-        let believer = believers.entry(n).or_default().clone();
-        let who = client(n);
-        let bound = believer
-            .bound
-            .filter(|(_, until)| *until > bench.now)
-            .map(|(ip, _)| ip);
-        let any = ip(95 + dice.roll(60) as u8);
-        let packet = match dice.roll(9) {
-            0..=2 => who,
-            3 | 4 => match believer.offered {
-                Some(offered) => selecting(&who, offered),
-                None => selecting(&who, any),
-            },
-            5 => bound.map_or(who.clone(), |ip| renewing(&who, ip)),
-            6 => init_reboot(&who, believer.last.unwrap_or(any)),
-            7 => bound.map_or_else(|| release(&who, any), |ip| release(&who, ip)),
-            _ => bound.map_or_else(
-                || decline(&who, any),
-                |ip| {
-                    if dice.roll(8) == 0 {
-                        decline(&who, ip)
-                    } else {
-                        renewing(&who, ip)
-                    }
-                },
-            ),
-        };
-        let verdict = bench.send(&packet);
-        let believer = believers.entry(n).or_default();
-        match verdict {
-            Verdict::Reply(reply) if reply.kind == ReplyKind::Offer => {
-                believer.offered = Some(reply.yiaddr);
-            }
-            Verdict::Reply(reply) if reply.kind == ReplyKind::Ack => {
-                counts[0] += 1;
-                *believer = Believer {
-                    offered: None,
-                    bound: Some((reply.yiaddr, bench.now + LEASE)),
-                    last: Some(reply.yiaddr),
-                };
-                assert!(bench.server.subnet().gives(reply.yiaddr));
-                let users = believers.values().filter(|b| {
-                    b.bound
-                        .is_some_and(|(ip, until)| ip == reply.yiaddr && until > bench.now)
-                });
-                assert_eq!(
-                    users.count(),
-                    1,
-                    "{} is leased twice at {}",
-                    reply.yiaddr,
-                    bench.now
-                );
-                assert!(
-                    bench
-                        .rows
-                        .get(&reply.yiaddr)
-                        .is_some_and(|row| row.holds(UnixTime::new(bench.now))),
-                    "an ACK without its row"
-                );
-            }
-            Verdict::Reply(_) => {
-                counts[1] += 1;
-                *believer = Believer {
-                    last: believer.last,
-                    ..Believer::default()
-                };
-            }
-            Verdict::Noted(_) => {
-                *believer = Believer {
-                    last: believer.last,
-                    ..Believer::default()
-                }
-            }
-            Verdict::Ignored(Ignored::PoolExhausted { .. }) => counts[3] += 1,
-            Verdict::Ignored(_) => (),
-        }
-        if dice.roll(50) == 0 {
-            let memory: BTreeMap<Ipv4Addr, Lease> =
-                bench.server.leases().map(|l| (l.ip, l.clone())).collect();
-            assert_eq!(memory, bench.rows, "rows and memory differ");
-        }
-        assert!(bench.server.offers() <= bench.server.subnet().pool_size());
-    }
-    counts
-}
-
-#[test]
-fn no_address_is_leased_twice_in_a_long_life() {
-    let counts = random_life(7, 120_000, 122);
-    assert!(
-        counts.iter().all(|&c| c > 100),
-        "ACK, NAK, crash, exhausted: {counts:?}"
-    );
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    #[test]
-    fn no_address_is_leased_twice(seed in any::<u64>(), pool_last in 100u8..150) {
-        random_life(seed, 3_000, pool_last);
-    }
-
     #[test]
     fn hostile_packets_never_panic_the_server(
         kinds in proptest::collection::vec((1u8..9, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..60)), 1..40),

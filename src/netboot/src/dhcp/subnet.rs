@@ -1,13 +1,20 @@
 //! The network a site's machine gives addresses on, checked once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+
+use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
+
+use super::wire::Request;
 
 /// What `site.toml` says about the network, unchecked.
 #[derive(Debug, Clone)]
 pub struct SubnetConfig {
     /// The appliance's own address, server identifier and next server.
     pub server: Ipv4Addr,
+    /// An address of the network, where the appliance has none there and a relay
+    /// brings the packets. `None`: the appliance's own network.
+    pub behind_relay: Option<Ipv4Addr>,
     /// Prefix length of the network, 8 to 30.
     pub prefix: u8,
     /// First address to give.
@@ -22,8 +29,32 @@ pub struct SubnetConfig {
     pub ntp: Vec<Ipv4Addr>,
     /// Domain name.
     pub domain: Option<String>,
+    /// Domains that short names are looked up in (RFC 3397).
+    pub search: Vec<String>,
     /// Lease time in seconds, 120 to one year.
     pub lease_seconds: u32,
+    /// Addresses kept for clients, in the pool or outside it.
+    pub reservations: Vec<Reservation>,
+}
+
+/// An address kept for one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// For whom.
+    pub who: Who,
+}
+
+/// By what a client with a reservation is known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// Its hardware address.
+    Mac(MacAddr),
+    /// Its client identifier, option 61, as sent.
+    Id(Vec<u8>),
+    /// Its machine identifier, option 97: whichever NIC asks.
+    Uuid(SmbiosUuid),
 }
 
 /// A network with a pool inside it. Every address of the pool may be given,
@@ -31,7 +62,10 @@ pub struct SubnetConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subnet {
     server: Ipv4Addr,
+    network: u32,
     mask: u32,
+    reserved: BTreeMap<Who, Ipv4Addr>,
+    kept: BTreeSet<Ipv4Addr>,
     first: u32,
     last: u32,
     excluded: BTreeSet<u32>,
@@ -39,6 +73,7 @@ pub struct Subnet {
     dns: Vec<Ipv4Addr>,
     ntp: Vec<Ipv4Addr>,
     domain: Option<String>,
+    search: Vec<String>,
     lease_seconds: u32,
 }
 
@@ -77,6 +112,12 @@ pub enum SubnetError {
     /// Too many or impossible name or time servers.
     #[error("{0}: give at most 8 addresses, none of them 0.0.0.0")]
     Servers(&'static str),
+    /// An address or a client with two reservations.
+    #[error("{0} is reserved twice: give each address and each client one reservation")]
+    ReservedTwice(Ipv4Addr),
+    /// The search list does not fit into one option.
+    #[error("the search list is longer than 255 bytes: leave domains out")]
+    Search,
     /// Not a domain name.
     #[error("`{0}` is not a domain name: labels of letters, digits and hyphens, joined by dots")]
     Domain(String),
@@ -101,10 +142,12 @@ impl Subnet {
             });
         }
         check_extras(&config)?;
+        let (reserved, kept) = reservations(&config)?;
         let own = [config.server].into_iter().chain(config.router);
         let own = own
             .chain(config.dns.iter().copied())
-            .chain(config.ntp.iter().copied());
+            .chain(config.ntp.iter().copied())
+            .chain(kept.iter().copied());
         let excluded: BTreeSet<u32> = own
             .map(u32::from)
             .filter(|a| (first..=last).contains(a))
@@ -113,18 +156,23 @@ impl Subnet {
         if !(1..=MAX_POOL).contains(&size) {
             return Err(SubnetError::PoolSize(size));
         }
+        let network = u32::from(network_of(&config)) & mask;
         let SubnetConfig {
             server,
             router,
             dns,
             ntp,
             domain,
+            search,
             lease_seconds,
             ..
         } = config;
         Ok(Self {
             server,
+            network,
             mask,
+            reserved,
+            kept,
             first,
             last,
             excluded,
@@ -132,6 +180,7 @@ impl Subnet {
             dns,
             ntp,
             domain,
+            search,
             lease_seconds,
         })
     }
@@ -148,16 +197,46 @@ impl Subnet {
 
     /// The network's broadcast address.
     pub fn broadcast(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.server) | !self.mask)
+        Ipv4Addr::from(self.network | !self.mask)
     }
 
     /// Whether an address belongs to this network.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
-        u32::from(address) & self.mask == u32::from(self.server) & self.mask
+        u32::from(address) & self.mask == self.network
     }
 
-    /// Whether an address may be given to a client.
+    /// The network's own address.
+    pub fn network(&self) -> Ipv4Addr {
+        Ipv4Addr::from(self.network)
+    }
+
+    /// Whether an address may be given to some client.
     pub fn gives(&self, address: Ipv4Addr) -> bool {
+        self.in_pool(address) || self.kept.contains(&address)
+    }
+
+    /// Addresses kept by reservations.
+    pub(super) fn kept(&self) -> &BTreeSet<Ipv4Addr> {
+        &self.kept
+    }
+
+    /// The address reserved for who asks: by identifier, then by hardware
+    /// address, then by machine.
+    pub fn reserved_for(&self, request: &Request) -> Option<Ipv4Addr> {
+        if self.reserved.is_empty() {
+            return None;
+        }
+        let id = request.client_id.clone().map(Who::Id);
+        let uuid = request.uuid.map(Who::Uuid);
+        let names = [id, Some(Who::Mac(request.mac)), uuid];
+        names
+            .into_iter()
+            .flatten()
+            .find_map(|who| self.reserved.get(&who).copied())
+    }
+
+    /// Whether an address may be given to any client.
+    pub(super) fn in_pool(&self, address: Ipv4Addr) -> bool {
         let address = u32::from(address);
         (self.first..=self.last).contains(&address) && !self.excluded.contains(&address)
     }
@@ -192,23 +271,51 @@ impl Subnet {
         self.domain.as_deref()
     }
 
+    /// Domains that short names are looked up in.
+    pub fn search(&self) -> &[String] {
+        &self.search
+    }
+
     /// Lease time in seconds.
     pub fn lease_seconds(&self) -> u32 {
         self.lease_seconds
     }
 }
 
+fn network_of(config: &SubnetConfig) -> Ipv4Addr {
+    config.behind_relay.unwrap_or(config.server)
+}
+
+type Reserved = (BTreeMap<Who, Ipv4Addr>, BTreeSet<Ipv4Addr>);
+
+fn reservations(config: &SubnetConfig) -> Result<Reserved, SubnetError> {
+    let (mut reserved, mut kept) = (BTreeMap::new(), BTreeSet::new());
+    for Reservation { ip, who } in &config.reservations {
+        let taken = *ip == config.server || Some(*ip) == config.router;
+        if taken || reserved.insert(who.clone(), *ip).is_some() || !kept.insert(*ip) {
+            return Err(SubnetError::ReservedTwice(*ip));
+        }
+    }
+    Ok((reserved, kept))
+}
+
 fn check_hosts(config: &SubnetConfig, mask: u32) -> Result<(), SubnetError> {
-    let network = u32::from(config.server) & mask;
+    let network = u32::from(network_of(config)) & mask;
     let hosts = network + 1..=(network | !mask) - 1;
     let named = [
-        ("the address", config.server),
+        ("the address", network_of(config)),
         ("the pool's first address", config.pool_first),
         ("the pool's last address", config.pool_last),
     ];
     for (what, address) in named
         .into_iter()
         .chain(config.router.map(|r| ("the router", r)))
+        .chain(
+            config
+                .reservations
+                .iter()
+                .map(|r| ("the reserved address", r.ip)),
+        )
     {
         if !hosts.contains(&u32::from(address)) {
             return Err(SubnetError::Outside {
@@ -231,10 +338,21 @@ fn check_extras(config: &SubnetConfig) -> Result<(), SubnetError> {
             return Err(SubnetError::Servers(what));
         }
     }
-    match &config.domain {
-        Some(domain) if !is_domain(domain) => Err(SubnetError::Domain(domain.clone())),
-        _ => Ok(()),
+    let mut domains = config.domain.iter().chain(&config.search);
+    if let Some(wrong) = domains.find(|domain| !is_domain(domain)) {
+        return Err(SubnetError::Domain(wrong.clone()));
     }
+    // Two bytes more for each on the wire; one option holds 255.
+    if config
+        .search
+        .iter()
+        .map(|domain| domain.len() + 2)
+        .sum::<usize>()
+        > 255
+    {
+        return Err(SubnetError::Search);
+    }
+    Ok(())
 }
 
 fn is_domain(text: &str) -> bool {
@@ -262,7 +380,10 @@ mod tests {
             dns: vec![ip(3), Ipv4Addr::new(9, 9, 9, 9)],
             ntp: vec![],
             domain: Some("lab.example".into()),
+            search: vec![],
             lease_seconds: 3600,
+            behind_relay: None,
+            reservations: vec![],
         }
     }
 
@@ -312,8 +433,27 @@ mod tests {
             with(|c| c.pool_last = Ipv4Addr::new(10, 77, 0, 3)).unwrap_err(),
             "the pool holds 0 addresses to give; it needs 1 to 262144"
         );
+        let keep = |ip| Reservation {
+            ip,
+            who: Who::Id(vec![ip.octets()[3], 1]),
+        };
+        assert_eq!(
+            with(|c| c.reservations = vec![keep(c.server)]).unwrap_err(),
+            "10.77.0.1 is reserved twice: give each address and each client one reservation"
+        );
+        assert!(
+            with(|c| c.reservations = vec![keep(far)])
+                .unwrap_err()
+                .starts_with("the reserved address 10.78.0.9")
+        );
         assert!(with(|c| c.lease_seconds = 5).is_err());
         assert!(with(|c| c.domain = Some("a b".into())).is_err());
+        assert!(with(|c| c.search = vec!["a..b".into()]).is_err());
+        assert!(
+            with(|c| c.search = vec!["x".repeat(60); 5])
+                .unwrap_err()
+                .contains("255 bytes")
+        );
         assert!(with(|c| c.dns = vec![far; 9]).is_err());
     }
 }

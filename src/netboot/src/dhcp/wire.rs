@@ -17,6 +17,8 @@ pub const MIN_LEN: usize = 240;
 pub const MAX_LEN: usize = 1500;
 /// The longest client identifier kept; DUIDs have at most 130 bytes (RFC 8415 §11.1).
 const MAX_CLIENT_ID: usize = 255;
+/// The longest machine identifier echoed; a UUID has 17 bytes.
+const MAX_MACHINE_ID: usize = 64;
 
 /// What a client asks, message type by message type (RFC 2131 §3.1, table 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub struct Request {
     pub archs: Vec<u16>,
     /// Machine identifier, option 97 of type 0.
     pub uuid: Option<SmbiosUuid>,
+    /// Option 97 as received, to be echoed (RFC 4578 §2.3), if of a sensible length.
+    pub machine_id: Option<Vec<u8>>,
     /// Host name, option 12, when it is a plain RFC 1123 label.
     pub hostname: Option<String>,
     /// Option 175 was present: iPXE or its relatives.
@@ -148,7 +152,8 @@ impl Request {
             vendor_class: copied(&options, OptionCode::ClassIdentifier),
             user_classes: user_classes(options.bytes(OptionCode::UserClass).unwrap_or_default()),
             archs: architectures(&options),
-            uuid: machine_id(&options),
+            uuid: machine_uuid(&options),
+            machine_id: machine_id(&options),
             hostname: hostname(&options),
             ipxe_options: options.bytes(OptionCode::from(175)).is_some(),
             max_message: options.u16(OptionCode::MaxMessageSize),
@@ -265,7 +270,7 @@ fn architectures(options: &Options) -> Vec<u16> {
 }
 
 /// Option 97: type 0, then 16 bytes whose first three fields are little-endian.
-fn machine_id(options: &Options) -> Option<SmbiosUuid> {
+fn machine_uuid(options: &Options) -> Option<SmbiosUuid> {
     match options
         .bytes(OptionCode::ClientMachineIdentifier)?
         .split_first()?
@@ -273,6 +278,13 @@ fn machine_id(options: &Options) -> Option<SmbiosUuid> {
         (0, uuid) => uuid.try_into().ok().map(SmbiosUuid::from_little_endian),
         _ => None,
     }
+}
+
+fn machine_id(options: &Options) -> Option<Vec<u8>> {
+    let id = options.bytes(OptionCode::ClientMachineIdentifier)?;
+    (1..=MAX_MACHINE_ID)
+        .contains(&id.len())
+        .then(|| id.to_vec())
 }
 
 /// A host name is kept only as one harmless label; it ends up in lists and logs.

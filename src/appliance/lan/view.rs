@@ -1,0 +1,163 @@
+//! Leases and network for people and scripts.
+
+use std::net::Ipv4Addr;
+
+use groundcrew_core::UnixTime;
+use groundcrew_netboot::dhcp::{Lease, LeaseState, Moment, Network, Service};
+use serde::{Deserialize, Serialize};
+
+/// A lease.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// bound, expired, released or declined.
+    pub state: String,
+    /// The hardware address it was given to.
+    pub mac: String,
+    /// By what the client is known: `mac:…` or `id:…`.
+    pub client: String,
+    /// The machine's UUID, if it said.
+    pub uuid: Option<String>,
+    /// The name it gave itself.
+    pub hostname: Option<String>,
+    /// When it ends, or ended.
+    pub expires: UnixTime,
+}
+
+/// What is served on the devices' network, and who else is heard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetView {
+    /// The interface.
+    pub interface: String,
+    /// As `site.toml` says.
+    pub mode: String,
+    /// What is done at this moment.
+    pub role: String,
+    /// The networks that addresses are given on.
+    pub subnets: Vec<SubnetView>,
+    /// Other DHCP servers heard.
+    pub others: Vec<OtherView>,
+    /// What was counted since the appliance was started.
+    pub counters: CountersView,
+}
+
+/// A network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SubnetView {
+    /// Its own address.
+    pub network: Ipv4Addr,
+    /// Its mask.
+    pub mask: Ipv4Addr,
+    /// Addresses that may be given.
+    pub pool: usize,
+    /// Addresses in use.
+    pub bound: usize,
+    /// Addresses promised but not taken.
+    pub offered: usize,
+    /// Addresses put aside because somebody else uses them.
+    pub declined: usize,
+}
+
+/// Another DHCP server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OtherView {
+    /// Its identifier.
+    pub server: Ipv4Addr,
+    /// Seconds since it was heard last.
+    pub seconds_ago: u64,
+    /// By what it was noticed.
+    pub noticed: String,
+}
+
+/// Packets, by what became of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names are netboot's Counters'")]
+pub struct CountersView {
+    pub discovers: u64,
+    pub requests: u64,
+    pub others: u64,
+    pub offers: u64,
+    pub acks: u64,
+    pub naks: u64,
+    pub proxied: u64,
+    pub declined: u64,
+    pub exhausted: u64,
+    pub malformed: u64,
+    pub limited_client: u64,
+    pub limited_total: u64,
+}
+
+pub fn leases<'a>(rows: impl Iterator<Item = &'a Lease>, now: UnixTime) -> Vec<LeaseView> {
+    let mut leases: Vec<LeaseView> = rows.map(|row| lease(row, now)).collect();
+    leases.sort_by_key(|lease| lease.ip);
+    leases
+}
+
+fn lease(row: &Lease, now: UnixTime) -> LeaseView {
+    let over = row.state != LeaseState::Released && !row.holds(now);
+    let state = if over { "expired" } else { row.state.as_str() };
+    LeaseView {
+        ip: row.ip,
+        state: state.to_owned(),
+        mac: row.mac.to_string(),
+        client: row.key.to_string(),
+        uuid: row.uuid.map(|uuid| uuid.to_string()),
+        hostname: row.hostname.clone(),
+        expires: row.expires_at,
+    }
+}
+
+pub fn net(service: &Service, interface: &str, now: Moment) -> NetView {
+    let watch = service.watch();
+    let others = watch.others().iter().map(|(server, other)| OtherView {
+        server: *server,
+        seconds_ago: now.steady.saturating_sub(other.last).as_secs(),
+        noticed: other.evidence.to_string(),
+    });
+    NetView {
+        interface: interface.to_owned(),
+        mode: watch.mode().to_string(),
+        role: watch.role().to_string(),
+        subnets: subnets(service, now.wall),
+        others: others.collect(),
+        counters: counters(service),
+    }
+}
+
+fn subnets(service: &Service, now: UnixTime) -> Vec<SubnetView> {
+    let view = |network: &Network| {
+        let count = |state| {
+            let of = |lease: &&Lease| lease.state == state && lease.holds(now);
+            network.leases().filter(of).count()
+        };
+        let subnet = network.subnet();
+        SubnetView {
+            network: subnet.network(),
+            mask: subnet.mask(),
+            pool: subnet.pool_size(),
+            bound: count(LeaseState::Bound),
+            offered: network.offers(),
+            declined: count(LeaseState::Declined),
+        }
+    };
+    service.server().networks().iter().map(view).collect()
+}
+
+fn counters(service: &Service) -> CountersView {
+    let c = service.counters();
+    CountersView {
+        discovers: c.discovers,
+        requests: c.requests,
+        others: c.others,
+        offers: c.offers,
+        acks: c.acks,
+        naks: c.naks,
+        proxied: c.proxied,
+        declined: c.declined,
+        exhausted: c.exhausted,
+        malformed: c.malformed,
+        limited_client: c.limited_client,
+        limited_total: c.limited_total,
+    }
+}

@@ -1,0 +1,282 @@
+//! The appliance beside other people's DHCP servers, relays and clients.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on ends"
+)]
+
+mod common;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use common::switch::{OTHER, Routed, Switched, option, replies, to_all, uefi};
+use common::{Appliance, Net, SERVER, TestSite, succeeded};
+
+const AUTHORITATIVE: &str = "mode = \"authoritative\"";
+
+/// udhcpc on the client's cable; its last words.
+fn udhcpc(net: &Net, folder: &Path, more: &[&str]) -> String {
+    let script = folder.join("bound");
+    let text = "#!/bin/sh\n[ \"$1\" = bound ] && echo \"bound $ip from $serverid\"\nexit 0\n";
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = net.in_client("busybox");
+    command
+        .args([
+            "udhcpc", "-i", "dev0", "-n", "-q", "-f", "-t", "5", "-T", "1",
+        ])
+        .args(more)
+        .arg("-s")
+        .arg(&script);
+    let output = command.output().unwrap();
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// The destination of every frame of a little-endian pcap file.
+fn destinations(pcap: &[u8]) -> Vec<[u8; 6]> {
+    let (mut at, mut found) = (24, Vec::new());
+    while at + 22 <= pcap.len() {
+        let length = u32::from_le_bytes(pcap[at + 8..at + 12].try_into().unwrap());
+        found.push(pcap[at + 16..at + 22].try_into().unwrap());
+        at += 16 + length as usize;
+    }
+    found
+}
+
+fn net_show(site: &TestSite) -> String {
+    succeeded("net show", &site.groundcrew(&["net", "show", "--json"]))
+}
+
+#[test]
+fn proxy_says_what_to_boot_and_leaves_addresses_to_dnsmasq() {
+    let (switched, site) = (Switched::new(), TestSite::new());
+    site.edit_settings(AUTHORITATIVE, "mode = \"proxy\"");
+    let _dnsmasq = switched.dnsmasq();
+    let mut appliance = Appliance::start(&switched.net, &site.dir());
+
+    let text = udhcpc(&switched.net, site.folder.path(), &[]);
+    assert!(text.contains("from 10.77.0.2"), "{text}");
+
+    // Firmware: two offers, one with an address, one that leads to port 4011.
+    let mac = [2, 0, 0, 0, 0, 7];
+    let offers = switched.net.on_client(move || {
+        let socket = common::dhcp::socket();
+        socket.send_to(&uefi(mac, 77, None), to_all()).unwrap();
+        replies(&socket, 77, Duration::from_secs(8), 2)
+    });
+    let of = |server: Ipv4Addr| {
+        let mut offers = offers.iter().filter(|(from, _)| *from == server);
+        offers
+            .next()
+            .unwrap_or_else(|| panic!("no offer of {server}"))
+            .1
+            .clone()
+    };
+    let (ours, theirs) = (of(SERVER), of(OTHER));
+    assert_eq!(ours[16..20], [0; 4], "no address in a proxy offer");
+    assert_eq!(option(&ours, 60).unwrap(), b"PXEClient");
+    assert_eq!((option(&ours, 51), option(&ours, 43)), (None, None));
+    let lent = Ipv4Addr::new(theirs[16], theirs[17], theirs[18], theirs[19]);
+    assert!(lent.octets()[3] >= 50, "{lent}");
+
+    let client = &switched.net.client;
+    let address = format!("-n {client} address add 10.77.0.3/24 dev dev0");
+    common::run("ip", address.split(' '));
+    let acks = switched.net.on_client(move || {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 4011)).unwrap();
+        let me = Ipv4Addr::new(10, 77, 0, 3);
+        let packet = uefi(mac, 78, Some(me));
+        socket
+            .send_to(&packet, SocketAddrV4::new(SERVER, 4011))
+            .unwrap();
+        replies(&socket, 78, Duration::from_secs(5), 1)
+    });
+    let (from, ack) = &acks[0];
+    assert_eq!((*from, option(ack, 53)), (SERVER, Some(vec![5])));
+    assert!(ack[108..].starts_with(b"snponly.efi\0"));
+
+    appliance.wait_for("REQUEST -> proxy ACK");
+    let shown = net_show(&site);
+    assert!(
+        shown.contains("\"role\": \"proxy\"") && shown.contains("\"10.77.0.2\""),
+        "{shown}"
+    );
+    let leases = succeeded("lease list", &site.groundcrew(&["lease", "list", "--json"]));
+    assert_eq!(leases.trim(), "[]", "nothing was given");
+}
+
+#[test]
+fn auto_finds_dnsmasq_and_steps_aside() {
+    let (switched, site) = (Switched::new(), TestSite::new());
+    site.edit_settings(AUTHORITATIVE, "mode = \"auto\"\nserve_if_alone = true");
+    let _dnsmasq = switched.dnsmasq();
+    let mut appliance = Appliance::start(&switched.net, &site.dir());
+    appliance.wait_for("the DHCP server 10.77.0.2 gives addresses here");
+    let text = udhcpc(&switched.net, site.folder.path(), &[]);
+    assert!(text.contains("from 10.77.0.2"), "{text}");
+    let shown = net_show(&site);
+    assert!(
+        shown.contains("it answered our DISCOVER") || shown.contains("a client chose it"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_relay_brings_its_network() {
+    let (routed, site) = (Routed::new(), TestSite::new());
+    let more =
+        "[[dhcp.subnet]]\nrelay = \"10.88.0.1/24\"\npool = \"10.88.0.100-10.88.0.110\"\n\n[ports]";
+    site.edit_settings("[ports]", more);
+    let mut appliance = Appliance::start(&routed.net, &site.dir());
+    let _relay = routed.dhcrelay();
+    let text = udhcpc(&routed.net, site.folder.path(), &["-t", "10"]);
+    assert!(text.contains("bound 10.88.0.100 from 10.77.0.1"), "{text}");
+    appliance.wait_for("REQUEST -> ACK");
+    let shown = succeeded("net show", &site.groundcrew(&["net", "show"]));
+    assert!(
+        shown.contains("10.88.0.0/255.255.255.0: 1 of 11"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn one_that_floods_is_dropped_and_the_next_is_served() {
+    let (net, site) = (Net::new(), TestSite::new());
+    let mut appliance = Appliance::start(&net, &site.dir());
+    let before = appliance.memory_kib();
+    let leased = net.on_client(|| {
+        let socket = common::dhcp::socket();
+        for xid in 0..5000 {
+            let packet = common::dhcp::packet([2, 0, 0, 0, 0, 9], xid, None);
+            let _ = socket.send_to(&packet, to_all());
+        }
+        drop(socket);
+        common::dhcp::lease([2, 0, 0, 0, 0, 10], Duration::from_secs(10))
+    });
+    assert!(leased.is_some(), "nobody else was served");
+    appliance.wait_for("clients that ask too often");
+    let shown = net_show(&site);
+    let limited = shown.split("\"limited_client\": ").nth(1).unwrap();
+    let limited: u32 = limited.split(',').next().unwrap().trim().parse().unwrap();
+    assert!(limited > 1000, "{shown}");
+    let after = appliance.memory_kib();
+    assert!(after < before + 8192, "{before} KiB, then {after} KiB");
+}
+
+#[test]
+fn dhclient_gets_its_reservation() {
+    let (net, site) = (Net::new(), TestSite::new());
+    let link = common::run(
+        "ip",
+        ["-n", &net.client, "-br", "link", "show", "dev", "dev0"],
+    );
+    let mac = link.split_whitespace().nth(2).unwrap();
+    let more =
+        format!("[[dhcp.reservation]]\naddress = \"10.77.0.20\"\nmac = \"{mac}\"\n\n[ports]");
+    site.edit_settings("[ports]", &more);
+    let _appliance = Appliance::start(&net, &site.dir());
+    let work = site.folder.path();
+    let script = work.join("dhclient-script");
+    fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut child = net
+        .in_client("dhclient")
+        .args(["-4", "-d", "-1", "-v", "-cf", "/dev/null", "-lf"])
+        .arg(work.join("leases"))
+        .arg("-pf")
+        .arg(work.join("pid"))
+        .arg("-sf")
+        .arg(&script)
+        .arg("dev0")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let bound = lines.find_map(|line| line.ok().filter(|line| line.starts_with("bound to")));
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(
+        bound.as_ref().is_some_and(|b| b.contains("10.77.0.20")),
+        "{bound:?}"
+    );
+}
+
+#[test]
+fn auto_is_silent_until_it_knows() {
+    let (net, site) = (Net::new(), TestSite::new());
+    site.edit_settings(AUTHORITATIVE, "");
+    let mut appliance = Appliance::start(&net, &site.dir());
+    let text = udhcpc(&net, site.folder.path(), &["-t", "2"]);
+    assert!(!text.contains("bound 10."), "{text}");
+    appliance.wait_for("this server is listening");
+}
+
+#[test]
+fn a_reply_goes_to_the_clients_hardware_address() {
+    let (net, site) = (Net::new(), TestSite::new());
+    let _appliance = Appliance::start(&net, &site.dir());
+    let pcap = site.folder.path().join("wire.pcap");
+    let mut tcpdump = net.in_client("tcpdump");
+    tcpdump
+        .args(["-i", "dev0", "-U", "--immediate-mode", "-w"])
+        .arg(&pcap)
+        .arg("udp src port 67");
+    let mut tcpdump = tcpdump
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stderr = std::io::BufReader::new(tcpdump.stderr.take().unwrap());
+    while !line.contains("listening on") {
+        line.clear();
+        std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+        assert!(!line.is_empty(), "tcpdump ended");
+    }
+    let text = udhcpc(&net, site.folder.path(), &[]);
+    assert!(text.contains("from 10.77.0.1"), "{text}");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(tcpdump.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    tcpdump.wait().unwrap();
+    let bytes = fs::read(&pcap).unwrap();
+    let targets = destinations(&bytes);
+    assert!(targets.len() >= 2, "OFFER and ACK: {targets:?}");
+    assert!(
+        targets.iter().all(|target| *target != [255; 6]),
+        "a broadcast: {targets:?}"
+    );
+
+    // The lease is there for everybody to see, and goes when a technician says so.
+    let list = |json: &[&str]| succeeded("lease list", &site.groundcrew(json));
+    let leases = list(&["lease", "list", "--json"]);
+    let ip = leases
+        .split('"')
+        .find(|w| w.starts_with("10.77.0."))
+        .unwrap()
+        .to_owned();
+    assert!(leases.contains("\"bound\""), "{leases}");
+    let said = list(&["lease", "release", &ip]);
+    assert!(said.contains("is free"), "{said}");
+    assert!(list(&["lease", "list"]).contains("released"));
+    assert!(
+        !site
+            .groundcrew(&["lease", "release", "10.77.0.9"])
+            .status
+            .success()
+    );
+    let shown = list(&["net", "show"]);
+    assert!(
+        shown.contains("now authoritative") && shown.contains("1 OFFER, 1 ACK"),
+        "{shown}"
+    );
+}
