@@ -74,6 +74,9 @@ DIR/site is what the appliance serves.")]
     /// Read and verify the site's journal
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Explain Autopilot hardware hashes
+    #[command(subcommand)]
+    Hash(super::hash::HashCommand),
 }
 
 /// `groundcrew init`.

@@ -5,6 +5,7 @@ pub mod args;
 mod bundle;
 mod client;
 mod device;
+mod hash;
 mod image;
 mod init;
 mod journal;
@@ -30,6 +31,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Device(command) => device::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Journal(command) => journal::run(command),
+        Command::Hash(command) => hash::run(command),
     }
 }
 
