@@ -21,6 +21,7 @@ pub mod journal;
 pub mod junk;
 pub mod matching;
 pub mod profile;
+pub mod rules;
 pub mod state;
 
 pub use device::{Device, Phase, Registration};

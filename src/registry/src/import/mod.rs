@@ -274,6 +274,7 @@ fn approval(device: &Device) -> Option<Change> {
     let approved = Event::Approved {
         sign_key: pending.sign_key,
         assurance: Assurance::Claimed,
+        rule: None,
     };
     Some(Change::by_site(&device.id, approved))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use groundcrew_core::hardware::Identity;
+use groundcrew_core::ids::Slug;
 use groundcrew_core::{DeviceId, SiteId, UnixTime};
 
 use crate::device::{Device, Phase};
@@ -14,6 +15,7 @@ use crate::matching::{self, MatchResult};
 
 mod decide;
 mod step;
+mod technician;
 
 pub use decide::{Answer, ApproveError, Decided, ReceiptError, TechnicianError};
 pub use step::Impossible;
@@ -43,6 +45,8 @@ pub struct Registry {
     index: Index,
     /// Strangers by the journal line of their last request, oldest first.
     lobby: BTreeSet<(u64, DeviceId)>,
+    /// How many devices each standing rule has let in.
+    by_rule: BTreeMap<Slug, u32>,
     chain: Chain,
 }
 
@@ -85,6 +89,7 @@ impl Registry {
             devices: BTreeMap::new(),
             index: Index::default(),
             lobby: BTreeSet::new(),
+            by_rule: BTreeMap::new(),
         }
     }
 
@@ -157,6 +162,12 @@ impl Registry {
                     })
                 });
             }
+        }
+        if let Event::Approved {
+            rule: Some(rule), ..
+        } = entry.event()
+        {
+            *self.by_rule.entry(rule.clone()).or_default() += 1;
         }
         match after {
             Some(device) => self.devices.insert(id.clone(), Box::new(device)),
