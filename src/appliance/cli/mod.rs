@@ -5,9 +5,11 @@ pub mod args;
 mod bundle;
 mod client;
 mod device;
+mod explain;
 mod hash;
 mod image;
 mod init;
+mod inventory;
 mod journal;
 pub mod logging;
 mod table;
@@ -32,6 +34,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bundle(command) => bundle::run(command),
         Command::Journal(command) => journal::run(command),
         Command::Hash(command) => hash::run(command),
+        Command::Profile(command) => explain::profile(command),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod challenge;
 mod command;
+mod devices;
 mod enroll;
 mod grant;
 mod import;
@@ -23,10 +24,14 @@ use groundcrew_core::{DeviceId, SiteId, UnixTime};
 use groundcrew_netboot::ipxe::IpxeQuery;
 use groundcrew_registry::boot::BootState;
 use groundcrew_registry::profile::Profiles;
-use groundcrew_registry::state::Limits;
+use groundcrew_registry::rules::Rules;
+use groundcrew_registry::state::{ApproveError, Limits};
 use groundcrew_registry::{Change, Entry, Registry, journal};
 
-pub use command::{Command, DeviceView, ImportView, Order, Outcome, RefusedRow};
+pub use command::{
+    Blob, Command, DeviceView, ExplainView, ExportPage, FindingView, ImportRow, ImportView, Order,
+    Outcome, ProfileView, RefusedRow,
+};
 pub use enroll::Refusal;
 
 use crate::site::{Settings, Site, SiteKeys};
@@ -40,6 +45,7 @@ pub struct Office {
     name: SiteId,
     organisation: String,
     profiles: Profiles,
+    rules: Rules,
     keys: SiteKeys,
     challenger: Challenger,
     writer: Writer,
@@ -73,6 +79,7 @@ impl Office {
             name: settings.site.clone(),
             organisation: settings.organisation.clone(),
             profiles: settings.profiles.clone(),
+            rules: settings.rules.clone(),
             keys,
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
@@ -123,8 +130,36 @@ impl Office {
             Command::DeviceLog(id) => {
                 Ok(Outcome::Log(store::device_log(&self.registry_file, &id)?))
             }
-            Command::Import { csv, tag, dry_run } => self.import(&csv, tag, dry_run, &by).await,
-            Command::Approve { device, code } => self.approve(&device, code, &by).await,
+            Command::KeepHashes(hashes) => self.keep_hashes(&hashes).await,
+            Command::Import { rows, tag, dry_run } => self.import(rows, tag, dry_run, &by).await,
+            Command::Approve { device, code } => {
+                self.approve(&device, |registry| registry.approve(&device, code, &by))
+                    .await
+            }
+            Command::Accept(device) => {
+                self.approve(&device, |registry| registry.accept(&device, &by))
+                    .await
+            }
+            Command::Tag { device, tag } => {
+                let line = match &tag {
+                    Some(tag) => format!("{device} has the tag {tag}"),
+                    None => format!("{device} has no tag"),
+                };
+                self.change(&device, line, |registry| {
+                    Ok(registry.tag(&device, tag, &by)?)
+                })
+                .await
+            }
+            Command::Retire { device, reason } => self.retire(&device, &reason, &by).await,
+            Command::Forget(device) => {
+                let line = format!("{device} is forgotten; the journal keeps its story");
+                self.change(&device, line, |registry| Ok(registry.forget(&device, &by)?))
+                    .await
+            }
+            Command::ExplainDevice(device) => self.explain_device(&device),
+            Command::ExplainIdentities(identities) => Ok(self.explain_identities(&identities)),
+            Command::WhichProfile(device) => self.which_profile(&device),
+            Command::Export { after } => self.export(after.as_ref()),
             Command::Reject { device, reason } => {
                 let line = format!("{device} is refused; it starts its own disk");
                 self.change(&device, line, |registry| {
@@ -147,14 +182,13 @@ impl Office {
     async fn approve(
         &self,
         device: &DeviceId,
-        code: groundcrew_core::enroll::Code,
-        by: &str,
+        decide: impl FnOnce(&Registry) -> Result<Change, ApproveError>,
     ) -> anyhow::Result<Outcome> {
         let place = self.writer.place()?;
         let (commit, ungranted) = {
             let mut inner = self.lock();
             let now = self.credible_now(&inner)?;
-            let change = inner.registry.approve(device, code, by)?;
+            let change = decide(&inner.registry)?;
             let mut rows = self.record(&mut inner, now, vec![change]);
             // Granted in the same batch, so that no crash comes between.
             let granted = self.grant(&mut inner, now, device);

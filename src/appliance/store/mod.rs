@@ -9,13 +9,14 @@
 
 mod schema;
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use groundcrew_core::DeviceId;
 use groundcrew_core::dsse::Envelope;
+use groundcrew_core::{DeviceId, Digest};
 use groundcrew_netboot::dhcp::Lease;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
@@ -60,6 +61,15 @@ pub enum Change {
         device: DeviceId,
         /// The signed receipt.
         envelope: Envelope,
+    },
+    /// The grant of a device that was taken out of service is worth nothing.
+    DropGrant(DeviceId),
+    /// A hardware hash, kept for export: content, so one that is there stays.
+    Hash {
+        /// Digest of the whole container.
+        digest: Digest,
+        /// The container without the zeros at its end.
+        bytes: Vec<u8>,
     },
     /// A device's last words, in place of the ones before.
     DeviceLog {
@@ -147,6 +157,25 @@ pub fn device_log(path: &Path, device: &DeviceId) -> anyhow::Result<Option<Strin
 /// The journal's lines, as far as they are committed. Reads beside the writer.
 pub fn journal_lines(path: &Path) -> anyhow::Result<Vec<String>> {
     schema::journal(&reader(path)?).context("reading the journal")
+}
+
+/// One line of the journal. Reads beside the writer.
+pub fn journal_line(path: &Path, seq: u64) -> anyhow::Result<Option<String>> {
+    schema::journal_line(&reader(path)?, seq).context("reading the journal")
+}
+
+/// Those of these hardware hashes that are kept. Reads beside the writer.
+pub fn hashes(
+    path: &Path,
+    digests: impl IntoIterator<Item = Digest>,
+) -> anyhow::Result<HashMap<Digest, Vec<u8>>> {
+    let db = reader(path)?;
+    let mut found = HashMap::new();
+    for digest in digests {
+        let bytes = schema::hash(&db, &digest).context("reading a hardware hash")?;
+        found.extend(bytes.map(|bytes| (digest, bytes)));
+    }
+    Ok(found)
 }
 
 fn reader(path: &Path) -> anyhow::Result<Connection> {

@@ -14,6 +14,7 @@
 pub mod boot;
 pub mod device;
 pub mod event;
+pub mod export;
 pub mod hostname;
 pub mod import;
 pub mod index;

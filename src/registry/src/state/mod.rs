@@ -1,6 +1,7 @@
 //! The registry: every device of a site, as the fold of its journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use groundcrew_core::hardware::Identity;
 use groundcrew_core::ids::Slug;
@@ -194,6 +195,13 @@ impl Registry {
     /// Every device, by name.
     pub fn devices(&self) -> impl ExactSizeIterator<Item = &Device> {
         self.devices.values().map(Box::as_ref)
+    }
+
+    /// Every device whose name comes after `id`, by name.
+    pub fn devices_after(&self, id: Option<&DeviceId>) -> impl Iterator<Item = &Device> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.devices.range::<DeviceId, _>((from, Bound::Unbounded));
+        range.map(|(_, device)| device.as_ref())
     }
 
     /// Strangers who wait, the one that asked longest ago first.
