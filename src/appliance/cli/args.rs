@@ -73,7 +73,11 @@ DIR/site is what the appliance serves.")]
     Bundle(BundleCommand),
     /// Read and verify the site's journal
     #[command(subcommand)]
-    Journal(JournalCommand),
+    Journal(super::journal::JournalCommand),
+    /// Copy a site, served or not, into one file
+    Backup(super::backup::BackupArgs),
+    /// Make a site from a backup
+    Restore(super::backup::RestoreArgs),
     /// Explain Autopilot hardware hashes
     #[command(subcommand)]
     Hash(super::hash::HashCommand),
@@ -371,13 +375,4 @@ pub struct BundleFolderArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// `groundcrew journal`.
-#[derive(Debug, Subcommand)]
-pub enum JournalCommand {
-    /// Print every entry, oldest first
-    Show(DeviceListArgs),
-    /// Check the hash chain from the first entry to the last
-    Verify(DeviceListArgs),
 }

@@ -2,6 +2,7 @@
 //! of it. Exit status 0 done, 1 failed, 2 wrong usage (clap's).
 
 pub mod args;
+mod backup;
 mod bundle;
 mod client;
 mod device;
@@ -33,6 +34,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Device(command) => device::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Journal(command) => journal::run(command),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Hash(command) => hash::run(command),
         Command::Profile(command) => explain::profile(command),
     }

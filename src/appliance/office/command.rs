@@ -84,8 +84,6 @@ pub enum Command {
         /// The last one of the page before.
         after: Option<DeviceId>,
     },
-    /// The journal's lines.
-    Journal,
 }
 
 /// A row of a file that was read.
@@ -121,8 +119,6 @@ pub enum Outcome {
     Profile(ProfileView),
     /// [`Command::Export`].
     Exported(ExportPage),
-    /// [`Command::Journal`].
-    Journal(Vec<String>),
 }
 
 /// A device, for people and scripts.

@@ -48,6 +48,10 @@ CREATE TABLE IF NOT EXISTS hash (
   digest TEXT PRIMARY KEY,     -- of the whole container
   bytes  BLOB NOT NULL         -- without the zeros at its end
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checkpoint (
+  seq      INTEGER PRIMARY KEY, -- the journal line it signs
+  envelope TEXT NOT NULL        -- DSSE
+) STRICT;
 ";
 
 /// Sets the connection up and makes the tables where there are none.
@@ -75,6 +79,34 @@ pub fn prepare(db: &Connection) -> anyhow::Result<()> {
 pub fn journal(db: &Connection) -> rusqlite::Result<Vec<String>> {
     db.prepare("SELECT line FROM journal ORDER BY seq")?
         .query_map([], |row| row.get(0))?
+        .collect()
+}
+
+pub fn each_journal_line(
+    db: &Connection,
+    mut each: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut statement = db.prepare("SELECT line FROM journal ORDER BY seq")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        each(row.get_ref(0)?.as_str()?)?;
+    }
+    Ok(())
+}
+
+pub fn checkpoints(db: &Connection) -> rusqlite::Result<Vec<(u64, Envelope)>> {
+    // A reader makes no tables, and no writer of this version may have been here.
+    let there = "SELECT count(*) FROM sqlite_master WHERE name = 'checkpoint'";
+    if db.query_row(there, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(Vec::new());
+    }
+    db.prepare("SELECT seq, envelope FROM checkpoint ORDER BY seq")?
+        .query_map([], |row| {
+            let (seq, envelope): (i64, String) = (row.get(0)?, row.get(1)?);
+            let envelope =
+                serde_json::from_str(&envelope).map_err(|_| unreadable(1, "a checkpoint"))?;
+            Ok((u64::try_from(seq).unwrap_or(0), envelope))
+        })?
         .collect()
 }
 
@@ -141,6 +173,9 @@ pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result
         Change::DropLease(ip) => {
             transaction.prepare_cached("DELETE FROM lease WHERE ip = ?1")?.execute([ip.to_string()])
         }
+        Change::Checkpoint { seq, envelope } => transaction
+            .prepare_cached("INSERT OR IGNORE INTO checkpoint (seq, envelope) VALUES (?1, ?2)")?
+            .execute(params![i64::try_from(*seq).unwrap_or(i64::MAX), json(envelope)?]),
         Change::DropGrant(device) => {
             transaction.prepare_cached("DELETE FROM grant_ WHERE device = ?1")?.execute([device.as_str()])
         }

@@ -12,6 +12,7 @@
 //! store's, not the registry's.
 
 pub mod boot;
+pub mod checkpoint;
 pub mod device;
 pub mod event;
 pub mod export;
