@@ -227,6 +227,19 @@ It counts from the device's next grant on: `groundcrew device reprovision` asks 
 Example:
   groundcrew device retire hq-7k2m9qx4 --reason 'given back to the lessor'")]
     Retire(DeviceRetireArgs),
+    /// Release a device to another site, signed, and retire it here
+    #[command(after_help = "\
+Example:
+  groundcrew device transfer hq-7k2m9qx4 --to lab --out hq-7k2m9qx4.release")]
+    Transfer(super::transfer::DeviceTransferArgs),
+    /// Register a device that another site released to this one
+    #[command(after_help = "\
+Examples:
+  groundcrew device receive hq-7k2m9qx4.release
+  groundcrew device receive hq-7k2m9qx4.release --key ed25519:KEY
+
+Without --key, this site's HQ must have signed a charter of the other site.")]
+    Receive(super::transfer::DeviceReceiveArgs),
     /// Know a device no longer that is not in service; the journal keeps its story
     #[command(after_help = "\
 Example:

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use super::args::{DeviceCommand, DeviceListArgs, DeviceShowArgs};
-use super::{client, explain, inventory, table};
+use super::{client, explain, inventory, table, transfer};
 use crate::office::{Command, DeviceView, Outcome};
 use crate::site::Site;
 
@@ -14,6 +14,8 @@ pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
         DeviceCommand::Show(args) => show(&args),
         DeviceCommand::Import(args) => inventory::import(&args),
         DeviceCommand::Export(args) => inventory::export(&args),
+        DeviceCommand::Transfer(args) => transfer::transfer(&args),
+        DeviceCommand::Receive(args) => transfer::receive(&args),
         DeviceCommand::Explain(args) => explain::explain(&args),
         DeviceCommand::Approve(args) => change(
             &Site::at(args.site.dir),

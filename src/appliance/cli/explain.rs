@@ -151,7 +151,7 @@ fn words(view: &ExplainView, width: usize) -> String {
         match (&field.seen, &field.known) {
             (None, None) => {}
             (Some(_), Some(_)) if field.finding == "agrees" => {
-                text.push_str(&format!(": {}", said(&field.seen)))
+                text.push_str(&format!(": {}", said(&field.seen)));
             }
             _ => text.push_str(&format!(
                 " | it says {} | known {}",

@@ -14,6 +14,7 @@ mod inventory;
 mod journal;
 pub mod logging;
 mod table;
+mod transfer;
 
 use std::process::ExitCode;
 

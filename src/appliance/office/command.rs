@@ -1,10 +1,11 @@
 //! What a technician can ask of a site, and what comes back: the same whether
 //! an appliance serves it at this moment (over the control socket) or not.
 
+use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::Code;
 use groundcrew_core::hardware::{Identity, IdentityDigest};
 use groundcrew_core::ids::Slug;
-use groundcrew_core::{DeviceId, UnixTime};
+use groundcrew_core::{DeviceId, SiteId, UnixTime};
 use groundcrew_registry::device::{Registration, Tag};
 use groundcrew_registry::export::ExportRow;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,13 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Release a device to another site.
+    Transfer {
+        /// Which.
+        device: DeviceId,
+        /// Where to.
+        to: SiteId,
+    },
     /// Know a device no longer.
     Forget(DeviceId),
     /// Who a known device is, and why.
@@ -115,6 +123,15 @@ pub enum Outcome {
     Done(String),
     /// [`Command::ExplainDevice`], [`Command::ExplainIdentities`].
     Explained(Vec<ExplainView>),
+    /// [`Command::Transfer`].
+    Released {
+        /// The signed release.
+        release: Envelope,
+        /// The device's hardware hash, where it came with one.
+        hash: Option<Blob>,
+        /// The site's journal key, as people write it.
+        key: String,
+    },
     /// [`Command::WhichProfile`].
     Profile(ProfileView),
     /// [`Command::Export`].

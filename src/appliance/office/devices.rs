@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
+use groundcrew_core::dsse::Envelope;
 use groundcrew_core::hardware::hash4k::HardwareHash;
 use groundcrew_core::hardware::{Identity, IdentityDigest};
-use groundcrew_core::{DeviceId, Digest};
+use groundcrew_core::{DeviceId, Digest, SiteId};
 use groundcrew_registry::device::{Device, Phase};
 use groundcrew_registry::export::{ExportRow, ROWS};
 use groundcrew_registry::matching::MatchResult;
@@ -40,6 +41,36 @@ impl Office {
         Ok(Outcome::Done(format!(
             "{device} is retired; its hardware may be registered anew"
         )))
+    }
+
+    /// Signs that the device may go to another site, and takes it out of
+    /// service here.
+    pub(super) async fn transfer(
+        &self,
+        device: &DeviceId,
+        to: &SiteId,
+        by: &str,
+    ) -> anyhow::Result<Outcome> {
+        anyhow::ensure!(*to != self.name, "{device} is at {to} already");
+        let place = self.writer.place()?;
+        let (release, digest, commit) = {
+            let mut inner = self.lock();
+            let now = self.credible_now(&inner)?;
+            let (release, change) = inner.registry.release(device, to, now, by)?;
+            let envelope = Envelope::sign(&release, &self.keys.journal)?;
+            let mut rows = self.record(&mut inner, now, vec![change]);
+            inner.grants.remove(device);
+            rows.push(store::Change::DropGrant(device.clone()));
+            inner.sessions.wake(device);
+            (envelope, release.registration.hash, place.write(rows))
+        };
+        commit.done().await;
+        let hash = store::hashes(&self.registry_file, digest)?;
+        Ok(Outcome::Released {
+            release,
+            hash: hash.into_values().next().map(super::command::Blob),
+            key: format!("{:?}", self.keys.journal.public()),
+        })
     }
 
     pub(super) fn explain_device(&self, device: &DeviceId) -> anyhow::Result<Outcome> {

@@ -21,7 +21,7 @@ impl Office {
             let mut inner = self.lock();
             let now = self.credible_now(&inner)?;
             let rows = rows.into_iter().map(|row| (row.line, row.registration));
-            let (outcomes, changes) =
+            let import::RowsPlan { outcomes, changes } =
                 import::plan_rows(&inner.registry, rows, &mut || names.next())?;
             let refused: Vec<RefusedRow> = outcomes.iter().filter_map(refused).collect();
             let view = ImportView {

@@ -208,6 +208,7 @@ impl Office {
                 .await
             }
             Command::Retire { device, reason } => self.retire(&device, &reason, &by).await,
+            Command::Transfer { device, to } => self.transfer(&device, &to, &by).await,
             Command::Forget(device) => {
                 let line = format!("{device} is forgotten; the journal keeps its story");
                 self.change(&device, line, |registry| Ok(registry.forget(&device, &by)?))

@@ -25,6 +25,7 @@ pub mod matching;
 pub mod profile;
 pub mod rules;
 pub mod state;
+pub mod transfer;
 
 pub use device::{Device, Phase, Registration};
 pub use event::{Actor, Cause, Change, Event};

@@ -34,6 +34,15 @@ pub struct ImportPlan {
     pub changes: Vec<Change>,
 }
 
+/// What registering rows that were read would do.
+#[derive(Debug)]
+pub struct RowsPlan {
+    /// What becomes of each, with its line, in their order.
+    pub outcomes: Vec<(u64, Outcome)>,
+    /// What to record, all of it in one batch.
+    pub changes: Vec<Change>,
+}
+
 /// What becomes of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowVerdict {
@@ -158,13 +167,16 @@ pub fn plan_rows(
     registry: &Registry,
     rows: impl IntoIterator<Item = (u64, Registration)>,
     entropy: &mut dyn FnMut() -> [u8; 5],
-) -> Result<(Vec<(u64, Outcome)>, Vec<Change>), ImportError> {
+) -> Result<RowsPlan, ImportError> {
     let mut importer = Importer::new(registry, entropy);
     let mut outcomes = Vec::new();
     for (line, registration) in rows {
         outcomes.push((line, importer.decide(line, registration)?));
     }
-    Ok((outcomes, importer.changes))
+    Ok(RowsPlan {
+        outcomes,
+        changes: importer.changes,
+    })
 }
 
 /// The text of a file in any encoding that occurs.

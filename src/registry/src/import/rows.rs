@@ -214,7 +214,7 @@ impl<R: Read> Rows<R> {
         let hash = hash.map(|text| HardwareHash::from_text(&text)).transpose();
         let content = checked.and_then(|()| {
             let hash = hash.as_ref().map_err(Clone::clone)?;
-            self.content(hash.as_ref(), &value)
+            self.content(hash.as_ref(), value)
         });
         Row {
             line,
