@@ -10,10 +10,7 @@ pub enum Command {
     /// Be PID 1: provision this machine.
     Init,
     /// Print the hardware report.
-    Report {
-        /// As JSON.
-        json: bool,
-    },
+    Report(Form),
     /// Become a program inside the installed system: `exec-in-root ROOT --
     /// PROGRAM…`, as [`crate::apply::ChrootRunner`] starts it.
     ExecInRoot {
@@ -30,6 +27,19 @@ pub enum Command {
     Help,
 }
 
+/// How the report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A table for people.
+    Table,
+    /// JSON.
+    Json,
+    /// An Autopilot CSV file with one row.
+    Csv,
+    /// A QR code for the terminal.
+    Qr,
+}
+
 /// Arguments that make no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}\nTry `groundcrew-agent --help`.")]
@@ -40,8 +50,12 @@ pub const HELP: &str = "\
 groundcrew-agent: provisions the machine it runs on
 
 Usage:
-  groundcrew-agent report [--json]   print what this machine says of its
+  groundcrew-agent report [FORM]     print what this machine says of its
                                      hardware (as root: with serial numbers)
+      --json   all of it, for programs
+      --csv    an Autopilot CSV file with a 4K hardware hash, for
+               `groundcrew device import` or Intune
+      --qr     a QR code of manufacturer,model,serial
   groundcrew-agent init              provision this machine; only as the first
                                      process of a groundcrew boot image
   groundcrew-agent --version
@@ -63,8 +77,10 @@ impl Command {
             return Ok(Self::Init);
         }
         match words.as_slice() {
-            ["report"] => Ok(Self::Report { json: false }),
-            ["report", "--json"] => Ok(Self::Report { json: true }),
+            ["report"] => Ok(Self::Report(Form::Table)),
+            ["report", "--json"] => Ok(Self::Report(Form::Json)),
+            ["report", "--csv"] => Ok(Self::Report(Form::Csv)),
+            ["report", "--qr"] => Ok(Self::Report(Form::Qr)),
             ["init"] => Err(UsageError(
                 "`init` provisions and restarts the machine; it runs only as PID 1 of a boot image"
                     .into(),
@@ -105,8 +121,13 @@ mod tests {
     fn subcommands() {
         assert_eq!(
             parse(&["report", "--json"], 9),
-            Ok(Command::Report { json: true })
+            Ok(Command::Report(Form::Json))
         );
+        assert_eq!(
+            parse(&["report", "--csv"], 9),
+            Ok(Command::Report(Form::Csv))
+        );
+        assert!(parse(&["report", "--csv", "--qr"], 9).is_err());
         assert_eq!(
             parse(&["-q", "--", "fs-ext4"], 9),
             Ok(Command::Modprobe("fs-ext4".into()))

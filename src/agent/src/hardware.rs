@@ -32,7 +32,7 @@ pub fn gather() -> HardwareReport {
 /// current ones.
 pub fn gather_from(sys: &Path, proc: &Path) -> HardwareReport {
     HardwareReport {
-        smbios: smbios_tables(sys).unwrap_or_default(),
+        smbios: smbios_tables(sys).unwrap_or_else(|| device_tree(sys)),
         nics: nics(sys),
         disks: disks(sys),
         cpu: cpu(proc),
@@ -47,6 +47,20 @@ fn smbios_tables(sys: &Path) -> Option<Smbios> {
     let entry = fs::read(dir.join("smbios_entry_point")).ok()?;
     let table = fs::read(dir.join("DMI")).ok()?;
     smbios::parse(&entry, &table).ok()
+}
+
+/// Boards without SMBIOS (most on ARM) tell model and serial number in their
+/// device tree; the maker is the vendor part of `compatible`, as in
+/// `raspberrypi,4-model-b` (Devicetree Specification, 2.3.1).
+fn device_tree(sys: &Path) -> Smbios {
+    let dir = sys.join("firmware/devicetree/base");
+    let compatible = text(dir.join("compatible"));
+    Smbios {
+        manufacturer: compatible.and_then(|all| Some(all.split_once(',')?.0.to_owned())),
+        product: text(dir.join("model")),
+        serial: text(dir.join("serial-number")),
+        ..Smbios::default()
+    }
 }
 
 /// A short text file, trimmed; empty is none.
@@ -142,7 +156,9 @@ fn cpu(proc: &Path) -> Cpu {
         let (name, value) = line.split_once(':')?;
         (name.trim() == key).then(|| value.trim().to_owned())
     };
-    let model = info.lines().find_map(|line| field(line, "model name"));
+    // ARM kernels name no processor there, some name the board.
+    let named = |key| info.lines().find_map(|line| field(line, key));
+    let model = named("model name").or_else(|| named("Hardware"));
     let threads = info
         .lines()
         .filter(|line| field(line, "processor").is_some());
@@ -355,6 +371,27 @@ mod tests {
                 .lines()
                 .all(|line| line.chars().count() <= 80)
         );
+    }
+
+    #[test]
+    fn a_board_without_smbios_reports_its_device_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let base = "sys/firmware/devicetree/base";
+        write(root, &format!("{base}/model"), "Example Board 4\0");
+        write(root, &format!("{base}/serial-number"), "10000000abcdef01\0");
+        write(
+            root,
+            &format!("{base}/compatible"),
+            "example,board-4\0example,soc\0",
+        );
+        write(root, "proc/cpuinfo", "processor\t: 0\nBogoMIPS\t: 108.00\n");
+        let report = gather_from(&root.join("sys"), &root.join("proc"));
+        assert_eq!(
+            summary(&report),
+            "example Example Board 4 serial=10000000abcdef01"
+        );
+        assert_eq!((report.cpu.threads, report.smbios.version), (1, None));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod modules;
 pub mod net;
 pub mod provision;
 pub mod random;
+pub mod report;
 pub mod reporter;
 pub mod rooted;
 pub mod state;

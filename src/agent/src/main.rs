@@ -3,8 +3,9 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use groundcrew_agent::cli::{Command, HELP};
-use groundcrew_agent::{apply, hardware, init, modules};
+use groundcrew_agent::cli::{Command, Form, HELP};
+use groundcrew_agent::{apply, hardware, init, modules, report};
+use groundcrew_core::UnixTime;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     };
     match command {
         Command::Init => init::run(),
-        Command::Report { json } => report(json),
+        Command::Report(form) => print_report(form),
         Command::ExecInRoot { root, argv } => {
             let error = apply::exec_in_root(&root, &argv);
             eprintln!("{error}");
@@ -32,18 +33,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn report(json: bool) -> ExitCode {
-    let report = hardware::gather();
-    if !json {
-        return print(&hardware::table(&report));
-    }
-    match serde_json::to_string_pretty(&report) {
-        Ok(text) => print(&format!("{text}\n")),
+fn print_report(form: Form) -> ExitCode {
+    let hardware = hardware::gather();
+    let text = match form {
+        Form::Table => Ok(hardware::table(&hardware)),
+        Form::Json => serde_json::to_string_pretty(&hardware)
+            .map(|text| text + "\n")
+            .map_err(|error| error.to_string()),
+        Form::Csv => report::csv(&hardware, clock()).map_err(|error| error.to_string()),
+        Form::Qr => report::qr(&hardware).ok_or_else(|| "it does not fit in a QR code".to_owned()),
+    };
+    match text {
+        Ok(text) => print(&text),
         Err(error) => {
             eprintln!("groundcrew-agent: writing the report: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The clock, whatever it says: the hash carries it as a remark.
+fn clock() -> UnixTime {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixTime::new(since.map_or(0, |since| since.as_secs()))
 }
 
 /// A closed pipe is no panic.

@@ -73,13 +73,23 @@ DIR/site is what the appliance serves.")]
     Bundle(BundleCommand),
     /// Read and verify the site's journal
     #[command(subcommand)]
-    Journal(JournalCommand),
+    Journal(super::journal::JournalCommand),
     /// See addresses in use, and take them back
     #[command(subcommand)]
     Lease(LeaseCommand),
     /// See what is served on the devices' network, and who else answers there
     #[command(subcommand)]
     Net(NetCommand),
+    /// Copy a site, served or not, into one file
+    Backup(super::backup::BackupArgs),
+    /// Make a site from a backup
+    Restore(super::backup::RestoreArgs),
+    /// Explain Autopilot hardware hashes
+    #[command(subcommand)]
+    Hash(super::hash::HashCommand),
+    /// Say which profile a device gets
+    #[command(subcommand)]
+    Profile(super::explain::ProfileCommand),
 }
 
 /// `groundcrew init`.
@@ -174,8 +184,15 @@ pub enum DeviceCommand {
     #[command(after_help = "\
 Examples:
   groundcrew device import AutopilotHWID.csv
-  groundcrew device import --dry-run --tag kiosk devices.csv")]
-    Import(DeviceImportArgs),
+  groundcrew device import --dry-run --tag kiosk devices.csv
+  groundcrew device import --rejects mend.csv devices.csv")]
+    Import(super::inventory::DeviceImportArgs),
+    /// Write registrations as CSV files that Intune imports
+    #[command(after_help = "\
+Examples:
+  groundcrew device export > devices.csv
+  groundcrew device export --out export")]
+    Export(super::inventory::DeviceExportArgs),
     /// Let in a waiting device whose screen shows CODE
     #[command(after_help = "\
 Example:
@@ -187,6 +204,53 @@ Compare: the code must be the one on the device's own screen.")]
     Reject(DeviceRejectArgs),
     /// Provision a device anew at its next start from the network
     Reprovision(DeviceOneArgs),
+    /// Accept the changed hardware (board, TPM) of a device that waits
+    #[command(after_help = "\
+Example:
+  groundcrew device explain hq-7k2m9qx4     what changed
+  groundcrew device accept hq-7k2m9qx4
+
+This trusts what the machine says of itself, as a registration does. To be sure which machine
+asks, compare codes: `groundcrew device approve ID CODE` accepts changed hardware too.")]
+    Accept(DeviceOneArgs),
+    /// Say field by field why a machine is taken for a device, or for none
+    #[command(after_help = "\
+Examples:
+  groundcrew device explain hq-7k2m9qx4
+  groundcrew device explain AutopilotHWID.csv:2
+  groundcrew device explain --report report.json")]
+    Explain(super::explain::DeviceExplainArgs),
+    /// Give a device the tag that selects its profile
+    #[command(after_help = "\
+Examples:
+  groundcrew device tag hq-7k2m9qx4 kiosk
+  groundcrew device tag hq-7k2m9qx4 --clear
+
+It counts from the device's next grant on: `groundcrew device reprovision` asks for one.")]
+    Tag(DeviceTagArgs),
+    /// Take a device out of service; its hardware may be registered anew
+    #[command(after_help = "\
+Example:
+  groundcrew device retire hq-7k2m9qx4 --reason 'given back to the lessor'")]
+    Retire(DeviceRetireArgs),
+    /// Release a device to another site, signed, and retire it here
+    #[command(after_help = "\
+Example:
+  groundcrew device transfer hq-7k2m9qx4 --to lab --out hq-7k2m9qx4.release")]
+    Transfer(super::transfer::DeviceTransferArgs),
+    /// Register a device that another site released to this one
+    #[command(after_help = "\
+Examples:
+  groundcrew device receive hq-7k2m9qx4.release
+  groundcrew device receive hq-7k2m9qx4.release --key ed25519:KEY
+
+Without --key, this site's HQ must have signed a charter of the other site.")]
+    Receive(super::transfer::DeviceReceiveArgs),
+    /// Know a device no longer that is not in service; the journal keeps its story
+    #[command(after_help = "\
+Example:
+  groundcrew device forget hq-7k2m9qx4")]
+    Forget(DeviceOneArgs),
 }
 
 /// `groundcrew device list`.
@@ -216,25 +280,6 @@ pub struct DeviceShowArgs {
     pub log: bool,
 }
 
-/// `groundcrew device import`.
-#[derive(Debug, Args)]
-pub struct DeviceImportArgs {
-    #[command(flatten)]
-    /// The site
-    pub site: SiteArg,
-    /// The CSV file
-    pub file: PathBuf,
-    /// Say what would happen and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// A tag for rows that bring none
-    #[arg(long, value_name = "TAG")]
-    pub tag: Option<groundcrew_registry::device::Tag>,
-    /// Verdicts as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `groundcrew device approve`.
 #[derive(Debug, Args)]
 pub struct DeviceApproveArgs {
@@ -257,6 +302,35 @@ pub struct DeviceRejectArgs {
     pub id: groundcrew_core::DeviceId,
     /// Why; the device shows it
     #[arg(long, default_value = "refused by a technician")]
+    pub reason: String,
+}
+
+/// `groundcrew device tag`.
+#[derive(Debug, Args)]
+pub struct DeviceTagArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device's id
+    pub id: groundcrew_core::DeviceId,
+    /// The tag
+    #[arg(required_unless_present = "clear", conflicts_with = "clear")]
+    pub tag: Option<groundcrew_registry::device::Tag>,
+    /// Take the tag away
+    #[arg(long)]
+    pub clear: bool,
+}
+
+/// `groundcrew device retire`.
+#[derive(Debug, Args)]
+pub struct DeviceRetireArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device's id
+    pub id: groundcrew_core::DeviceId,
+    /// Why, for the journal
+    #[arg(long, default_value = "taken out of service")]
     pub reason: String,
 }
 
@@ -320,15 +394,6 @@ pub struct BundleFolderArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// `groundcrew journal`.
-#[derive(Debug, Subcommand)]
-pub enum JournalCommand {
-    /// Print every entry, oldest first
-    Show(DeviceListArgs),
-    /// Check the hash chain from the first entry to the last
-    Verify(DeviceListArgs),
 }
 
 /// `groundcrew lease`.

@@ -12,27 +12,59 @@ use crate::store::Store;
 
 /// Carries `command` out at `site`.
 pub fn execute(site: &Site, command: Command) -> anyhow::Result<Outcome> {
-    let order = Order {
-        by: technician(),
-        command,
-    };
-    match UnixStream::connect(site.control_socket()) {
-        Ok(stream) => over_socket(stream, &order),
+    connect(site)?.execute(command)
+}
+
+/// A way to carry out several commands: the site's folder is opened once.
+pub struct Link {
+    site: Site,
+    /// Where no appliance serves the site.
+    offline: Option<(tokio::runtime::Runtime, Office)>,
+}
+
+/// Finds out whether an appliance serves `site`.
+pub fn connect(site: &Site) -> anyhow::Result<Link> {
+    let offline = match UnixStream::connect(site.control_socket()) {
+        Ok(_) => None,
         Err(error)
             if matches!(
                 error.kind(),
                 ErrorKind::NotFound | ErrorKind::ConnectionRefused
             ) =>
         {
-            offline(site, order)
+            Some(open(site)?)
         }
-        Err(error) => Err(error).with_context(|| {
-            format!(
-                "the appliance's control socket {} (run this as the user it runs as)",
-                site.control_socket().display()
-            )
-        }),
+        Err(error) => return Err(unreachable_socket(site, error)),
+    };
+    Ok(Link {
+        site: site.clone(),
+        offline,
+    })
+}
+
+impl Link {
+    /// Carries `command` out.
+    pub fn execute(&self, command: Command) -> anyhow::Result<Outcome> {
+        let order = Order {
+            by: technician(),
+            command,
+        };
+        match &self.offline {
+            Some((runtime, office)) => runtime.block_on(office.execute(order)),
+            None => {
+                let stream = UnixStream::connect(self.site.control_socket())
+                    .map_err(|error| unreachable_socket(&self.site, error))?;
+                over_socket(stream, &order)
+            }
+        }
     }
+}
+
+fn unreachable_socket(site: &Site, error: std::io::Error) -> anyhow::Error {
+    anyhow::Error::new(error).context(format!(
+        "the appliance's control socket {} (run this as the user it runs as)",
+        site.control_socket().display()
+    ))
 }
 
 fn over_socket(mut stream: UnixStream, order: &Order) -> anyhow::Result<Outcome> {
@@ -46,14 +78,14 @@ fn over_socket(mut stream: UnixStream, order: &Order) -> anyhow::Result<Outcome>
     result.map_err(anyhow::Error::msg)
 }
 
-fn offline(site: &Site, order: Order) -> anyhow::Result<Outcome> {
+fn open(site: &Site) -> anyhow::Result<(tokio::runtime::Runtime, Office)> {
     let settings = site.settings()?;
     let store = Store::open(&site.registry_file())?;
     let office = Office::open(site, &settings, store)?;
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
-        .build()?
-        .block_on(office.execute(order))
+        .build()?;
+    Ok((runtime, office))
 }
 
 /// Whom the journal names for a change: the person behind `sudo`, or the user.

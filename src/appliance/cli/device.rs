@@ -3,18 +3,20 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-
-use super::args::{DeviceCommand, DeviceImportArgs, DeviceListArgs, DeviceShowArgs};
-use super::{client, table};
-use crate::office::{Command, DeviceView, ImportView, Outcome};
+use super::args::{DeviceCommand, DeviceListArgs, DeviceShowArgs};
+use super::{client, explain, inventory, table, transfer};
+use crate::office::{Command, DeviceView, Outcome};
 use crate::site::Site;
 
 pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
     match command {
         DeviceCommand::List(args) => list(&args),
         DeviceCommand::Show(args) => show(&args),
-        DeviceCommand::Import(args) => import(&args),
+        DeviceCommand::Import(args) => inventory::import(&args),
+        DeviceCommand::Export(args) => inventory::export(&args),
+        DeviceCommand::Transfer(args) => transfer::transfer(&args),
+        DeviceCommand::Receive(args) => transfer::receive(&args),
+        DeviceCommand::Explain(args) => explain::explain(&args),
         DeviceCommand::Approve(args) => change(
             &Site::at(args.site.dir),
             Command::Approve {
@@ -32,6 +34,22 @@ pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
         DeviceCommand::Reprovision(args) => {
             change(&Site::at(args.site.dir), Command::Reprovision(args.id))
         }
+        DeviceCommand::Accept(args) => change(&Site::at(args.site.dir), Command::Accept(args.id)),
+        DeviceCommand::Tag(args) => change(
+            &Site::at(args.site.dir),
+            Command::Tag {
+                device: args.id,
+                tag: args.tag,
+            },
+        ),
+        DeviceCommand::Retire(args) => change(
+            &Site::at(args.site.dir),
+            Command::Retire {
+                device: args.id,
+                reason: args.reason,
+            },
+        ),
+        DeviceCommand::Forget(args) => change(&Site::at(args.site.dir), Command::Forget(args.id)),
     }
 }
 
@@ -145,47 +163,5 @@ fn details(device: &DeviceView) -> String {
             let _ = writeln!(out, "  {name:<10}{value}");
         }
     }
-    out
-}
-
-fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
-    let csv =
-        std::fs::read(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
-    let command = Command::Import {
-        csv,
-        tag: args.tag.clone(),
-        dry_run: args.dry_run,
-    };
-    let Outcome::Imported(view) = client::execute(&Site::at(&args.site.dir), command)? else {
-        anyhow::bail!("the appliance answered something else");
-    };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&view)?);
-    } else {
-        print!("{}", verdicts(&view, &args.file.display().to_string()));
-    }
-    Ok(if view.refused.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-fn verdicts(view: &ImportView, file: &str) -> String {
-    let mut out = String::new();
-    for row in &view.refused {
-        let _ = writeln!(out, "{file}:{}: {}: {}", row.line, row.name, row.reason);
-    }
-    let verb = if view.dry_run {
-        "would be registered (nothing was changed)"
-    } else {
-        "registered"
-    };
-    let _ = writeln!(
-        out,
-        "{} {verb}, {} refused",
-        view.registered,
-        view.refused.len()
-    );
     out
 }

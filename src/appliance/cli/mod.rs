@@ -2,16 +2,21 @@
 //! of it. Exit status 0 done, 1 failed, 2 wrong usage (clap's).
 
 pub mod args;
+mod backup;
 mod bundle;
 mod client;
 mod device;
+mod explain;
+mod hash;
 mod image;
 mod init;
+mod inventory;
 mod journal;
 mod lease;
 pub mod logging;
 mod net;
 mod table;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -34,6 +39,10 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Journal(command) => journal::run(command),
         Command::Lease(command) => lease::run(command),
         Command::Net(command) => net::run(command),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
+        Command::Hash(command) => hash::run(command),
+        Command::Profile(command) => explain::profile(command),
     }
 }
 

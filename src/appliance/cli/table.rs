@@ -34,6 +34,48 @@ pub fn render(header: &[&str], rows: &[Vec<String>], width: usize) -> String {
     out
 }
 
+/// Names and values, one below the other: values wrapped at blanks, or where
+/// there is none, so that no line is wider than `width`.
+pub fn fields<N: AsRef<str>>(rows: &[(N, String)], width: usize) -> String {
+    let names = rows.iter().map(|(name, _)| name.as_ref().chars().count());
+    let indent = names.max().unwrap_or(0) + 4;
+    let room = width.saturating_sub(indent).max(20);
+    let mut out = String::new();
+    for (name, value) in rows {
+        for (number, line) in wrap(value, room).iter().enumerate() {
+            let name = if number == 0 { name.as_ref() } else { "" };
+            let line = format!("  {name:<column$}{line}", column = indent - 2);
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// Lines of at most `width` characters; at least one.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let word: Vec<char> = word.chars().collect();
+        for (number, piece) in word.chunks(width).enumerate() {
+            let piece: String = piece.iter().collect();
+            match lines.last_mut() {
+                Some(line)
+                    if number == 0
+                        && !line.is_empty()
+                        && line.chars().count() + 1 + piece.chars().count() <= width =>
+                {
+                    line.push(' ');
+                    line.push_str(&piece);
+                }
+                Some(line) if line.is_empty() => line.push_str(&piece),
+                _ => lines.push(piece),
+            }
+        }
+    }
+    lines
+}
+
 /// The width of the terminal, or `fallback` where output goes elsewhere.
 pub fn terminal_width(fallback: usize) -> usize {
     rustix::termios::tcgetwinsize(std::io::stdout()).map_or(fallback, |size| match size.ws_col {
@@ -45,6 +87,20 @@ pub fn terminal_width(fallback: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_wrapped_under_their_names() {
+        let rows = [
+            ("A", "one two three four five six seven".to_owned()),
+            ("Long", "x".repeat(45)),
+        ];
+        let text = fields(&rows, 30);
+        assert_eq!(
+            text,
+            "  A     one two three four\n        five six seven\n  Long  xxxxxxxxxxxxxxxxxxxxxx\n        xxxxxxxxxxxxxxxxxxxxxx\n        x\n"
+        );
+        assert!(text.lines().all(|line| line.chars().count() <= 30));
+    }
 
     #[test]
     fn columns_line_up_and_long_lines_are_cut() {

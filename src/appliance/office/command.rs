@@ -1,10 +1,13 @@
 //! What a technician can ask of a site, and what comes back: the same whether
 //! an appliance serves it at this moment (over the control socket) or not.
 
+use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::Code;
+use groundcrew_core::hardware::{Identity, IdentityDigest};
 use groundcrew_core::ids::Slug;
-use groundcrew_core::{DeviceId, UnixTime};
-use groundcrew_registry::device::Tag;
+use groundcrew_core::{DeviceId, SiteId, UnixTime};
+use groundcrew_registry::device::{Registration, Tag};
+use groundcrew_registry::export::ExportRow;
 use serde::{Deserialize, Serialize};
 
 use crate::lan::{LeaseView, NetView};
@@ -28,11 +31,12 @@ pub enum Command {
     ShowDevice(DeviceId),
     /// What a device's agent said last.
     DeviceLog(DeviceId),
-    /// Register what a CSV file holds.
+    /// Keep hardware hashes, before [`Command::Import`] names them.
+    KeepHashes(Vec<Blob>),
+    /// Register what the rows of a file say, all of it or nothing.
     Import {
-        /// The file's bytes.
-        #[serde(with = "groundcrew_core::encoding::base64")]
-        csv: Vec<u8>,
+        /// The rows that could be read.
+        rows: Vec<ImportRow>,
         /// For rows that bring no tag.
         tag: Option<Tag>,
         /// Only say what would happen.
@@ -54,15 +58,62 @@ pub enum Command {
     },
     /// Provision it anew at its next start.
     Reprovision(DeviceId),
-    /// The journal's lines.
-    Journal,
     /// All leases.
     ListLeases,
     /// Take a lease away.
     ReleaseLease(std::net::Ipv4Addr),
     /// What is served on the devices' network.
     ShowNet,
+    /// Accept the changed hardware of a device that waits.
+    Accept(DeviceId),
+    /// Set or clear a device's tag.
+    Tag {
+        /// Which.
+        device: DeviceId,
+        /// The tag.
+        tag: Option<Tag>,
+    },
+    /// Take a device out of service.
+    Retire {
+        /// Which.
+        device: DeviceId,
+        /// Why.
+        reason: String,
+    },
+    /// Release a device to another site.
+    Transfer {
+        /// Which.
+        device: DeviceId,
+        /// Where to.
+        to: SiteId,
+    },
+    /// Know a device no longer.
+    Forget(DeviceId),
+    /// Who a known device is, and why.
+    ExplainDevice(DeviceId),
+    /// Who machines are that say this of themselves, and why.
+    ExplainIdentities(Vec<Identity>),
+    /// Which profile takes a device, and why.
+    WhichProfile(DeviceId),
+    /// The next devices for an export.
+    Export {
+        /// The last one of the page before.
+        after: Option<DeviceId>,
+    },
 }
+
+/// A row of a file that was read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImportRow {
+    /// Line in the file, from 1.
+    pub line: u64,
+    /// What it says.
+    pub registration: Registration,
+}
+
+/// Bytes that travel in base64.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Blob(#[serde(with = "groundcrew_core::encoding::base64")] pub Vec<u8>);
 
 /// What came of a [`Command`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,12 +129,25 @@ pub enum Outcome {
     Imported(ImportView),
     /// A change was made; one line says which.
     Done(String),
-    /// [`Command::Journal`].
-    Journal(Vec<String>),
     /// [`Command::ListLeases`].
     Leases(Vec<LeaseView>),
     /// [`Command::ShowNet`].
     Net(Box<NetView>),
+    /// [`Command::ExplainDevice`], [`Command::ExplainIdentities`].
+    Explained(Vec<ExplainView>),
+    /// [`Command::Transfer`].
+    Released {
+        /// The signed release.
+        release: Envelope,
+        /// The device's hardware hash, where it came with one.
+        hash: Option<Blob>,
+        /// The site's journal key, as people write it.
+        key: String,
+    },
+    /// [`Command::WhichProfile`].
+    Profile(ProfileView),
+    /// [`Command::Export`].
+    Exported(ExportPage),
 }
 
 /// A device, for people and scripts.
@@ -139,4 +203,52 @@ pub struct RefusedRow {
     pub name: String,
     /// What is wrong and what would be right.
     pub reason: String,
+}
+
+/// Who a machine is, and why.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExplainView {
+    /// The device it speaks of, if it is one.
+    pub device: Option<DeviceId>,
+    /// In words.
+    pub verdict: String,
+    /// The name of what the machine says.
+    pub digest: IdentityDigest,
+    /// Field by field, in the order of matching.
+    pub fields: Vec<FindingView>,
+}
+
+/// One field's part in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FindingView {
+    /// Which field.
+    pub field: String,
+    /// What the machine says.
+    pub seen: Option<String>,
+    /// What is known of the device.
+    pub known: Option<String>,
+    /// agrees, differs, junk, held by several, …
+    pub finding: String,
+}
+
+/// Which profile a device gets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProfileView {
+    /// The device.
+    pub device: DeviceId,
+    /// The profile, if one takes it.
+    pub profile: Option<Slug>,
+    /// Every way a profile could take it, the strongest first, and which does.
+    pub ways: Vec<(String, Option<Slug>)>,
+}
+
+/// A file's worth of devices.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExportPage {
+    /// The last device that was looked at; none where there are no more.
+    pub last: Option<DeviceId>,
+    /// Rows.
+    pub rows: Vec<ExportRow>,
+    /// Devices that cannot be exported, and why.
+    pub left_out: Vec<(DeviceId, String)>,
 }

@@ -1,5 +1,6 @@
 //! What a device asks, from its first message to its receipt.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use groundcrew_core::enroll::{
     Admission, Challenge, Decision, Progress, Receipt, Request, Session, Start,
 };
 use groundcrew_core::{DeviceId, SiteId};
+use groundcrew_registry::rules::Circumstances;
 use groundcrew_registry::state::Answer;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -77,7 +79,12 @@ impl Office {
     }
 
     /// A signed request: who is it, and what becomes of it?
-    pub async fn request(&self, envelope: &Envelope) -> Result<Admission, Refusal> {
+    /// `peer` is where it came from, as far as that is known.
+    pub async fn request(
+        &self,
+        envelope: &Envelope,
+        peer: Option<IpAddr>,
+    ) -> Result<Admission, Refusal> {
         let malformed =
             |error: groundcrew_core::dsse::DsseError| Refusal::Malformed(error.to_string());
         let request = envelope
@@ -109,6 +116,10 @@ impl Office {
                 inner
                     .registry
                     .decide_enrollment(&request, envelope.payload_digest(), code, names);
+            let seen = Circumstances { now, peer };
+            let decided = inner
+                .registry
+                .with_rules(decided, &request, &self.rules, seen);
             let Some(device) = decided.device else {
                 let Answer::Reject { reason } = decided.answer else {
                     return Err(Refusal::NotReady("a decision without a device".to_owned()));

@@ -4,13 +4,13 @@ use groundcrew_registry::device::Tag;
 use groundcrew_registry::event::{Actor, Event};
 use groundcrew_registry::import::{self, Fault};
 
-use super::{ImportView, Office, Outcome, RefusedRow};
+use super::{ImportRow, ImportView, Office, Outcome, RefusedRow};
 use crate::site::keys;
 
 impl Office {
     pub(super) async fn import(
         &self,
-        csv: &[u8],
+        rows: Vec<ImportRow>,
         tag: Option<Tag>,
         dry_run: bool,
         by: &str,
@@ -20,22 +20,19 @@ impl Office {
         let (view, commit) = {
             let mut inner = self.lock();
             let now = self.credible_now(&inner)?;
-            let plan = import::plan(
-                &inner.registry,
-                csv,
-                "CSV",
-                &mut || names.next(),
-                &mut |_| {},
-            )?;
+            let rows = rows.into_iter().map(|row| (row.line, row.registration));
+            let import::RowsPlan { outcomes, changes } =
+                import::plan_rows(&inner.registry, rows, &mut || names.next())?;
+            let refused: Vec<RefusedRow> = outcomes.iter().filter_map(refused).collect();
             let view = ImportView {
                 dry_run,
-                registered: plan.accepted(),
-                refused: plan.verdicts.iter().filter_map(refused).collect(),
+                registered: outcomes.len() - refused.len(),
+                refused,
             };
-            if dry_run || plan.changes.is_empty() {
+            if dry_run || changes.is_empty() {
                 return Ok(Outcome::Imported(view));
             }
-            let mut changes = plan.changes;
+            let mut changes = changes;
             for change in &mut changes {
                 change.actor = Actor::Technician(by.to_owned());
                 if let Event::Registered { registration } = &mut change.event
@@ -53,18 +50,21 @@ impl Office {
     }
 }
 
-fn refused(verdict: &import::RowVerdict) -> Option<RefusedRow> {
-    match &verdict.outcome {
-        import::Outcome::Refused(fault) => Some(row(verdict.line, fault)),
+fn refused((line, outcome): &(u64, import::Outcome)) -> Option<RefusedRow> {
+    match outcome {
+        import::Outcome::Refused(fault) => Some(RefusedRow::new(*line, fault)),
         import::Outcome::Registered { .. } | import::Outcome::LetIn { .. } => None,
     }
 }
 
-fn row(line: u64, fault: &Fault) -> RefusedRow {
-    RefusedRow {
-        line,
-        name: fault.name().to_owned(),
-        reason: fault.to_string(),
+impl RefusedRow {
+    /// A row and what is wrong with it.
+    pub fn new(line: u64, fault: &Fault) -> Self {
+        Self {
+            line,
+            name: fault.name().to_owned(),
+            reason: fault.to_string(),
+        }
     }
 }
 

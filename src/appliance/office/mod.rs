@@ -5,6 +5,7 @@
 
 mod challenge;
 mod command;
+mod devices;
 mod enroll;
 mod grant;
 mod import;
@@ -23,11 +24,16 @@ use groundcrew_core::time::{Now, TimeFloor};
 use groundcrew_core::{DeviceId, SiteId, UnixTime};
 use groundcrew_netboot::ipxe::IpxeQuery;
 use groundcrew_registry::boot::BootState;
+use groundcrew_registry::checkpoint::{self, Checkpoint};
 use groundcrew_registry::profile::Profiles;
-use groundcrew_registry::state::Limits;
-use groundcrew_registry::{Change, Entry, Registry, journal};
+use groundcrew_registry::rules::Rules;
+use groundcrew_registry::state::{ApproveError, Limits};
+use groundcrew_registry::{Change, Entry, Registry};
 
-pub use command::{Command, DeviceView, ImportView, Order, Outcome, RefusedRow};
+pub use command::{
+    Blob, Command, DeviceView, ExplainView, ExportPage, FindingView, ImportRow, ImportView, Order,
+    Outcome, ProfileView, RefusedRow,
+};
 pub use enroll::Refusal;
 
 use crate::lan::Desk;
@@ -42,6 +48,7 @@ pub struct Office {
     name: SiteId,
     organisation: String,
     profiles: Profiles,
+    rules: Rules,
     keys: SiteKeys,
     challenger: Challenger,
     writer: Writer,
@@ -58,6 +65,8 @@ struct Inner {
     /// Signed grants of devices that are at work.
     grants: HashMap<DeviceId, Envelope>,
     floor: TimeFloor,
+    /// The journal line that was signed last, and when.
+    signed: Option<(u64, UnixTime)>,
 }
 
 impl Office {
@@ -72,11 +81,13 @@ impl Office {
             floor.raise(entry.at());
         }
         let grants = store.grants()?.into_iter().collect();
+        let signed = last_checkpoint(&store, &keys)?;
         Ok(Self {
             site: site.clone(),
             name: settings.site.clone(),
             organisation: settings.organisation.clone(),
             profiles: settings.profiles.clone(),
+            rules: settings.rules.clone(),
             keys,
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
@@ -87,6 +98,7 @@ impl Office {
                 sessions: Sessions::default(),
                 grants,
                 floor,
+                signed,
             }),
         })
     }
@@ -101,9 +113,61 @@ impl Office {
         &self.writer
     }
 
-    /// Returns when everything decided so far is on disk.
-    pub async fn flush(&self) {
+    /// Signs what the journal says, where there is something new, and returns
+    /// when everything decided so far is on disk.
+    pub async fn close(&self) {
+        let rows = {
+            let mut inner = self.lock();
+            let behind = inner
+                .signed
+                .is_none_or(|(seq, _)| seq < inner.registry.chain().seq());
+            let now = self.credible_now(&inner).ok();
+            now.filter(|_| behind && inner.registry.chain().seq() > 0)
+                .map(|now| self.checkpoint(&mut inner, now))
+        };
+        if let (Some(rows), Ok(place)) = (rows, self.writer.place()) {
+            place.write(rows).done().await;
+        }
         self.writer.flush().await;
+    }
+
+    /// Signs what the journal says, if a day went by since it grew.
+    pub async fn checkpoint_if_due(&self) {
+        let Ok(place) = self.writer.place() else {
+            return;
+        };
+        let commit = {
+            let mut inner = self.lock();
+            let Ok(now) = self.credible_now(&inner) else {
+                return;
+            };
+            let seq = inner.registry.chain().seq();
+            if !checkpoint::due(seq, inner.signed, now) {
+                return;
+            }
+            let rows = self.checkpoint(&mut inner, now);
+            queue(place, rows)
+        };
+        if let Some(commit) = commit {
+            commit.done().await;
+        }
+    }
+
+    fn checkpoint(&self, inner: &mut Inner, now: UnixTime) -> Vec<store::Change> {
+        let chain = inner.registry.chain();
+        match Checkpoint::of(&self.name, chain, now).sign(&self.keys.journal) {
+            Ok(envelope) => {
+                inner.signed = Some((chain.seq(), now));
+                vec![store::Change::Checkpoint {
+                    seq: chain.seq(),
+                    envelope,
+                }]
+            }
+            Err(error) => {
+                tracing::error!("cannot sign the journal: {error}");
+                Vec::new()
+            }
+        }
     }
 
     /// What a machine is to boot, by what its loader tells of it.
@@ -128,8 +192,37 @@ impl Office {
             Command::DeviceLog(id) => {
                 Ok(Outcome::Log(store::device_log(&self.registry_file, &id)?))
             }
-            Command::Import { csv, tag, dry_run } => self.import(&csv, tag, dry_run, &by).await,
-            Command::Approve { device, code } => self.approve(&device, code, &by).await,
+            Command::KeepHashes(hashes) => self.keep_hashes(&hashes).await,
+            Command::Import { rows, tag, dry_run } => self.import(rows, tag, dry_run, &by).await,
+            Command::Approve { device, code } => {
+                self.approve(&device, |registry| registry.approve(&device, code, &by))
+                    .await
+            }
+            Command::Accept(device) => {
+                self.approve(&device, |registry| registry.accept(&device, &by))
+                    .await
+            }
+            Command::Tag { device, tag } => {
+                let line = match &tag {
+                    Some(tag) => format!("{device} has the tag {tag}"),
+                    None => format!("{device} has no tag"),
+                };
+                self.change(&device, line, |registry| {
+                    Ok(registry.tag(&device, tag, &by)?)
+                })
+                .await
+            }
+            Command::Retire { device, reason } => self.retire(&device, &reason, &by).await,
+            Command::Transfer { device, to } => self.transfer(&device, &to, &by).await,
+            Command::Forget(device) => {
+                let line = format!("{device} is forgotten; the journal keeps its story");
+                self.change(&device, line, |registry| Ok(registry.forget(&device, &by)?))
+                    .await
+            }
+            Command::ExplainDevice(device) => self.explain_device(&device),
+            Command::ExplainIdentities(identities) => Ok(self.explain_identities(&identities)),
+            Command::WhichProfile(device) => self.which_profile(&device),
+            Command::Export { after } => self.export(after.as_ref()),
             Command::Reject { device, reason } => {
                 let line = format!("{device} is refused; it starts its own disk");
                 self.change(&device, line, |registry| {
@@ -145,7 +238,6 @@ impl Office {
                 })
                 .await
             }
-            Command::Journal => Ok(Outcome::Journal(store::journal_lines(&self.registry_file)?)),
             Command::ListLeases => self.leases(),
             Command::ReleaseLease(ip) => self.release_lease(ip).await,
             Command::ShowNet => self.net(),
@@ -155,14 +247,13 @@ impl Office {
     async fn approve(
         &self,
         device: &DeviceId,
-        code: groundcrew_core::enroll::Code,
-        by: &str,
+        decide: impl FnOnce(&Registry) -> Result<Change, ApproveError>,
     ) -> anyhow::Result<Outcome> {
         let place = self.writer.place()?;
         let (commit, ungranted) = {
             let mut inner = self.lock();
             let now = self.credible_now(&inner)?;
-            let change = inner.registry.approve(device, code, by)?;
+            let change = decide(&inner.registry)?;
             let mut rows = self.record(&mut inner, now, vec![change]);
             // Granted in the same batch, so that no crash comes between.
             let granted = self.grant(&mut inner, now, device);
@@ -216,13 +307,18 @@ impl Office {
         match inner.registry.record(now, changes) {
             Ok(entries) => {
                 inner.floor.raise(now);
-                entries
+                let mut rows: Vec<store::Change> = entries
                     .into_iter()
                     .map(|entry| {
                         tracing::info!(device = %entry.device(), by = %entry.actor(), "{}", entry.event().name());
                         store::Change::Journal { seq: entry.seq(), line: entry.line().to_owned() }
                     })
-                    .collect()
+                    .collect();
+                let seq = inner.registry.chain().seq();
+                if checkpoint::due(seq, inner.signed, now) {
+                    rows.extend(self.checkpoint(inner, now));
+                }
+                rows
             }
             Err(error) => {
                 // Memory went further than the journal can follow.
@@ -233,6 +329,14 @@ impl Office {
             }
         }
     }
+}
+
+/// The line that was signed last, and when; only this site's own signature counts.
+fn last_checkpoint(store: &Store, keys: &SiteKeys) -> anyhow::Result<Option<(u64, UnixTime)>> {
+    let key = keys.journal.public();
+    let last = store.checkpoints()?.pop();
+    let last = last.and_then(|(_, envelope)| envelope.verify::<Checkpoint>(&key).ok());
+    Ok(last.map(|checkpoint| (checkpoint.seq, checkpoint.at)))
 }
 
 /// Queues rows that nobody waits for.
@@ -246,21 +350,15 @@ impl From<Busy> for Refusal {
     }
 }
 
-/// A journal line in words.
-pub fn describe_entry(line: &str) -> anyhow::Result<String> {
-    let entry = Entry::read(line)?;
+/// A journal entry in words.
+pub fn describe_entry(entry: &Entry) -> String {
     let about = view::event_in_words(entry.event());
-    Ok(format!(
+    format!(
         "{:>6}  {}  {}  {} by {}{about}",
         entry.seq(),
         entry.at(),
         entry.device(),
         entry.event().name(),
         entry.actor()
-    ))
-}
-
-/// Checks the chain of a site's journal; the hash of its last line.
-pub fn verify_journal(site: &SiteId, lines: &[String]) -> anyhow::Result<groundcrew_core::Digest> {
-    Ok(journal::verify(site, lines.iter().map(String::as_str))?.head())
+    )
 }

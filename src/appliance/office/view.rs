@@ -87,6 +87,9 @@ pub fn event_in_words(event: &Event) -> String {
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default(),
+        Event::Approved {
+            rule: Some(rule), ..
+        } => format!("standing rule {rule}"),
         Event::Approved { assurance, .. } => format!("{assurance:?}").to_lowercase(),
         Event::Granted {
             profile, bundle, ..
@@ -99,7 +102,7 @@ pub fn event_in_words(event: &Event) -> String {
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_else(|| "none".to_owned()),
-        Event::Provisioned { .. } | Event::ReprovisionAsked => String::new(),
+        Event::Provisioned { .. } | Event::ReprovisionAsked | Event::Forgotten => String::new(),
     };
     if detail.is_empty() {
         detail

@@ -20,6 +20,7 @@ use groundcrew_core::enroll::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::http::Peer;
 use crate::office::{Office, Refusal};
 
 /// The most a device's log may have. The end of it matters.
@@ -60,9 +61,11 @@ async fn start(
 
 async fn request(
     State(office): State<Arc<Office>>,
+    peer: Option<axum::Extension<Peer>>,
     Message(envelope): Message<Envelope>,
 ) -> Answer<Admission> {
-    Ok(Json(office.request(&envelope).await?))
+    let peer = peer.map(|axum::Extension(Peer(address))| address.ip());
+    Ok(Json(office.request(&envelope, peer).await?))
 }
 
 async fn decision(State(office): State<Arc<Office>>, Bearer(session): Bearer) -> Answer<Decision> {

@@ -56,7 +56,7 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     tracing::info!("stopping");
     stopper.stop();
     while tasks.join_next().await.is_some() {}
-    office.flush().await;
+    office.close().await;
     // Gone with the process that answers on it; a stale one does no harm.
     let _ = std::fs::remove_file(site.control_socket());
     match ended_early {

@@ -19,6 +19,7 @@ pub async fn run(site: Site, office: Arc<Office>, mut stop: Shutdown) {
             () = stop.ordered() => return,
             _ = due.tick() => {}
         }
+        office.checkpoint_if_due().await;
         let (site, office) = (site.clone(), Arc::clone(&office));
         let renewed = tokio::task::spawn_blocking(move || renew(&site, &office)).await;
         match renewed {

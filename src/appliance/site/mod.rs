@@ -1,5 +1,6 @@
 //! A site on disk: where everything lies, what `site.toml` says, the keys.
 
+pub mod charter;
 mod cidr;
 pub mod create;
 pub mod keys;

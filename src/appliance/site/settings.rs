@@ -10,6 +10,7 @@ use groundcrew_core::SiteId;
 use groundcrew_core::toml_error;
 use groundcrew_netboot::dhcp::{Mode, Reservation};
 use groundcrew_registry::profile::{Profile, ProfileError, Profiles};
+use groundcrew_registry::rules::{Rule, Rules};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -34,6 +35,8 @@ pub struct Settings {
     pub ports: Ports,
     /// What groups of devices get.
     pub profiles: Profiles,
+    /// Which unknown devices are let in without a technician.
+    pub rules: Rules,
 }
 
 /// What DHCP hands out.
@@ -143,6 +146,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
     }
     check_ports(file, text, &raw.ports)?;
     let profiles = check_profiles(file, text, raw.profile)?;
+    let rules = check_rules(file, text, raw.enrollment.rule)?;
     let settings = Settings {
         site: raw.site.name,
         organisation: raw.site.organisation,
@@ -166,6 +170,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             https: raw.ports.https.into_inner(),
         },
         profiles,
+        rules,
     };
     // What only shows when everything is put together: overlaps, doubles.
     crate::lan::networks(&settings)
@@ -216,6 +221,29 @@ fn check_profiles(
     })
 }
 
+/// A rule that makes no sense is shown where it stands.
+fn check_rules(file: &str, text: &str, rules: Vec<Spanned<Rule>>) -> Result<Rules, SettingsError> {
+    let spans: Vec<_> = rules
+        .iter()
+        .map(|r| (r.get_ref().name.clone(), r.span()))
+        .collect();
+    Rules::new(rules.into_iter().map(Spanned::into_inner).collect()).map_err(|error| {
+        let span = spans.iter().rev().find(|(name, _)| name == error.rule());
+        at(
+            file,
+            text,
+            span.map_or(0..0, |(_, span)| span.clone()),
+            &error.to_string(),
+        )
+    })
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawEnrollment {
+    rule: Vec<Spanned<Rule>>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -227,6 +255,8 @@ struct Raw {
     ports: RawPorts,
     #[serde(default)]
     profile: Vec<Spanned<Profile>>,
+    #[serde(default)]
+    enrollment: RawEnrollment,
 }
 
 #[derive(Debug, Deserialize)]
@@ -409,6 +439,10 @@ mod tests {
         let twice = error(|s| {
             format!("{s}\n[[profile]]\nname = \"other\"\nbundle = \"welcome\"\ndefault = true\n")
         });
+        let rule = error(|s| format!("{s}\n[[enrollment.rule]]\nname = \"any\"\nat-most = 0\n"));
+        assert!(rule.contains("lets nobody in"), "{rule}");
+        let rule = error(|s| format!("{s}\n[[enrollment.rule]]\nname = \"any\"\n"));
+        assert!(rule.contains("at-most"), "{rule}");
         assert!(
             twice.contains("`standard` and `other` both take every other device"),
             "{twice}"

@@ -9,13 +9,14 @@
 
 mod schema;
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use groundcrew_core::DeviceId;
 use groundcrew_core::dsse::Envelope;
+use groundcrew_core::{DeviceId, Digest};
 use groundcrew_netboot::dhcp::Lease;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
@@ -64,6 +65,22 @@ pub enum Change {
         device: DeviceId,
         /// The signed receipt.
         envelope: Envelope,
+    },
+    /// A signature under the journal, at its line.
+    Checkpoint {
+        /// The line it signs.
+        seq: u64,
+        /// The signed checkpoint.
+        envelope: Envelope,
+    },
+    /// The grant of a device that was taken out of service is worth nothing.
+    DropGrant(DeviceId),
+    /// A hardware hash, kept for export: content, so one that is there stays.
+    Hash {
+        /// Digest of the whole container.
+        digest: Digest,
+        /// The container without the zeros at its end.
+        bytes: Vec<u8>,
     },
     /// A device's last words, in place of the ones before.
     DeviceLog {
@@ -117,6 +134,11 @@ impl Store {
         schema::journal(&self.db).context("reading the journal")
     }
 
+    /// The signed checkpoints, each with its line.
+    pub fn checkpoints(&self) -> anyhow::Result<Vec<(u64, Envelope)>> {
+        schema::checkpoints(&self.db).context("reading the checkpoints")
+    }
+
     /// All leases, expired ones too.
     pub fn leases(&self) -> anyhow::Result<Vec<Lease>> {
         schema::leases(&self.db).context("reading the leases")
@@ -157,9 +179,60 @@ pub fn device_log(path: &Path, device: &DeviceId) -> anyhow::Result<Option<Strin
     schema::device_log(&reader(path)?, device).context("reading a device's log")
 }
 
-/// The journal's lines, as far as they are committed. Reads beside the writer.
-pub fn journal_lines(path: &Path) -> anyhow::Result<Vec<String>> {
-    schema::journal(&reader(path)?).context("reading the journal")
+/// Hands over the journal's lines from the first on, as far as they are
+/// committed. Reads beside the writer, and holds one line at a time.
+pub fn each_journal_line(
+    path: &Path,
+    each: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    schema::each_journal_line(&reader(path)?, each)
+}
+
+/// The signed checkpoints. Reads beside the writer.
+pub fn checkpoints(path: &Path) -> anyhow::Result<Vec<Envelope>> {
+    let all = checkpoints_by_line(path)?;
+    Ok(all.into_iter().map(|(_, envelope)| envelope).collect())
+}
+
+/// The signed checkpoints, each with the line it says it signs.
+pub fn checkpoints_by_line(path: &Path) -> anyhow::Result<Vec<(u64, Envelope)>> {
+    schema::checkpoints(&reader(path)?).context("reading the checkpoints")
+}
+
+/// Copies a registry at one moment, beside its writer. `to` must not exist.
+pub fn snapshot(path: &Path, to: &Path) -> anyhow::Result<()> {
+    let to = to.to_str().context("the path of a backup must be UTF-8")?;
+    reader(path)?
+        .execute("VACUUM INTO ?1", [to])
+        .context("copying the registry")?;
+    Ok(())
+}
+
+/// Whether SQLite finds a registry whole.
+pub fn check(path: &Path) -> anyhow::Result<()> {
+    let answer: String =
+        reader(path)?.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    anyhow::ensure!(answer == "ok", "the registry is damaged: {answer}");
+    Ok(())
+}
+
+/// One line of the journal. Reads beside the writer.
+pub fn journal_line(path: &Path, seq: u64) -> anyhow::Result<Option<String>> {
+    schema::journal_line(&reader(path)?, seq).context("reading the journal")
+}
+
+/// Those of these hardware hashes that are kept. Reads beside the writer.
+pub fn hashes(
+    path: &Path,
+    digests: impl IntoIterator<Item = Digest>,
+) -> anyhow::Result<HashMap<Digest, Vec<u8>>> {
+    let db = reader(path)?;
+    let mut found = HashMap::new();
+    for digest in digests {
+        let bytes = schema::hash(&db, &digest).context("reading a hardware hash")?;
+        found.extend(bytes.map(|bytes| (digest, bytes)));
+    }
+    Ok(found)
 }
 
 /// The leases, read beside a running appliance or without one.

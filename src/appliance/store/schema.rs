@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use groundcrew_core::dsse::Envelope;
-use groundcrew_core::{DeviceId, UnixTime};
+use groundcrew_core::{DeviceId, Digest, UnixTime};
 use groundcrew_netboot::dhcp::{Lease, LeaseState};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
@@ -42,6 +42,18 @@ CREATE TABLE device_log (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Tables that came later and that an older program does not miss.
+const LATER_TABLES: &str = "
+CREATE TABLE IF NOT EXISTS hash (
+  digest TEXT PRIMARY KEY,     -- of the whole container
+  bytes  BLOB NOT NULL         -- without the zeros at its end
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checkpoint (
+  seq      INTEGER PRIMARY KEY, -- the journal line it signs
+  envelope TEXT NOT NULL        -- DSSE
+) STRICT;
+";
+
 /// Sets the connection up and makes the tables where there are none.
 pub fn prepare(db: &Connection) -> anyhow::Result<()> {
     db.pragma_update(None, "journal_mode", "WAL")?;
@@ -54,13 +66,14 @@ pub fn prepare(db: &Connection) -> anyhow::Result<()> {
             transaction.execute_batch(TABLES)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
             transaction.commit()?;
-            Ok(())
         }
-        VERSION => Ok(()),
+        VERSION => {}
         later => anyhow::bail!(
             "it was written by a later groundcrew (form {later}, this one knows {VERSION})"
         ),
     }
+    db.execute_batch(LATER_TABLES)?;
+    Ok(())
 }
 
 /// Leaves checkpoints to [`checkpoint`].
@@ -77,6 +90,48 @@ pub fn journal(db: &Connection) -> rusqlite::Result<Vec<String>> {
     db.prepare("SELECT line FROM journal ORDER BY seq")?
         .query_map([], |row| row.get(0))?
         .collect()
+}
+
+pub fn each_journal_line(
+    db: &Connection,
+    mut each: impl FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut statement = db.prepare("SELECT line FROM journal ORDER BY seq")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        each(row.get_ref(0)?.as_str()?)?;
+    }
+    Ok(())
+}
+
+pub fn checkpoints(db: &Connection) -> rusqlite::Result<Vec<(u64, Envelope)>> {
+    // A reader makes no tables, and no writer of this version may have been here.
+    let there = "SELECT count(*) FROM sqlite_master WHERE name = 'checkpoint'";
+    if db.query_row(there, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(Vec::new());
+    }
+    db.prepare("SELECT seq, envelope FROM checkpoint ORDER BY seq")?
+        .query_map([], |row| {
+            let (seq, envelope): (i64, String) = (row.get(0)?, row.get(1)?);
+            let envelope =
+                serde_json::from_str(&envelope).map_err(|_| unreadable(1, "a checkpoint"))?;
+            Ok((u64::try_from(seq).unwrap_or(0), envelope))
+        })?
+        .collect()
+}
+
+pub fn journal_line(db: &Connection, seq: u64) -> rusqlite::Result<Option<String>> {
+    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+    db.query_row("SELECT line FROM journal WHERE seq = ?1", [seq], |row| {
+        row.get(0)
+    })
+    .optional()
+}
+
+pub fn hash(db: &Connection, digest: &Digest) -> rusqlite::Result<Option<Vec<u8>>> {
+    db.prepare_cached("SELECT bytes FROM hash WHERE digest = ?1")?
+        .query_row([digest.to_string()], |row| row.get(0))
+        .optional()
 }
 
 pub fn leases(db: &Connection) -> rusqlite::Result<Vec<Lease>> {
@@ -128,6 +183,15 @@ pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result
         Change::DropLease(ip) => {
             transaction.prepare_cached("DELETE FROM lease WHERE ip = ?1")?.execute([ip.to_string()])
         }
+        Change::Checkpoint { seq, envelope } => transaction
+            .prepare_cached("INSERT OR IGNORE INTO checkpoint (seq, envelope) VALUES (?1, ?2)")?
+            .execute(params![i64::try_from(*seq).unwrap_or(i64::MAX), json(envelope)?]),
+        Change::DropGrant(device) => {
+            transaction.prepare_cached("DELETE FROM grant_ WHERE device = ?1")?.execute([device.as_str()])
+        }
+        Change::Hash { digest, bytes } => transaction
+            .prepare_cached("INSERT OR IGNORE INTO hash (digest, bytes) VALUES (?1, ?2)")?
+            .execute(params![digest.to_string(), bytes]),
         Change::DeviceLog { device, text } => transaction
             .prepare_cached("INSERT OR REPLACE INTO device_log (device, text) VALUES (?1, ?2)")?
             .execute(params![device.as_str(), text]),

@@ -112,6 +112,9 @@ pub enum Event {
         sign_key: PublicKey,
         /// How well the site knows it.
         assurance: Assurance,
+        /// The standing rule that did so; `None` for a registration or a technician.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<Slug>,
     },
     /// A technician refused the waiting request.
     Rejected {
@@ -156,6 +159,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The site does not know it any more.
+    Forgotten,
 }
 
 impl Event {
@@ -173,6 +178,7 @@ impl Event {
             Self::ReprovisionAsked => "reprovision-asked",
             Self::Tagged { .. } => "tagged",
             Self::Retired { .. } => "retired",
+            Self::Forgotten => "forgotten",
         }
     }
 }

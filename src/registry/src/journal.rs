@@ -229,28 +229,50 @@ impl Chain {
     }
 }
 
+/// Walks along a journal line by line, without need to understand its events.
+pub struct Walk(Chain);
+
+impl Walk {
+    /// At the start of a site's journal.
+    pub fn new(site: &SiteId) -> Self {
+        Self(Chain::new(site))
+    }
+
+    /// The next line: where the journal stands after it, or what is wrong with it.
+    pub fn line(&mut self, text: &str) -> Result<Chain, JournalError> {
+        #[derive(Deserialize)]
+        struct Link {
+            seq: u64,
+            prev: Digest,
+        }
+        let line = self.0.seq() + 1;
+        let named = |kind| JournalError { line, kind };
+        let sealed = Sealed::read(text).map_err(named)?;
+        let link: Link =
+            serde_json::from_str(&sealed.body).map_err(|e| named(Damage::Content(e)))?;
+        self.0
+            .step(link.seq, link.prev, sealed.hash)
+            .map_err(named)?;
+        Ok(self.0)
+    }
+
+    /// Where the journal stands.
+    pub const fn chain(&self) -> Chain {
+        self.0
+    }
+}
+
 /// Checks a whole journal, without need to understand its events, and says
 /// where it ends. Names the first line that is changed, missing or out of order.
 pub fn verify<'a>(
     site: &SiteId,
     lines: impl IntoIterator<Item = &'a str>,
 ) -> Result<Chain, JournalError> {
-    #[derive(Deserialize)]
-    struct Link {
-        seq: u64,
-        prev: Digest,
+    let mut walk = Walk::new(site);
+    for line in lines {
+        walk.line(line)?;
     }
-    let mut chain = Chain::new(site);
-    for (line, text) in (1..).zip(lines) {
-        let named = |kind| JournalError { line, kind };
-        let sealed = Sealed::read(text).map_err(named)?;
-        let link: Link =
-            serde_json::from_str(&sealed.body).map_err(|e| named(Damage::Content(e)))?;
-        chain
-            .step(link.seq, link.prev, sealed.hash)
-            .map_err(named)?;
-    }
-    Ok(chain)
+    Ok(walk.chain())
 }
 
 #[cfg(test)]

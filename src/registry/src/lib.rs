@@ -12,8 +12,10 @@
 //! store's, not the registry's.
 
 pub mod boot;
+pub mod checkpoint;
 pub mod device;
 pub mod event;
+pub mod export;
 pub mod hostname;
 pub mod import;
 pub mod index;
@@ -21,7 +23,9 @@ pub mod journal;
 pub mod junk;
 pub mod matching;
 pub mod profile;
+pub mod rules;
 pub mod state;
+pub mod transfer;
 
 pub use device::{Device, Phase, Registration};
 pub use event::{Actor, Cause, Change, Event};

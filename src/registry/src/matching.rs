@@ -91,6 +91,29 @@ impl Verdict {
     }
 }
 
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known { device, by } => write!(f, "this is {device}, by its {by}"),
+            Self::Changed { device, by } => write!(
+                f,
+                "this is {device} with changed hardware: its {by} agree(s); a technician must accept it"
+            ),
+            Self::Hint { device, by } => {
+                write!(
+                    f,
+                    "this may be {device}: only its {by} points there; a technician must say so"
+                )
+            }
+            Self::Ambiguous { devices } => {
+                f.write_str("several devices fit equally well:")?;
+                devices.iter().try_for_each(|device| write!(f, " {device}"))
+            }
+            Self::Unknown => f.write_str("no device that this site knows"),
+        }
+    }
+}
+
 /// A field that is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -109,6 +132,19 @@ pub enum Field {
     Mac,
 }
 
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ek => "TPM key (EK)",
+            Self::Uuid => "UUID",
+            Self::Serial => "Serial number",
+            Self::Manufacturer => "Manufacturer",
+            Self::Product => "Model",
+            Self::Mac => "MAC addresses",
+        })
+    }
+}
+
 /// What became of a field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -125,6 +161,22 @@ pub enum Finding {
     NotSaid,
     /// The registry does not know.
     NotKnown,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agrees => f.write_str("agrees"),
+            Self::Differs => f.write_str("differs"),
+            Self::Junk(reason) => write!(f, "junk: {reason}"),
+            Self::Shared(devices) => {
+                f.write_str("does not count, held by several:")?;
+                devices.iter().try_for_each(|device| write!(f, " {device}"))
+            }
+            Self::NotSaid => f.write_str("the machine does not say"),
+            Self::NotKnown => f.write_str("not known here"),
+        }
+    }
 }
 
 /// One field's part in the verdict.

@@ -242,20 +242,20 @@ impl Profiles {
 
     /// The profile that takes a device, and why.
     pub fn which(&self, device: &Device) -> Option<(&Profile, String)> {
-        let identity = &device.identity;
-        let maker = identity.manufacturer.as_deref().map(text_key);
-        let model = identity.product.as_deref().map(text_key);
-        let candidates = [
-            Some(Selector::Device(device.id.clone())),
-            device.tag.clone().map(Selector::Tag),
-            maker.clone().zip(model).map(|(m, p)| Selector::Model(m, p)),
-            maker.map(Selector::Maker),
-            Some(Selector::Default),
-        ];
-        candidates.into_iter().flatten().find_map(|selector| {
+        candidates(device).into_iter().find_map(|selector| {
             let profile = self.profiles.get(*self.by.get(&selector)?)?;
             Some((profile, selector.to_string()))
         })
+    }
+
+    /// Every way in which a profile could take a device, the strongest first,
+    /// and which one does: `tag `lab``, `standard`.
+    pub fn explain(&self, device: &Device) -> Vec<(String, Option<&Slug>)> {
+        let way = |selector: Selector| {
+            let profile = self.by.get(&selector).and_then(|n| self.profiles.get(*n));
+            (selector.to_string(), profile.map(|profile| &profile.name))
+        };
+        candidates(device).into_iter().map(way).collect()
     }
 
     /// Whether some profile takes this tag: an import warns where none does.
@@ -305,6 +305,20 @@ impl Profiles {
             variables: profile.variables.clone(),
         })
     }
+}
+
+fn candidates(device: &Device) -> Vec<Selector> {
+    let identity = &device.identity;
+    let maker = identity.manufacturer.as_deref().map(text_key);
+    let model = identity.product.as_deref().map(text_key);
+    let all = [
+        Some(Selector::Device(device.id.clone())),
+        device.tag.clone().map(Selector::Tag),
+        maker.clone().zip(model).map(|(m, p)| Selector::Model(m, p)),
+        maker.map(Selector::Maker),
+        Some(Selector::Default),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 fn selectors(profile: &Profile) -> Vec<Selector> {

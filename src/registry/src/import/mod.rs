@@ -17,7 +17,7 @@ use crate::state::Registry;
 mod rows;
 mod text;
 
-pub use rows::{ImportError, Row, RowFault, Rows, Shape};
+pub use rows::{ImportError, REFUSED, Row, RowFault, Rows, Shape};
 
 /// The most rows of one file.
 pub const MAX_ROWS: u64 = 1_000_000;
@@ -31,6 +31,15 @@ pub struct ImportPlan {
     pub verdicts: Vec<RowVerdict>,
     /// What to record, all of it in one batch. Devices that were waiting are
     /// let in by it: look at [`Registry::ungranted`] afterwards.
+    pub changes: Vec<Change>,
+}
+
+/// What registering rows that were read would do.
+#[derive(Debug)]
+pub struct RowsPlan {
+    /// What becomes of each, with its line, in their order.
+    pub outcomes: Vec<(u64, Outcome)>,
+    /// What to record, all of it in one batch.
     pub changes: Vec<Change>,
 }
 
@@ -122,13 +131,7 @@ pub fn plan<R: Read>(
 ) -> Result<ImportPlan, ImportError> {
     let rows = Rows::new(bytes, source)?;
     let shape = rows.shape;
-    let mut importer = Importer {
-        registry,
-        entropy,
-        file: Index::default(),
-        lines: BTreeMap::new(),
-        changes: Vec::new(),
-    };
+    let mut importer = Importer::new(registry, entropy);
     let mut verdicts = Vec::new();
     for (count, row) in (1..).zip(rows) {
         if count > MAX_ROWS {
@@ -138,6 +141,7 @@ pub fn plan<R: Read>(
             line,
             serial,
             content,
+            ..
         } = row?;
         let outcome = match content {
             Ok(registration) => importer.decide(line, registration)?,
@@ -157,6 +161,31 @@ pub fn plan<R: Read>(
     })
 }
 
+/// Says what registering rows would do that were read already, each with its
+/// line: what becomes of each, in their order, and what to record in one batch.
+pub fn plan_rows(
+    registry: &Registry,
+    rows: impl IntoIterator<Item = (u64, Registration)>,
+    entropy: &mut dyn FnMut() -> [u8; 5],
+) -> Result<RowsPlan, ImportError> {
+    let mut importer = Importer::new(registry, entropy);
+    let mut outcomes = Vec::new();
+    for (line, registration) in rows {
+        outcomes.push((line, importer.decide(line, registration)?));
+    }
+    Ok(RowsPlan {
+        outcomes,
+        changes: importer.changes,
+    })
+}
+
+/// The text of a file in any encoding that occurs.
+pub fn to_utf8(bytes: impl Read) -> std::io::Result<String> {
+    let mut all = Vec::new();
+    text::Utf8::new(bytes)?.read_to_end(&mut all)?;
+    Ok(text::field(&all))
+}
+
 struct Importer<'a> {
     registry: &'a Registry,
     entropy: &'a mut dyn FnMut() -> [u8; 5],
@@ -166,7 +195,17 @@ struct Importer<'a> {
     changes: Vec<Change>,
 }
 
-impl Importer<'_> {
+impl<'a> Importer<'a> {
+    fn new(registry: &'a Registry, entropy: &'a mut dyn FnMut() -> [u8; 5]) -> Self {
+        Self {
+            registry,
+            entropy,
+            file: Index::default(),
+            lines: BTreeMap::new(),
+            changes: Vec::new(),
+        }
+    }
+
     fn decide(&mut self, line: u64, registration: Registration) -> Result<Outcome, ImportError> {
         let junk = self.registry.junk();
         let usable = junk.usable(&registration.identity);
@@ -247,6 +286,7 @@ fn approval(device: &Device) -> Option<Change> {
     let approved = Event::Approved {
         sign_key: pending.sign_key,
         assurance: Assurance::Claimed,
+        rule: None,
     };
     Some(Change::by_site(&device.id, approved))
 }

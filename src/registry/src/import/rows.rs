@@ -56,6 +56,9 @@ pub enum ImportError {
 const KNOWN: &str = "`Device Serial Number`, `Windows Product ID`, `Hardware Hash`, `Group Tag`, \
                      `Assigned User`, `Manufacturer name`, `Device model`";
 
+/// The column that a file of rejects has after all others.
+pub const REFUSED: &str = "Refused";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Column {
     Serial,
@@ -65,9 +68,25 @@ enum Column {
     User,
     Manufacturer,
     Model,
+    /// Why a row was refused, as a file of rejects has it: read and not used.
+    Refused,
 }
 
 impl Column {
+    /// The name that Intune and Partner Center take.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Serial => "Device Serial Number",
+            Self::ProductId => "Windows Product ID",
+            Self::Hash => "Hardware Hash",
+            Self::Tag => "Group Tag",
+            Self::User => "Assigned User",
+            Self::Manufacturer => "Manufacturer name",
+            Self::Model => "Device model",
+            Self::Refused => REFUSED,
+        }
+    }
+
     /// Spelling varies: Intune insists on its case, Partner Center's own template
     /// and everybody's scripts do not.
     fn named(text: &str) -> Option<Self> {
@@ -80,6 +99,7 @@ impl Column {
             "assigneduser" => Self::User,
             "manufacturername" | "manufacturer" => Self::Manufacturer,
             "devicemodel" | "model" => Self::Model,
+            "refused" => Self::Refused,
             _ => return None,
         })
     }
@@ -127,6 +147,11 @@ pub struct Row {
     pub line: u64,
     /// Its serial number, for people.
     pub serial: Option<String>,
+    /// What stands in the file, in the order of [`Rows::columns`]; empty where
+    /// the row is far too long.
+    pub fields: Vec<String>,
+    /// Its hardware hash, where it has one that is whole.
+    pub hash: Option<HardwareHash>,
     /// What it registers.
     pub content: Result<Registration, RowFault>,
 }
@@ -183,11 +208,26 @@ impl<R: Read> Rows<R> {
             let text = place.and_then(|place| record.get(place)).map(field);
             text.filter(|text| !text.trim().is_empty())
         };
+        let checked = self.check(record);
+        let whole = !matches!(checked, Err(RowFault::TooLong(_)));
+        let hash = value(Column::Hash).filter(|_| whole);
+        let hash = hash.map(|text| HardwareHash::from_text(&text)).transpose();
+        let content = checked.and_then(|()| {
+            let hash = hash.as_ref().map_err(Clone::clone)?;
+            self.content(hash.as_ref(), value)
+        });
         Row {
             line,
             serial: value(Column::Serial).as_deref().and_then(clean),
-            content: self.check(record).and_then(|()| self.content(value)),
+            fields: record.iter().filter(|_| whole).map(field).collect(),
+            hash: hash.unwrap_or_default(),
+            content,
         }
+    }
+
+    /// The names of the file's columns, as Intune and Partner Center write them.
+    pub fn columns(&self) -> impl Iterator<Item = &'static str> {
+        self.columns.iter().map(|column| column.name())
     }
 
     fn check(&self, record: &csv::ByteRecord) -> Result<(), RowFault> {
@@ -208,15 +248,13 @@ impl<R: Read> Rows<R> {
         Ok(())
     }
 
-    fn content(&self, value: impl Fn(Column) -> Option<String>) -> Result<Registration, RowFault> {
+    fn content(
+        &self,
+        hash: Option<&HardwareHash>,
+        value: impl Fn(Column) -> Option<String>,
+    ) -> Result<Registration, RowFault> {
         let text = |column| value(column).as_deref().and_then(clean);
-        let hash = value(Column::Hash)
-            .map(|text| HardwareHash::from_text(&text))
-            .transpose()?;
-        let mut identity = hash
-            .as_ref()
-            .map(HardwareHash::identity)
-            .unwrap_or_default();
+        let mut identity = hash.map(HardwareHash::identity).unwrap_or_default();
         let serial = text(Column::Serial);
         if let (Some(row), Some(hash)) = (&serial, &identity.serial)
             && serial_key(row) != serial_key(hash)
@@ -230,7 +268,7 @@ impl<R: Read> Rows<R> {
         identity.manufacturer = identity.manufacturer.or(text(Column::Manufacturer));
         identity.product = identity.product.or(text(Column::Model));
         let tag = text(Column::Tag).map(Tag::try_from).transpose();
-        let digest = hash.as_ref().map(HardwareHash::to_bytes).transpose()?;
+        let digest = hash.map(HardwareHash::to_bytes).transpose()?;
         Ok(Registration {
             identity,
             tag: tag.map_err(RowFault::Tag)?,

@@ -67,6 +67,16 @@ pub enum ApproveError {
         /// Its phase.
         phase: &'static str,
     },
+    /// It waits for another reason than changed hardware.
+    #[error(
+        "{device} does not wait because its hardware changed ({cause}): compare its code and use `groundcrew device approve {device} CODE`"
+    )]
+    NotChanged {
+        /// The device.
+        device: DeviceId,
+        /// Why it waits.
+        cause: String,
+    },
     /// Another code.
     #[error(
         "{device} waits with another code than {typed}: read it from the device's own screen (it changes when the device restarts)"
@@ -170,6 +180,7 @@ impl Asked<'_> {
         let approved = Event::Approved {
             sign_key,
             assurance,
+            rule: None,
         };
         Decided {
             device: Some(device.clone()),
@@ -334,6 +345,7 @@ impl Registry {
         let event = Event::Approved {
             sign_key: pending.sign_key,
             assurance: Assurance::Approved,
+            rule: None,
         };
         Ok(by_technician(device, technician, event))
     }
@@ -351,7 +363,7 @@ impl Registry {
         Ok(by_technician(device, technician, event))
     }
 
-    fn waiting(&self, device: &DeviceId) -> Result<&Pending, ApproveError> {
+    pub(super) fn waiting(&self, device: &DeviceId) -> Result<&Pending, ApproveError> {
         let found = self.device(device);
         let found = found.ok_or_else(|| ApproveError::NoSuchDevice(device.clone()))?;
         found
@@ -404,7 +416,7 @@ impl Registry {
         Ok(by_technician(device, technician, event))
     }
 
-    fn named(&self, device: &DeviceId) -> Result<&Device, TechnicianError> {
+    pub(super) fn named(&self, device: &DeviceId) -> Result<&Device, TechnicianError> {
         let found = self.device(device);
         found.ok_or_else(|| TechnicianError::NoSuchDevice(device.clone()))
     }
@@ -523,7 +535,7 @@ fn decide_recognised(asked: &Asked<'_>, device: &Device) -> Decided {
     asked.admit(&device.id, admitted.assurance)
 }
 
-fn phase_error(device: &Device, hint: &'static str) -> TechnicianError {
+pub(super) fn phase_error(device: &Device, hint: &'static str) -> TechnicianError {
     TechnicianError::Phase {
         device: device.id.clone(),
         phase: device.phase.name(),
@@ -531,7 +543,7 @@ fn phase_error(device: &Device, hint: &'static str) -> TechnicianError {
     }
 }
 
-fn by_technician(device: &DeviceId, technician: &str, event: Event) -> Change {
+pub(super) fn by_technician(device: &DeviceId, technician: &str, event: Event) -> Change {
     Change {
         device: device.clone(),
         actor: Actor::Technician(bounded(technician)),

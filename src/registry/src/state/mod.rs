@@ -1,8 +1,10 @@
 //! The registry: every device of a site, as the fold of its journal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use groundcrew_core::hardware::Identity;
+use groundcrew_core::ids::Slug;
 use groundcrew_core::{DeviceId, SiteId, UnixTime};
 
 use crate::device::{Device, Phase};
@@ -14,6 +16,7 @@ use crate::matching::{self, MatchResult};
 
 mod decide;
 mod step;
+mod technician;
 
 pub use decide::{Answer, ApproveError, Decided, ReceiptError, TechnicianError};
 pub use step::Impossible;
@@ -43,6 +46,8 @@ pub struct Registry {
     index: Index,
     /// Strangers by the journal line of their last request, oldest first.
     lobby: BTreeSet<(u64, DeviceId)>,
+    /// How many devices each standing rule has let in.
+    by_rule: BTreeMap<Slug, u32>,
     chain: Chain,
 }
 
@@ -85,6 +90,7 @@ impl Registry {
             devices: BTreeMap::new(),
             index: Index::default(),
             lobby: BTreeSet::new(),
+            by_rule: BTreeMap::new(),
         }
     }
 
@@ -158,6 +164,12 @@ impl Registry {
                 });
             }
         }
+        if let Event::Approved {
+            rule: Some(rule), ..
+        } = entry.event()
+        {
+            *self.by_rule.entry(rule.clone()).or_default() += 1;
+        }
         match after {
             Some(device) => self.devices.insert(id.clone(), Box::new(device)),
             None => self.devices.remove(id),
@@ -183,6 +195,13 @@ impl Registry {
     /// Every device, by name.
     pub fn devices(&self) -> impl ExactSizeIterator<Item = &Device> {
         self.devices.values().map(Box::as_ref)
+    }
+
+    /// Every device whose name comes after `id`, by name.
+    pub fn devices_after(&self, id: Option<&DeviceId>) -> impl Iterator<Item = &Device> {
+        let from = id.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.devices.range::<DeviceId, _>((from, Bound::Unbounded));
+        range.map(|(_, device)| device.as_ref())
     }
 
     /// Strangers who wait, the one that asked longest ago first.

@@ -41,7 +41,8 @@ pub fn step(before: Option<&Device>, entry: &Entry) -> Result<Option<Device>, Im
         (None, _) => return Err(Impossible::NoSuchDevice),
         (Some(device), _) => device,
     };
-    if matches!(device.phase, Phase::Retired { .. }) {
+    let retired = matches!(device.phase, Phase::Retired { .. });
+    if retired && *entry.event() != Event::Forgotten {
         return Err(Impossible::Retired);
     }
     let mut after = device.clone();
@@ -51,7 +52,11 @@ pub fn step(before: Option<&Device>, entry: &Entry) -> Result<Option<Device>, Im
         Event::Approved {
             sign_key,
             assurance,
-        } => approve(&mut after, entry, sign_key, *assurance)?,
+            rule,
+        } => {
+            let ruled = rule.is_some() && device.is_stranger();
+            approve(&mut after, entry, sign_key, *assurance, ruled)?;
+        }
         Event::Rejected { reason } => reject(&mut after, entry, reason)?,
         Event::Withdrawn { .. } => {
             after.pending.take().ok_or(Impossible::NothingWaiting)?;
@@ -82,8 +87,19 @@ pub fn step(before: Option<&Device>, entry: &Entry) -> Result<Option<Device>, Im
             after.reprovision = None;
             after.phase = Phase::Retired { since: entry.at() };
         }
+        Event::Forgotten => return forget(device),
     }
     Ok(Some(after))
+}
+
+/// A device in service is not forgotten by mistake: it is retired first.
+fn forget(device: &Device) -> Result<Option<Device>, Impossible> {
+    match &device.phase {
+        Phase::Registered | Phase::Waiting | Phase::Rejected { .. } | Phase::Retired { .. } => {
+            Ok(None)
+        }
+        other => Err(Impossible::Phase(other.name())),
+    }
 }
 
 fn registered(entry: &Entry, registration: &Registration) -> Device {
@@ -145,6 +161,7 @@ fn approve(
     entry: &Entry,
     sign_key: &PublicKey,
     assurance: Assurance,
+    ruled: bool,
 ) -> Result<(), Impossible> {
     let waits = device.pending.as_ref().map(|pending| pending.sign_key);
     if waits != Some(*sign_key) {
@@ -155,7 +172,7 @@ fn approve(
         .as_ref()
         .is_some_and(|admitted| admitted.sign_key == *sign_key);
     let technician = matches!(entry.actor(), Actor::Technician(_));
-    if !technician && !same_key && !device.takes_new_key() {
+    if !technician && !ruled && !same_key && !device.takes_new_key() {
         return Err(Impossible::Consumed);
     }
     let pending = device.pending.take().ok_or(Impossible::NothingWaiting)?;

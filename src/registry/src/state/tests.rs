@@ -5,6 +5,7 @@ use crate::boot::BootState;
 use crate::device::{Registration, Tag};
 use crate::event::{Actor, Cause};
 use crate::journal::{self, Entry};
+use crate::rules::{Circumstances, Rule, Rules};
 use groundcrew_core::Digest;
 use groundcrew_core::dsse::{Envelope, Verified};
 use groundcrew_core::encoding::Bytes;
@@ -453,6 +454,7 @@ fn a_forged_approval_in_the_journal_is_refused() {
     let forged = Event::Approved {
         sign_key,
         assurance,
+        rule: None,
     };
     let before = site.registry.clone();
     let refused = site
@@ -469,3 +471,139 @@ fn a_forged_approval_in_the_journal_is_refused() {
 }
 
 mod random;
+
+#[test]
+fn changed_hardware_is_accepted_with_one_command_and_nothing_else_is() {
+    let mut site = Site::new();
+    let device = site.register(1);
+    assert!(matches!(
+        site.registry.accept(&device, "tech"),
+        Err(ApproveError::NothingWaiting { .. })
+    ));
+    let mut board = report(1);
+    board.smbios.uuid = report(7).smbios.uuid;
+    site.ask(board.clone(), 11);
+    let explained = site.registry.explain_device(&device).unwrap();
+    assert!(
+        explained.verdict.to_string().contains("changed hardware"),
+        "{}",
+        explained.verdict
+    );
+    let change = site.registry.accept(&device, "tech").unwrap();
+    site.record(vec![change]);
+    assert_eq!(site.phase(&device), "approved");
+    assert_eq!(
+        site.registry
+            .device(&device)
+            .unwrap()
+            .admitted
+            .as_ref()
+            .unwrap()
+            .assurance,
+        Assurance::Claimed
+    );
+    // A second key is never accepted without its code.
+    let (_, answer) = site.ask(board, 12);
+    assert!(waits(&answer, &Cause::SecondKey));
+    assert!(matches!(
+        site.registry.accept(&device, "tech"),
+        Err(ApproveError::NotChanged { .. })
+    ));
+    assert_eq!(site.restarted(), site.registry);
+}
+
+#[test]
+fn a_device_in_service_is_retired_before_it_is_forgotten() {
+    let mut site = Site::new();
+    let device = site.register(1);
+    site.ask(report(1), 11);
+    let error = site.registry.forget(&device, "tech").unwrap_err();
+    assert!(error.to_string().contains("retire it first"), "{error}");
+    let change = site.registry.retire(&device, "sold", "tech").unwrap();
+    site.record(vec![change]);
+    let lines = site.lines.len();
+    let change = site.registry.forget(&device, "tech").unwrap();
+    site.record(vec![change]);
+    assert_eq!(site.registry.device(&device), None);
+    assert_eq!(site.lines.len(), lines + 1, "the journal only grows");
+    assert_eq!(site.restarted(), site.registry);
+    assert_eq!(site.boot(1), BootState::Unknown);
+}
+
+fn floor(at_most: u32) -> Rules {
+    let rule = Rule {
+        name: "floor".parse().unwrap(),
+        tag: Some("kiosk".parse().unwrap()),
+        manufacturer: None,
+        model: None,
+        subnet: Some("10.77.0.0/24".parse().unwrap()),
+        from: None,
+        until: None,
+        at_most,
+    };
+    Rules::new(vec![rule]).unwrap()
+}
+
+impl Site {
+    fn ask_under(&mut self, rules: &Rules, report: HardwareReport, key: u8) -> (DeviceId, Answer) {
+        self.entropy += 1;
+        let [.., a, b, c, d, e] = self.entropy.to_be_bytes();
+        let (request, statement) = request(report, key);
+        let code = request.code(&grant_key().public());
+        let entropy = [[a, b, c, d, e]; 4];
+        let decided = self
+            .registry
+            .decide_enrollment(&request, statement, code, entropy);
+        let seen = Circumstances {
+            now: UnixTime::new(self.clock),
+            peer: "10.77.0.9".parse().ok(),
+        };
+        let decided = self.registry.with_rules(decided, &request, rules, seen);
+        self.record(decided.changes);
+        (decided.device.unwrap(), decided.answer)
+    }
+}
+
+#[test]
+fn a_standing_rule_lets_strangers_in_and_counts_them_across_a_restart() {
+    let mut site = Site::new();
+    let rules = floor(2);
+    // Who waits already is let in when it asks again.
+    let (waiting, answer) = site.ask(report(1), 11);
+    assert!(waits(&answer, &Cause::Unknown));
+    let (first, answer) = site.ask_under(&rules, report(1), 11);
+    assert_eq!(
+        (Some(&first), answer),
+        (
+            waiting.as_ref(),
+            Answer::Admit {
+                assurance: Assurance::Claimed
+            }
+        )
+    );
+    assert_eq!(
+        site.registry.device(&first).unwrap().tag,
+        Some("kiosk".parse().unwrap())
+    );
+    let (_, answer) = site.ask_under(&rules, report(2), 12);
+    assert!(matches!(answer, Answer::Admit { .. }));
+    site.registry = site.restarted();
+    assert_eq!(site.registry.let_in_by(&"floor".parse().unwrap()), 2);
+    let (_, answer) = site.ask_under(&rules, report(3), 13);
+    assert!(waits(&answer, &Cause::Unknown), "two are two");
+}
+
+#[test]
+fn a_standing_rule_never_lets_a_second_key_or_changed_hardware_in() {
+    let mut site = Site::new();
+    let rules = floor(9);
+    site.register(1);
+    let mut board = report(1);
+    board.smbios.uuid = report(7).smbios.uuid;
+    let (_, answer) = site.ask_under(&rules, board, 11);
+    assert!(matches!(answer, Answer::Wait { .. }));
+    site.ask_under(&rules, report(2), 12);
+    let (_, answer) = site.ask_under(&rules, report(2), 13);
+    assert!(waits(&answer, &Cause::SecondKey));
+    assert_eq!(site.registry.let_in_by(&"floor".parse().unwrap()), 1);
+}

@@ -10,6 +10,7 @@
 
 mod convert;
 mod record;
+mod words;
 
 use data_encoding::BASE64;
 
@@ -20,6 +21,7 @@ pub use record::{
     Chassis, CpuTopology, Display, DisplaySize, IdSource, Memory, NetworkAdapter, OfflineDeviceId,
     Record, TextKind, Tool, ToolVersion, WINDOWS_EPOCH,
 };
+pub use words::Difference;
 
 /// The bytes of a container that Windows emits; base64 makes 4000 characters.
 pub const CONTAINER: usize = 3000;

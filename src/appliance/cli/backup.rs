@@ -1,0 +1,215 @@
+//! `groundcrew backup` and `restore`: one file with what a site is, of a site
+//! that may be served meanwhile.
+
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use groundcrew_registry::checkpoint::Verifier;
+
+use super::args::SiteArg;
+use crate::site::{Site, charter, publish};
+use crate::store;
+
+/// `groundcrew backup`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  groundcrew backup site.backup
+  groundcrew backup --with-keys /media/safe/site.backup
+
+Holds site.toml, registry and journal, trust metadata, bundle sources and bundles; not what `image
+build` makes. Without the keys nobody can act as the site with it.")]
+pub struct BackupArgs {
+    /// The file to write, which must not exist
+    pub file: PathBuf,
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The site's private keys too: keep the file as safe as them
+    #[arg(long)]
+    pub with_keys: bool,
+    /// Leave bundles out: they can be published again
+    #[arg(long)]
+    pub without_blobs: bool,
+}
+
+/// `groundcrew restore`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  groundcrew restore site.backup --site /srv/gc/site")]
+pub struct RestoreArgs {
+    /// The file that `backup` wrote
+    pub file: PathBuf,
+    /// The folder to make, which must not exist
+    #[arg(long = "site", value_name = "NEWDIR")]
+    pub dir: PathBuf,
+}
+
+/// What the registry is called inside.
+const REGISTRY: &str = "registry.db";
+
+pub fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
+    let site = Site::at(&args.site.dir);
+    site.settings()?;
+    let parent = args
+        .file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let scratch = tempfile::Builder::new()
+        .prefix(".groundcrew-backup-")
+        .tempdir_in(parent)
+        .with_context(|| format!("writing beside {}", args.file.display()))?;
+    let snapshot = scratch.path().join(REGISTRY);
+    store::snapshot(&site.registry_file(), &snapshot)?;
+    let mut file = tempfile::NamedTempFile::new_in(scratch.path())?; // mode 0600
+    let zstd = zstd::Encoder::new(BufWriter::new(file.as_file_mut()), 3)?;
+    let mut archive = tar::Builder::new(zstd);
+    archive.follow_symlinks(false);
+    archive.append_path_with_name(&snapshot, REGISTRY)?;
+    archive.append_path_with_name(site.settings_file(), "site.toml")?;
+    // Metadata and what it names must be of one moment.
+    let hold = publish::hold(&site)?;
+    let mut folders = vec![(site.trust_dir(), "trust"), (site.sources_dir(), "sources")];
+    if !args.without_blobs {
+        folders.push((site.blobs_dir(), "blobs"));
+    }
+    if args.with_keys {
+        folders.push((site.keys_dir(), "keys"));
+    }
+    for (folder, name) in folders {
+        archive
+            .append_dir_all(name, &folder)
+            .with_context(|| format!("reading {}", folder.display()))?;
+    }
+    drop(hold);
+    archive.into_inner()?.finish()?.flush()?;
+    file.as_file().sync_all()?;
+    let size = file.as_file().metadata()?.len();
+    file.persist_noclobber(&args.file)
+        .with_context(|| format!("writing {} (it must not exist yet)", args.file.display()))?;
+    crate::durable::sync_folder_of(&args.file)?;
+    let keys = if args.with_keys {
+        "with the site's keys: keep it safe"
+    } else {
+        "without the site's keys"
+    };
+    println!(
+        "{}: {} KiB, {keys}",
+        args.file.display(),
+        size.div_ceil(1024)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
+    let dir = &args.dir;
+    if dir.exists() {
+        bail!(
+            "{} exists already; restore never overwrites. Choose another folder, or move it away",
+            dir.display()
+        );
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    fs::create_dir_all(parent)?;
+    let draft = tempfile::Builder::new()
+        .prefix(".groundcrew-restore-")
+        .tempdir_in(parent)?;
+    let site = Site::at(draft.path().join("site"));
+    unpack(&args.file, site.dir()).with_context(|| format!("unpacking {}", args.file.display()))?;
+    let entries = check(&site).with_context(|| {
+        format!(
+            "{} does not hold together; nothing was restored",
+            args.file.display()
+        )
+    })?;
+    for folder in [
+        site.keys_dir(),
+        site.blobs_dir(),
+        site.boot_dir(),
+        site.sources_dir(),
+    ] {
+        fs::create_dir_all(folder)?;
+    }
+    let keys = fs::read_dir(site.keys_dir())?.next().is_some();
+    fs::set_permissions(site.keys_dir(), fs::Permissions::from_mode(0o700))?;
+    rustix::fs::sync();
+    fs::rename(site.dir(), dir)?;
+    crate::durable::sync_folder_of(dir)?;
+    let dir = dir.display();
+    println!("{dir}: {entries} journal entries, every one in its place.");
+    println!("Next:");
+    if !keys {
+        println!("  put the site's keys into {dir}/keys (the backup was made without them)");
+    }
+    println!("  groundcrew image build --site {dir}");
+    println!("  groundcrew check --site {dir}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Files and folders below the ones a backup has, and nothing else.
+fn unpack(file: &Path, into: &Path) -> anyhow::Result<()> {
+    let zstd = zstd::Decoder::with_buffer(BufReader::new(File::open(file)?))?;
+    let mut archive = tar::Archive::new(zstd);
+    fs::create_dir_all(into)?;
+    for entry in archive.entries()? {
+        let mut entry = entry.context("this is not a backup, or it is cut off")?;
+        let name = entry.path()?.into_owned();
+        let kind = entry.header().entry_type();
+        let plain = name
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        let first = name
+            .components()
+            .next()
+            .and_then(|part| part.as_os_str().to_str());
+        let ours = matches!(
+            first,
+            Some(REGISTRY | "site.toml" | "trust" | "sources" | "blobs" | "keys")
+        );
+        if !plain || !ours || !(kind.is_file() || kind.is_dir()) {
+            bail!(
+                "it holds {}, which no backup has",
+                groundcrew_core::ids::shown(&name.display().to_string())
+            );
+        }
+        let path = into.join(&name);
+        if kind.is_dir() {
+            fs::create_dir_all(&path)?;
+            continue;
+        }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let secret = matches!(first, Some("keys" | REGISTRY));
+        let program = !secret && entry.header().mode()? & 0o100 != 0;
+        let mut out = File::create_new(&path)?;
+        out.set_permissions(fs::Permissions::from_mode(if secret {
+            0o600
+        } else if program {
+            0o755
+        } else {
+            0o644
+        }))?;
+        std::io::copy(&mut entry, &mut out)?;
+    }
+    Ok(())
+}
+
+/// Settings, trust, and the journal to its last line.
+fn check(site: &Site) -> anyhow::Result<u64> {
+    let name = site.settings()?.site;
+    let key = charter::read(site, &name)?.journal_key;
+    let path = site.registry_file();
+    store::check(&path)?;
+    let mut verifier = Verifier::new(&name, &store::checkpoints(&path)?, &key)?;
+    store::each_journal_line(&path, |line| Ok(verifier.line(line)?))?;
+    Ok(verifier.finish()?.entries)
+}
