@@ -74,6 +74,12 @@ DIR/site is what the appliance serves.")]
     /// Read and verify the site's journal
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Hold the offline keys: found HQ, add sites, change keys, sign together
+    #[command(subcommand)]
+    Hq(super::hq_args::HqCommand),
+    /// See how a site's trust stands; carry what HQ signed to a site
+    #[command(subcommand)]
+    Trust(super::hq_args::TrustCommand),
 }
 
 /// `groundcrew init`.
@@ -301,6 +307,9 @@ pub struct BundlePublishArgs {
     /// HQ's folder, with its offline keys
     #[arg(long, value_name = "DIR")]
     pub hq: PathBuf,
+    #[command(flatten)]
+    /// Passphrase of its keys
+    pub passphrase: super::hq_args::PassphraseArg,
     #[command(flatten)]
     /// The site
     pub site: SiteArg,

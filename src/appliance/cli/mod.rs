@@ -5,11 +5,14 @@ pub mod args;
 mod bundle;
 mod client;
 mod device;
+mod hq;
+pub mod hq_args;
 mod image;
 mod init;
 mod journal;
 pub mod logging;
 mod table;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Device(command) => device::run(command),
         Command::Bundle(command) => bundle::run(command),
         Command::Journal(command) => journal::run(command),
+        Command::Hq(command) => hq::run(command),
+        Command::Trust(command) => trust::run(command),
     }
 }
 

@@ -56,7 +56,7 @@ impl Office {
         let plan = self
             .profiles
             .plan(device, &self.name, inner.registry.junk(), |name, wanted| {
-                published::choose(&repo, name, wanted)
+                published::choose(&self.site, &repo, name, wanted)
             })
             .map_err(|error| error.to_string())?;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();

@@ -1,10 +1,13 @@
 //! A site on disk: where everything lies, what `site.toml` says, the keys.
 
 mod cidr;
+pub mod courier;
 pub mod create;
+pub mod import;
 pub mod keys;
 pub mod publish;
 pub mod settings;
+pub mod status;
 
 use std::path::{Path, PathBuf};
 
