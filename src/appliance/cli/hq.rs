@@ -12,7 +12,7 @@ use super::hq_args::{
     HqSiteCommand, TermsArgs,
 };
 use crate::durable::{self, Access};
-use crate::hq::ceremony::Ceremony;
+use crate::hq::ceremony::{Ceremony, file_name};
 use crate::hq::change::{Change, Progress, Terms};
 use crate::hq::{Hq, NewHq, found, secret};
 use crate::site::create::NewSite;
@@ -263,9 +263,10 @@ fn finalize(args: &HqFinalizeArgs) -> anyhow::Result<()> {
     let hq = Hq::open(&args.hq.dir)?;
     let ceremony = Ceremony::read(&args.file)?;
     let hq = ceremony.finish(&hq)?;
-    let kept = hq.dir().join("ceremonies");
-    if args.file.parent() == Some(kept.as_path()) {
-        std::fs::remove_file(&args.file)?;
+    // HQ's own copy, which the one that travelled has overtaken.
+    let kept = file_name(&ceremony.purpose, &hq);
+    if kept.exists() {
+        std::fs::remove_file(&kept).with_context(|| format!("removing {}", kept.display()))?;
     }
     println!("Done: {}.", ceremony.purpose);
     for site in ceremony

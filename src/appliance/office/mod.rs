@@ -10,6 +10,8 @@ mod grant;
 mod import;
 pub mod published;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::HashMap;
