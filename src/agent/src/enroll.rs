@@ -151,6 +151,8 @@ pub fn check_grant(
         return Err(GrantError::Other(what));
     }
     charter.admits(&grant.bundle)?;
+    let tag = grant.variables.get("tag").filter(|tag| !tag.is_empty());
+    charter.admits_tag(tag.map(String::as_str), &grant.profile)?;
     Ok(grant)
 }
 

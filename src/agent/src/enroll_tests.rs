@@ -19,7 +19,7 @@ fn charter() -> Charter {
         tls_key: Digest::of(b"tls"),
         grant_key: site_key().public(),
         journal_key: site_key().public(),
-        tags: Vec::new(),
+        tags: vec!["office".parse().unwrap()],
         expires: UnixTime::new(4_000_000_000),
         devices: 10,
         minimum: BTreeMap::from([("base".parse().unwrap(), "1.2".parse().unwrap())]),
@@ -205,7 +205,7 @@ fn a_rejection_ends_it() {
 #[test]
 fn a_grant_that_is_not_ours_is_refused() {
     type Case = (&'static str, fn(&Request) -> (Grant, SigningKey));
-    let cases: [Case; 7] = [
+    let cases: [Case; 9] = [
         ("no signature", |r| {
             (grant_for(r), SigningKey::from_seed([8; 32]).unwrap())
         }),
@@ -250,6 +250,26 @@ fn a_grant_that_is_not_ours_is_refused() {
             (
                 Grant {
                     device: "lab-00000000".parse().unwrap(),
+                    ..grant_for(r)
+                },
+                site_key(),
+            )
+        }),
+        ("does not admit `kiosk`", |r| {
+            let profile = "kiosk".parse().unwrap();
+            (
+                Grant {
+                    profile,
+                    ..grant_for(r)
+                },
+                site_key(),
+            )
+        }),
+        ("does not admit `Vault`", |r| {
+            let tag = BTreeMap::from([("tag".to_owned(), "Vault".to_owned())]);
+            (
+                Grant {
+                    variables: tag,
                     ..grant_for(r)
                 },
                 site_key(),

@@ -1,11 +1,11 @@
 //! The site's folder: keys, trust metadata, boot files, published bundles.
 
-use groundcrew_core::UnixTime;
 use groundcrew_core::trust::tuf::Repo;
 use groundcrew_registry::profile::{Profile, Wanted};
 
 use super::Finding;
 use crate::office::published;
+use crate::site::status::{self, Urgency};
 use crate::site::{Settings, Site, SiteKeys, publish};
 
 /// What devices load, and what it is for.
@@ -22,7 +22,7 @@ pub fn look(site: &Site, settings: &Settings) -> Vec<Finding> {
     let mut findings = vec![keys(site), boot_files(site)];
     match publish::load(site) {
         Ok(repo) => {
-            findings.push(freshness(&repo));
+            findings.push(freshness(site));
             findings.extend(profiles(site, settings, &repo));
         }
         Err(error) => {
@@ -65,31 +65,42 @@ fn boot_files(site: &Site) -> Finding {
     )
 }
 
-fn freshness(repo: &Repo) -> Finding {
-    let now = crate::clock::read();
+/// The first thing about the site's trust that is to be done, or that all is well.
+fn freshness(site: &Site) -> Finding {
     let what = "trust metadata";
-    let end = |time: Option<UnixTime>| time.unwrap_or(UnixTime::new(0));
-    let offline = end(repo.targets().map(|targets| targets.expires)).min(repo.root().expires);
-    let online = end(repo.timestamp().map(|timestamp| timestamp.expires));
-    if offline <= now {
-        let cure = "HQ must sign anew: publish any bundle with `groundcrew bundle publish`";
-        return Finding::problem(what, format!("HQ's signature expired at {offline}"), cure);
-    }
-    if offline.since(now) < 60 * 86_400 {
-        let cure = "publish any bundle with `groundcrew bundle publish` to sign anew";
-        return Finding::warning(what, format!("HQ's signature expires at {offline}"), cure);
-    }
-    if online <= now {
-        return Finding::warning(
+    let status = match status::of(site) {
+        Ok(status) => status,
+        Err(error) => {
+            return Finding::problem(what, format!("{error:#}"), "groundcrew trust status");
+        }
+    };
+    let dir = site.dir().display();
+    let cure = |todo: &str| format!("{todo} (`groundcrew trust status --site {dir}` tells more)");
+    if let Some(missing) = status.missing.first() {
+        return Finding::problem(
             what,
-            format!("the site's own signature expired at {online}"),
-            "`groundcrew serve` renews it by itself when it starts",
+            format!("missing: {missing}"),
+            cure("bring what HQ signed"),
         );
     }
-    Finding::good(
-        what,
-        format!("signed; HQ's part until {offline}, the site's own until {online}"),
-    )
+    let worst = status.parts.iter().max_by_key(|part| part.urgency);
+    match worst.filter(|part| part.urgency != Urgency::Good) {
+        Some(part) if part.urgency == Urgency::Broken => {
+            let found = format!("the {} expired at {}", part.what, part.expires);
+            Finding::problem(what, found, cure(&part.todo))
+        }
+        Some(part) => {
+            let found = format!("the {} is valid until {}", part.what, part.expires);
+            Finding::warning(what, found, cure(&part.todo))
+        }
+        None => {
+            let until = status.without_hq_until.unwrap_or(status.now);
+            Finding::good(
+                what,
+                format!("signed; the site can go on without HQ until {until}"),
+            )
+        }
+    }
 }
 
 fn profiles(site: &Site, settings: &Settings, repo: &Repo) -> Vec<Finding> {
@@ -114,7 +125,7 @@ fn bundle_of(site: &Site, profile: &Profile, repo: &Repo) -> Finding {
         Wanted::Latest => None,
         Wanted::Exactly(version) => Some(version),
     };
-    match published::choose(repo, &profile.bundle, fixed) {
+    match published::choose(site, repo, &profile.bundle, fixed) {
         Some(version) => Finding::good(what, format!("gives {} {version}", profile.bundle)),
         None => {
             let found = format!("its bundle `{}` is not published", profile.bundle);

@@ -90,6 +90,12 @@ DIR/site is what the appliance serves.")]
     /// Say which profile a device gets
     #[command(subcommand)]
     Profile(super::explain::ProfileCommand),
+    /// Hold the offline keys: found HQ, add sites, change keys, sign together
+    #[command(subcommand)]
+    Hq(super::hq_args::HqCommand),
+    /// See how a site's trust stands; carry what HQ signed to a site
+    #[command(subcommand)]
+    Trust(super::hq_args::TrustCommand),
 }
 
 /// `groundcrew init`.
@@ -381,6 +387,9 @@ pub struct BundlePublishArgs {
     /// HQ's folder, with its offline keys
     #[arg(long, value_name = "DIR")]
     pub hq: PathBuf,
+    #[command(flatten)]
+    /// Passphrase of its keys
+    pub passphrase: super::hq_args::PassphraseArg,
     #[command(flatten)]
     /// The site
     pub site: SiteArg,

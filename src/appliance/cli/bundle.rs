@@ -6,9 +6,15 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use groundcrew_core::enroll::BundleRef;
+
 use super::args::{BundleBuildArgs, BundleCommand, BundleFolderArgs, BundlePublishArgs};
+use super::hq_args::HqPublishArgs;
 use crate::bundle;
-use crate::site::{Site, SiteKeys, keys, publish};
+use crate::hq::Hq;
+use crate::hq::change::Progress;
+use crate::hq::secret::Passphrase;
+use crate::site::{Site, SiteKeys, import};
 
 pub fn run(command: BundleCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -40,42 +46,72 @@ fn build(args: &BundleBuildArgs) -> anyhow::Result<()> {
 /// word that this is the newest list: a device never finds a name without bytes.
 fn publish(args: &BundlePublishArgs) -> anyhow::Result<()> {
     let site = Site::at(&args.site.dir);
-    let hq_targets = keys::read(&args.hq.join("keys").join(keys::file::TARGETS))?;
+    let name = site.settings()?.site;
+    let hq = Hq::open(&args.hq)?;
     let site_keys = SiteKeys::read(&site.keys_dir())?;
-    with_progress("checking", |progress| {
-        bundle::verify(&args.bundle, progress)
-    })?;
-    let (manifest, built) = bundle::manifest_bytes(&args.bundle)?;
-    let reference = built.reference();
-    let _hold = publish::hold(&site)?;
-    let mut repo = publish::load(&site)?;
-    let path = reference.target_path();
-    if let Some(listed) = repo
-        .targets()
-        .and_then(|targets| targets.targets.get(&path))
-        && listed.verify(&manifest).is_err()
-    {
-        anyhow::bail!(
-            "{reference} is published already with other content; devices may have it. Raise `version` in its bundle.toml and build it again"
+    let (reference, file) = checked_manifest(&args.bundle)?;
+    let progress = listed(&hq, &reference, &file, &args.passphrase.passphrase())?;
+    let Progress::Done(hq) = progress else {
+        super::hq::tell(&progress);
+        println!(
+            "Then: groundcrew trust export {name}.courier --hq {} --name {name} --bundle {}",
+            args.hq.display(),
+            args.bundle.display()
         );
-    }
+        return Ok(());
+    };
     let blobs = site.blobs_dir().join("sha256");
     std::fs::create_dir_all(&blobs).with_context(|| format!("making {}", blobs.display()))?;
     with_progress("copying", |progress| {
         bundle::copy_blobs(&args.bundle, &blobs, progress)
     })?;
-    publish::put_targets(
-        &site,
-        &mut repo,
-        vec![(path, manifest)],
-        &hq_targets,
-        &site_keys,
-    )?;
+    import::take(&site, &hq.package(&name, vec![file])?, &site_keys)?;
     println!(
         "{reference} is published at {}; devices get it from now on",
         site.dir().display()
     );
     Ok(())
+}
+
+/// `groundcrew hq publish`: listed and signed at HQ; a courier brings it to sites.
+pub fn publish_at_hq(args: &HqPublishArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let (reference, file) = checked_manifest(&args.bundle)?;
+    let progress = listed(&hq, &reference, &file, &args.hq.passphrase.passphrase())?;
+    super::hq::tell(&progress);
+    println!(
+        "{reference} goes to a site by: groundcrew trust export FILE --hq {} --name SITE --bundle {}",
+        args.hq.dir.display(),
+        args.bundle.display()
+    );
+    Ok(())
+}
+
+/// A bundle's reference, and its manifest as a target file.
+fn checked_manifest(folder: &Path) -> anyhow::Result<(BundleRef, (String, Vec<u8>))> {
+    with_progress("checking", |progress| bundle::verify(folder, progress))?;
+    let (manifest, built) = bundle::manifest_bytes(folder)?;
+    let reference = built.reference();
+    let path = reference.target_path();
+    Ok((reference, (path, manifest)))
+}
+
+/// HQ signs that the bundle exists. Listed already with the same content: done.
+fn listed(
+    hq: &Hq,
+    reference: &BundleRef,
+    file: &(String, Vec<u8>),
+    passphrase: &Passphrase,
+) -> anyhow::Result<Progress> {
+    match hq.listed(&file.0)? {
+        Some(target) if target.verify(&file.1).is_ok() => return Ok(Progress::Done(hq.clone())),
+        Some(_) => anyhow::bail!(
+            "{reference} is published already with other content; devices may have it. Raise `version` in its bundle.toml and build it again"
+        ),
+        None => {}
+    }
+    let change = hq.list(&reference.to_string(), std::slice::from_ref(file));
+    hq.carry_out(&change, passphrase)
 }
 
 fn verify(args: &BundleFolderArgs) -> anyhow::Result<()> {

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::args::InitArgs;
-use crate::site::create::{NewSite, create};
+use crate::hq::found::create;
+use crate::site::create::NewSite;
 
 pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let new = NewSite {

@@ -8,6 +8,8 @@ mod client;
 mod device;
 mod explain;
 mod hash;
+mod hq;
+pub mod hq_args;
 mod image;
 mod init;
 mod inventory;
@@ -17,6 +19,7 @@ pub mod logging;
 mod net;
 mod table;
 mod transfer;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -43,6 +46,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Restore(args) => backup::restore(&args),
         Command::Hash(command) => hash::run(command),
         Command::Profile(command) => explain::profile(command),
+        Command::Hq(command) => hq::run(command),
+        Command::Trust(command) => trust::run(command),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::Grant;
+use groundcrew_core::time::Now;
 use groundcrew_core::{DeviceId, UnixTime};
+use groundcrew_registry::Registry;
+use groundcrew_registry::device::{Device, Phase};
 
 use super::published;
 use super::{Inner, Office};
@@ -53,11 +56,22 @@ impl Office {
             .ok_or("the device was not let in")?;
         // Read anew each time: a technician may have published since.
         let repo = publish::load(&self.site).map_err(|error| format!("{error:#}"))?;
+        let charter = publish::charter(&self.site, &self.name, &repo);
+        let charter = charter.map_err(|error| format!("{error:#}"))?;
+        let others = let_in(&inner.registry, id);
+        charter
+            .unexpired(Now::Clock(now))
+            .and_then(|()| charter.admits_another(others))
+            .map_err(|error| error.to_string())?;
         let plan = self
             .profiles
             .plan(device, &self.name, inner.registry.junk(), |name, wanted| {
-                published::choose(&repo, name, wanted)
+                published::choose(&self.site, &repo, name, wanted)
             })
+            .map_err(|error| error.to_string())?;
+        let tag = device.tag.as_ref().map(ToString::to_string);
+        charter
+            .admits_tag(tag.as_deref(), &plan.profile)
             .map_err(|error| error.to_string())?;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let mut variables = plan.variables;
@@ -68,14 +82,7 @@ impl Office {
             ("site".to_owned(), self.name.to_string()),
             ("organisation".to_owned(), self.organisation.clone()),
             ("profile".to_owned(), plan.profile.to_string()),
-            (
-                "tag".to_owned(),
-                device
-                    .tag
-                    .as_ref()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
-            ),
+            ("tag".to_owned(), tag.unwrap_or_default()),
             ("serial".to_owned(), text(&device.identity.serial)),
             (
                 "manufacturer".to_owned(),
@@ -110,4 +117,16 @@ impl Office {
         inner.grants.insert(id.clone(), envelope);
         Ok(rows)
     }
+}
+
+/// How many devices besides `id` have a grant: what the charter counts.
+fn let_in(registry: &Registry, id: &DeviceId) -> usize {
+    let granted = |device: &&Device| {
+        let phase = matches!(
+            device.phase,
+            Phase::Provisioning { .. } | Phase::Provisioned { .. } | Phase::Failed { .. }
+        );
+        phase && device.id != *id
+    };
+    registry.devices().filter(granted).count()
 }

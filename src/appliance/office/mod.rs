@@ -12,6 +12,8 @@ mod import;
 mod leases;
 pub mod published;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::HashMap;

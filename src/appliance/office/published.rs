@@ -1,19 +1,29 @@
-//! Which bundles the site's TUF repository lists.
+//! Which bundles the site's TUF repository lists, of those that are here.
 
 use groundcrew_core::ids::{Slug, Version};
 use groundcrew_core::trust::tuf::Repo;
 
+use crate::site::{Site, publish};
+
 /// The wanted version of a bundle, if it is published; else the newest one.
-pub fn choose(repo: &Repo, name: &Slug, wanted: Option<Version>) -> Option<Version> {
+/// HQ lists what any of its sites may have: only what this site was given counts.
+pub fn choose(site: &Site, repo: &Repo, name: &Slug, wanted: Option<Version>) -> Option<Version> {
     let prefix = format!("bundles/{name}/");
-    let mut versions = repo.targets()?.targets.keys().filter_map(|path| {
-        path.strip_prefix(&prefix)?
-            .strip_suffix(".json")?
-            .parse::<Version>()
-            .ok()
-    });
-    match wanted {
-        Some(wanted) => versions.find(|found| *found == wanted),
-        None => versions.max(),
-    }
+    let listed = &repo.targets()?.targets;
+    let mut versions: Vec<Version> = listed
+        .keys()
+        .filter_map(|path| version_of(path, &prefix))
+        .filter(|found| wanted.is_none_or(|wanted| wanted == *found))
+        .collect();
+    versions.sort();
+    versions.into_iter().rev().find(|version| {
+        let path = format!("{prefix}{version}.json");
+        let target = listed.get(&path);
+        target.is_some_and(|target| publish::target_bytes(site, &path, target).is_some())
+    })
+}
+
+fn version_of(path: &str, prefix: &str) -> Option<Version> {
+    let version = path.strip_prefix(prefix)?.strip_suffix(".json")?;
+    version.parse().ok()
 }

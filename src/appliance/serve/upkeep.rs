@@ -1,25 +1,36 @@
 //! What the appliance does by itself: the site's signature that its repository
-//! is current is renewed long before it expires.
+//! is current is renewed long before it expires, and whoever reads the log is
+//! told once a day when HQ is missed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shutdown;
 use crate::office::Office;
+use crate::site::status::{self, Part, Urgency};
 use crate::site::{Site, publish};
 
 /// Between looks.
 const EVERY: Duration = Duration::from_secs(1800);
 
+const ROUNDS_A_DAY: u32 = 48;
+
 /// Looks at once, and then every half hour.
 pub async fn run(site: Site, office: Arc<Office>, mut stop: Shutdown) {
     let mut due = tokio::time::interval(EVERY);
+    let mut round = 0u32;
     loop {
         tokio::select! {
             () = stop.ordered() => return,
             _ = due.tick() => {}
         }
         office.checkpoint_if_due().await;
+        if round.is_multiple_of(ROUNDS_A_DAY) {
+            let site = site.clone();
+            // A join error is a panic, which the runtime has told already.
+            let _ = tokio::task::spawn_blocking(move || remind(&site)).await;
+        }
+        round = round.wrapping_add(1);
         let (site, office) = (site.clone(), Arc::clone(&office));
         let renewed = tokio::task::spawn_blocking(move || renew(&site, &office)).await;
         match renewed {
@@ -29,6 +40,31 @@ pub async fn run(site: Site, office: Arc<Office>, mut stop: Shutdown) {
                 "devices will refuse this site when its signature expires: {error:#}"
             ),
             Err(error) => tracing::error!("renewing the site's signature failed: {error}"),
+        }
+    }
+}
+
+/// Loud before the time without HQ is spent, louder after.
+fn remind(site: &Site) {
+    let status = match status::of(site) {
+        Ok(status) => status,
+        Err(error) => return tracing::error!("the site's trust cannot be judged: {error:#}"),
+    };
+    for missing in &status.missing {
+        tracing::error!("the site's trust lacks: {missing}");
+    }
+    // What the site signs itself is renewed here.
+    let offline = |part: &&Part| !matches!(part.what, "snapshot" | "timestamp");
+    for part in status.parts.iter().filter(offline) {
+        let (what, expires, todo) = (part.what, part.expires, &part.todo);
+        match part.urgency {
+            Urgency::Good => {}
+            Urgency::Soon => {
+                tracing::warn!("HQ is missed: its {what} is valid until {expires} only; {todo}");
+            }
+            Urgency::Broken => tracing::error!(
+                "devices refuse this site: HQ's {what} expired at {expires}; {todo}"
+            ),
         }
     }
 }

@@ -2,10 +2,13 @@
 
 pub mod charter;
 mod cidr;
+pub mod courier;
 pub mod create;
+pub mod import;
 pub mod keys;
 pub mod publish;
 pub mod settings;
+pub mod status;
 
 use std::path::{Path, PathBuf};
 

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
-use groundcrew_core::UnixTime;
-use groundcrew_core::keys::SigningKey;
 use groundcrew_core::time::{Now, TimeFloor};
+use groundcrew_core::trust::Charter;
 use groundcrew_core::trust::tuf::TargetFile;
-use groundcrew_core::trust::tuf::repo::{OnlineExpiry, Repo, RepoFile, TargetChange, target_file};
+use groundcrew_core::trust::tuf::repo::{OnlineExpiry, Repo, RepoFile};
+use groundcrew_core::{SiteId, UnixTime};
 
 use super::{Site, SiteKeys};
 use crate::durable::{self, Access};
@@ -72,27 +72,34 @@ fn write_below(folder: &Path, files: &[RepoFile]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Publishes target files: HQ's key lists them, the site's keys make the new
-/// list the current one.
-pub fn put_targets(
-    site: &Site,
-    repo: &mut Repo,
-    targets: Vec<(String, Vec<u8>)>,
-    hq_targets: &SigningKey,
-    site_keys: &SiteKeys,
-) -> anyhow::Result<()> {
-    let now = now(repo);
-    let mut changes = Vec::new();
-    let mut files = Vec::new();
-    for (path, bytes) in targets {
-        changes.push(TargetChange::Put(path.clone(), TargetFile::of(&bytes)));
-        files.push(target_file(&path, bytes)?);
-    }
-    write_below(&site.trust_dir().join("targets"), &files)?;
-    let expires = now.time().plus(OFFLINE_LIFETIME);
-    let signed = repo.sign_targets(&changes, expires, now, &[hq_targets])?;
-    write_metadata(site, &[signed])?;
-    sign_online(site, repo, site_keys)
+/// Writes target files, before the metadata that lists them.
+pub fn write_targets(site: &Site, files: &[RepoFile]) -> anyhow::Result<()> {
+    write_below(&site.trust_dir().join("targets"), files)
+}
+
+/// A target's file, if this site was given it. HQ's list is the same at every
+/// site; the files behind it are not.
+pub fn target_bytes(site: &Site, path: &str, target: &TargetFile) -> Option<Vec<u8>> {
+    let (folder, name) = path.rsplit_once('/')?;
+    let name = format!("{}.{name}", target.sha256()?.hex());
+    let bytes = fs::read(site.trust_dir().join("targets").join(folder).join(name)).ok()?;
+    target.verify(bytes).ok().map(|bytes| bytes.into_inner())
+}
+
+/// This site's charter as HQ signed it last; its expiry is not judged.
+pub fn charter(site: &Site, name: &SiteId, repo: &Repo) -> anyhow::Result<Charter> {
+    let path = Charter::target_path(name);
+    let target = repo
+        .targets()
+        .and_then(|targets| targets.targets.get(&path));
+    let target = target.with_context(|| format!("HQ lists no charter for the site {name}"))?;
+    let bytes = target_bytes(site, &path, target);
+    let bytes = bytes.with_context(|| {
+        format!(
+            "the newest charter of {name} is not here: bring what `groundcrew trust export` writes"
+        )
+    })?;
+    serde_json::from_slice(&bytes).context("the charter cannot be read, update this program")
 }
 
 /// The site signs that its repository is current.

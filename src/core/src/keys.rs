@@ -4,8 +4,8 @@ use std::fmt;
 
 use data_encoding::{BASE64, HEXLOWER};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::Bytes;
@@ -52,6 +52,20 @@ impl PublicKey {
         HEXLOWER.encode(self.as_bytes())
     }
 
+    /// Reads a `SubjectPublicKeyInfo` in PEM, as `openssl pkey -pubout` writes.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
+        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| KeyError::NotPublic)?;
+        let point = der.strip_prefix(&SPKI).ok_or(KeyError::NotPublic)?;
+        let point = point.try_into().map_err(|_| KeyError::NotPublic)?;
+        Ok(Self::from_bytes(point))
+    }
+
+    /// Writes a `SubjectPublicKeyInfo` in PEM.
+    pub fn to_pem(&self) -> String {
+        let der = [&SPKI[..], self.as_bytes()].concat();
+        pem("PUBLIC KEY", &der)
+    }
+
     /// Checks `signature` over `message`.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> Result<(), BadSignature> {
         UnparsedPublicKey::new(&ED25519, self.as_bytes())
@@ -72,6 +86,17 @@ const PKCS8_V1: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
+/// The DER of an Ed25519 `SubjectPublicKeyInfo` (RFC 8410 §4) up to its point.
+const SPKI: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+/// `label` and the DER of a short key as PEM (RFC 7468).
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = BASE64.encode(der);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
 /// An Ed25519 private key. Debug shows the public half only.
 pub struct SigningKey {
     seed: [u8; 32],
@@ -89,6 +114,11 @@ pub enum KeyError {
         "not an Ed25519 key in PKCS#8 version 1, as `openssl genpkey -algorithm ed25519` makes"
     )]
     NotEd25519,
+    /// Not an Ed25519 public key in PEM.
+    #[error(
+        "not an Ed25519 public key in PEM, as `openssl pkey -in KEY -pubout` writes (`-----BEGIN PUBLIC KEY-----`)"
+    )]
+    NotPublic,
 }
 
 impl SigningKey {
@@ -101,20 +131,23 @@ impl SigningKey {
     /// Reads PKCS#8 PEM, version 1.
     pub fn from_pem(pem: &[u8]) -> Result<Self, KeyError> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| KeyError::NotPem)?;
-        let seed = der
-            .secret_pkcs8_der()
-            .strip_prefix(&PKCS8_V1)
-            .ok_or(KeyError::NotEd25519)?;
+        Self::from_pkcs8(der.secret_pkcs8_der())
+    }
+
+    /// Reads PKCS#8 DER, version 1.
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        let seed = der.strip_prefix(&PKCS8_V1).ok_or(KeyError::NotEd25519)?;
         Self::from_seed(seed.try_into().map_err(|_| KeyError::NotEd25519)?)
+    }
+
+    /// Writes PKCS#8 DER, version 1. The bytes are the secret.
+    pub fn to_pkcs8(&self) -> Vec<u8> {
+        [&PKCS8_V1[..], &self.seed].concat()
     }
 
     /// Writes PKCS#8 PEM, version 1. The text is the secret.
     pub fn to_pem(&self) -> String {
-        let der = [&PKCS8_V1[..], &self.seed].concat();
-        format!(
-            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
-            BASE64.encode(&der)
-        )
+        pem("PRIVATE KEY", &self.to_pkcs8())
     }
 
     /// The public half.
@@ -147,6 +180,12 @@ mod tests {
         let key = SigningKey::from_seed([7; 32]).unwrap();
         let again = SigningKey::from_pem(key.to_pem().as_bytes()).unwrap();
         assert_eq!(again.public(), key.public());
+        let public = PublicKey::from_pem(key.public().to_pem().as_bytes());
+        assert_eq!(public.unwrap(), key.public());
+        assert_eq!(
+            PublicKey::from_pem(key.to_pem().as_bytes()).unwrap_err(),
+            KeyError::NotPublic
+        );
         let signature = again.sign(b"message");
         assert_eq!(key.public().verify(b"message", &signature.0), Ok(()));
         assert_eq!(

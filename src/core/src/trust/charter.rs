@@ -95,6 +95,26 @@ pub enum CharterError {
         /// The least version.
         minimum: Version,
     },
+    /// A tag or a profile that HQ does not allow this site.
+    #[error("the charter of `{site}` does not admit `{asked}`: it admits the tags {admitted} only")]
+    Tag {
+        /// The site.
+        site: SiteId,
+        /// The tag asked about, or the profile where there is no tag.
+        asked: String,
+        /// Those it admits.
+        admitted: String,
+    },
+    /// The site has let in as many devices as it may.
+    #[error(
+        "the charter of `{site}` admits {devices} devices, and so many were let in: retire one, or HQ must sign a new charter"
+    )]
+    Full {
+        /// The site.
+        site: SiteId,
+        /// How many it admits.
+        devices: u32,
+    },
 }
 
 impl Charter {
@@ -119,6 +139,32 @@ impl Charter {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the charter admits a device's tag, or, where it has none, the
+    /// name of its profile. A charter without tags admits any. Tags differ in
+    /// case as people type them; it does not count.
+    pub fn admits_tag(&self, tag: Option<&str>, profile: &Slug) -> Result<(), CharterError> {
+        let asked = tag.unwrap_or(profile.as_str());
+        let same = |tag: &Slug| tag.as_str().eq_ignore_ascii_case(asked);
+        if self.tags.is_empty() || self.tags.iter().any(same) {
+            return Ok(());
+        }
+        let admitted: Vec<&str> = self.tags.iter().map(Slug::as_str).collect();
+        Err(CharterError::Tag {
+            site: self.site.clone(),
+            asked: crate::ids::shown(asked),
+            admitted: admitted.join(", "),
+        })
+    }
+
+    /// Whether the charter admits one device more than `others`.
+    pub fn admits_another(&self, others: usize) -> Result<(), CharterError> {
+        if usize::try_from(self.devices).is_ok_and(|devices| others >= devices) {
+            let (site, devices) = (self.site.clone(), self.devices);
+            return Err(CharterError::Full { site, devices });
+        }
+        Ok(())
     }
 
     /// Checks the expiry once more, for whoever keeps a charter for long.

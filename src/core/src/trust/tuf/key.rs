@@ -99,6 +99,14 @@ impl Key {
         }
     }
 
+    /// The key, where it is an Ed25519 key.
+    pub fn ed25519(&self) -> Option<PublicKey> {
+        match &self.material {
+            Material::Ed25519(key) => Some(*key),
+            _ => None,
+        }
+    }
+
     pub(crate) fn material(&self) -> &Material {
         &self.material
     }

@@ -13,11 +13,13 @@ use serde_json::Map;
 
 use super::check::{consistent_name, next_root, not_below, parse, trusted_root, verify};
 use super::client::Trusted;
+use super::draft::changed_targets;
+pub use super::draft::{Standing, claimed_root, claimed_targets, draft_targets};
 use super::error::TufError;
 use super::metadata::{
     MetaFile, Role, Root, Snapshot, SpecVersion, TargetFile, Targets, Timestamp, TimestampMeta,
 };
-pub use super::sign::{RoleSpec, RootSpec, add_signatures, draft_root, sign_root};
+pub use super::sign::{Delegation, RoleSpec, RootSpec, add_signatures, draft_root, sign_root};
 use super::sign::{believed, credible, next, signed, versioned};
 use super::signed::{Authority, Metadata, MetadataError, ThresholdUnmet};
 use crate::Verified;
@@ -42,6 +44,10 @@ pub enum TargetChange {
     Put(String, TargetFile),
     /// Lists the path no longer.
     Remove(String),
+    /// Hands paths to other keys, or replaces what is delegated under the name.
+    Delegate(Delegation),
+    /// Takes a delegation back.
+    Undelegate(String),
 }
 
 /// When the site's files cease to be valid.
@@ -207,19 +213,7 @@ impl Repo {
         keys: &[&SigningKey],
     ) -> Result<RepoFile, RepoError> {
         credible(now, Targets::TYPE, expires)?;
-        let mut next = self.next_targets(expires)?;
-        for change in changes {
-            match change {
-                TargetChange::Put(path, target) => {
-                    check_path(path)?;
-                    next.targets.insert(path.clone(), target.clone());
-                }
-                TargetChange::Remove(path) => {
-                    let gone = next.targets.remove(path);
-                    gone.ok_or_else(|| RepoError::NoTarget(shown(path)))?;
-                }
-            }
-        }
+        let next = changed_targets(self.targets(), changes, expires)?;
         let bytes = signed(&next, &[self.root().targets_authority()], keys)?;
         self.import_targets(&bytes)
     }
@@ -325,24 +319,6 @@ impl Repo {
         Ok(Some(verify(T::TYPE, file, &authority(root), by)?))
     }
 
-    fn next_targets(&self, expires: UnixTime) -> Result<Targets, RepoError> {
-        Ok(match self.targets() {
-            Some(old) => Targets {
-                version: next("targets", old.version)?,
-                expires,
-                ..old.clone()
-            },
-            None => Targets {
-                spec_version: SpecVersion::default(),
-                version: NonZeroU64::MIN,
-                expires,
-                targets: BTreeMap::new(),
-                delegations: None,
-                extra: Map::new(),
-            },
-        })
-    }
-
     fn targets_meta(&self) -> Option<MetaFile> {
         let targets = self.targets.as_ref()?;
         Some(MetaFile::of(targets.content().version, targets.bytes()))
@@ -399,7 +375,7 @@ impl Repo {
     }
 }
 
-fn check_path(path: &str) -> Result<(), RepoError> {
+pub(super) fn check_path(path: &str) -> Result<(), RepoError> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
     let segment = |s: &str| !matches!(s, "" | "." | "..") && s.chars().all(good);
     if path.len() <= 200 && path.split('/').all(segment) {

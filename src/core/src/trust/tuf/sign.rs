@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::check::trusted_root;
 use super::key::{Key, KeyId};
-use super::metadata::{Role, RoleKeys, Root, RootRoles, SpecVersion};
+use super::metadata::{DelegatedRole, Role, RoleKeys, Root, RootRoles, SpecVersion};
 use super::repo::{RepoError, RepoFile};
 use super::signed::{
     Authority, File, FileSignature, Metadata, MetadataError, Unverified, canonical,
@@ -48,6 +48,17 @@ pub struct RootSpec {
     pub snapshot: RoleSpec,
     /// The site's timestamp keys.
     pub timestamp: RoleSpec,
+}
+
+/// A part of the target paths handed to other keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delegation {
+    /// The role's name, and that of its file.
+    pub name: String,
+    /// Patterns of target paths, `berlin/*`.
+    pub paths: Vec<String>,
+    /// Who signs.
+    pub keys: RoleSpec,
 }
 
 /// Signs the root that follows `previous` (its file), or the first one. Both
@@ -150,6 +161,21 @@ fn role_keys(
     }
 }
 
+/// The delegation as targets metadata holds it; its keys go into `all`.
+pub(super) fn delegated_role(
+    delegation: &Delegation,
+    all: &mut BTreeMap<KeyId, Key>,
+) -> Result<DelegatedRole, RepoError> {
+    Ok(DelegatedRole {
+        name: delegation.name.clone(),
+        // Nobody else may speak for these paths.
+        terminating: true,
+        paths: Some(delegation.paths.clone()),
+        path_hash_prefixes: None,
+        keys: role_keys("delegated", &delegation.keys, all)?,
+    })
+}
+
 /// The content as a file that satisfies all these authorities. Keys at hand
 /// that none of them lists are left out.
 pub(super) fn signed<T: Role>(
@@ -180,7 +206,7 @@ pub(super) fn believed<T: Role>(
         .map_err(|reason| RepoError::Keys { role, reason })
 }
 
-fn unsigned<T: Role>(content: &T) -> Result<Vec<u8>, RepoError> {
+pub(super) fn unsigned<T: Role>(content: &T) -> Result<Vec<u8>, RepoError> {
     let reason = MetadataError::Canonical("it is no JSON object");
     let refused = RepoError::Content {
         role: T::TYPE,

@@ -128,33 +128,39 @@ impl<T: Role> Unverified<T> {
 
     /// Counts good signatures by different keys of `authority`.
     pub fn check(&self, authority: &Authority<'_>) -> Result<(), ThresholdUnmet> {
-        let mut counted = Vec::new();
+        let threshold = authority.role.threshold.get();
+        let valid = self.signers(authority).len();
+        if valid >= usize::try_from(threshold).unwrap_or(usize::MAX) {
+            Ok(())
+        } else {
+            Err(ThresholdUnmet { valid, threshold })
+        }
+    }
+
+    /// The different keys of `authority` whose signatures are good.
+    pub fn signers<'a>(&self, authority: &Authority<'a>) -> Vec<&'a KeyId> {
+        let mut counted: Vec<(&KeyId, _)> = Vec::new();
         for signature in &self.signatures {
-            if !authority.role.keyids.contains(&signature.keyid) {
+            let listed = authority.role.keyids.iter();
+            let Some(id) = listed.into_iter().find(|id| **id == signature.keyid) else {
                 continue;
-            }
-            let Some(key) = authority.keys.get(&signature.keyid) else {
+            };
+            let Some(key) = authority.keys.get(id) else {
                 continue;
             };
             // One key contributes one signature, also when it is listed under
             // two ids because of some extra member.
-            if counted.contains(&key.material()) {
+            if counted.iter().any(|(_, known)| *known == key.material()) {
                 continue;
             }
             let Ok(bytes) = HEXLOWER_PERMISSIVE.decode(signature.sig.as_bytes()) else {
                 continue;
             };
             if key.verifies(&self.canonical, &bytes) {
-                counted.push(key.material());
+                counted.push((id, key.material()));
             }
         }
-        let threshold = authority.role.threshold.get();
-        if counted.len() >= usize::try_from(threshold).unwrap_or(usize::MAX) {
-            Ok(())
-        } else {
-            let valid = counted.len();
-            Err(ThresholdUnmet { valid, threshold })
-        }
+        counted.into_iter().map(|(id, _)| id).collect()
     }
 
     /// Believes the file if a threshold of `authority`'s keys signed it.

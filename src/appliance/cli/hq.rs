@@ -1,0 +1,283 @@
+//! `groundcrew hq …`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use groundcrew_core::keys::PublicKey;
+
+use super::hq_args::{
+    HqCommand, HqFinalizeArgs, HqInitArgs, HqKeyAddArgs, HqKeyCommand, HqKeyNewArgs,
+    HqKeyRemoveArgs, HqKeyRotateArgs, HqShowArgs, HqSignArgs, HqSiteAddArgs, HqSiteCharterArgs,
+    HqSiteCommand, TermsArgs,
+};
+use crate::durable::{self, Access};
+use crate::hq::ceremony::{Ceremony, file_name};
+use crate::hq::change::{Change, Progress, Terms};
+use crate::hq::{Hq, NewHq, found, secret};
+use crate::site::create::NewSite;
+
+pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        HqCommand::Init(args) => init(&args),
+        HqCommand::Show(args) => show(&args),
+        HqCommand::Site(HqSiteCommand::Add(args)) => site_add(&args),
+        HqCommand::Site(HqSiteCommand::Charter(args)) => site_charter(&args),
+        HqCommand::Key(HqKeyCommand::New(args)) => key_new(&args),
+        HqCommand::Key(HqKeyCommand::Add(args)) => key_add(&args),
+        HqCommand::Key(HqKeyCommand::Remove(args)) => key_remove(&args),
+        HqCommand::Key(HqKeyCommand::Rotate(args)) => key_rotate(&args),
+        HqCommand::Renew(args) => {
+            let hq = Hq::open(&args.dir)?;
+            carry_out(&hq, &hq.renew()?, &args)
+        }
+        HqCommand::Publish(args) => super::bundle::publish_at_hq(&args),
+        HqCommand::Sign(args) => sign(&args),
+        HqCommand::Finalize(args) => finalize(&args),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+fn init(args: &HqInitArgs) -> anyhow::Result<()> {
+    let passphrase = args
+        .encrypt
+        .then(|| args.passphrase.passphrase().ask("the new keys"));
+    let passphrase = passphrase.transpose()?;
+    let new = NewHq {
+        organisation: &args.org,
+        keys: args.keys,
+        threshold: args.threshold,
+        passphrase: passphrase.as_deref(),
+    };
+    let hq = Hq::init(&args.dir, &new)?;
+    let dir = hq.dir().display();
+    println!(
+        "Made {dir}: {} of {} root keys must sign, and one targets key.",
+        args.threshold, args.keys
+    );
+    if args.keys > 1 {
+        println!("Give {dir}/keys/root-*.pem to different people, and delete them here.");
+    }
+    println!(
+        "Next: groundcrew hq site add NAME --hq {dir} --address A.B.C.D/N --interface IF --out SITE_DIR"
+    );
+    Ok(())
+}
+
+fn show(args: &HqShowArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let state = hq.state();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(state)?);
+        return Ok(());
+    }
+    println!("HQ of {}", state.organisation);
+    for (role, signers) in [("root", &state.root), ("targets", &state.targets)] {
+        println!("{role}: {} must sign of", signers.threshold);
+        for (name, key) in &signers.keys {
+            println!("  {name}  {}", key.hex());
+        }
+    }
+    println!("sites:");
+    for (name, site) in &state.sites {
+        let charter = &site.charter;
+        println!(
+            "  {name}  charter version {}, {} devices, until {}",
+            charter.version, charter.devices, charter.expires
+        );
+    }
+    let mut waiting: Vec<_> = std::fs::read_dir(hq.dir().join("ceremonies"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .collect();
+    waiting.sort();
+    for path in waiting {
+        println!("waiting for signatures: {}", path.display());
+        print!("{}", Ceremony::read(&path)?.describe()?);
+    }
+    Ok(())
+}
+
+fn site_add(args: &HqSiteAddArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let new = NewSite {
+        organisation: &hq.state().organisation,
+        name: &args.name,
+        address: args.address,
+        interface: &args.interface,
+    };
+    let passphrase = args.hq.passphrase.passphrase();
+    let progress = found::add_site(&hq, &args.out, &new, &terms(&args.terms), &passphrase)?;
+    println!(
+        "Made {}, the folder of the site {}.",
+        args.out.display(),
+        args.name
+    );
+    tell(&progress);
+    if let Progress::Waiting { .. } = progress {
+        println!(
+            "Then: groundcrew trust export {0}.courier --hq {1} --name {0}",
+            args.name,
+            args.hq.dir.display()
+        );
+        println!(
+            "      groundcrew trust import {}.courier --site {}",
+            args.name,
+            args.out.display()
+        );
+    }
+    Ok(())
+}
+
+fn site_charter(args: &HqSiteCharterArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    carry_out(
+        &hq,
+        &hq.charter_site(&args.name, &terms(&args.terms))?,
+        &args.hq,
+    )
+}
+
+fn terms(args: &TermsArgs) -> Terms {
+    Terms {
+        tags: args.tags.clone(),
+        devices: args.devices,
+        lifetime: args.days * 86_400,
+    }
+}
+
+fn key_new(args: &HqKeyNewArgs) -> anyhow::Result<()> {
+    let passphrase = args
+        .encrypt
+        .then(|| args.passphrase.passphrase().ask("the new key"));
+    let key = secret::create(&args.file, passphrase.transpose()?.as_deref())?;
+    let mut public = args.file.clone().into_os_string();
+    public.push(".pub");
+    let public = Path::new(&public);
+    durable::create(public, key.public().to_pem().as_bytes(), Access::Public)
+        .with_context(|| format!("writing {}", public.display()))?;
+    println!(
+        "Made {}, to be kept secret, and {}.",
+        args.file.display(),
+        public.display()
+    );
+    Ok(())
+}
+
+fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
+    let pem = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    PublicKey::from_pem(&pem).with_context(|| path.display().to_string())
+}
+
+fn key_add(args: &HqKeyAddArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let key = public_key(&args.public)?;
+    let change = hq.add_key(args.role, &args.name, key, args.threshold)?;
+    carry_out(&hq, &change, &args.hq)
+}
+
+fn key_remove(args: &HqKeyRemoveArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let change = hq.remove_key(args.role, &args.name, args.threshold)?;
+    carry_out(&hq, &change, &args.hq)
+}
+
+fn key_rotate(args: &HqKeyRotateArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let key = match &args.public {
+        Some(path) => public_key(path)?,
+        None => {
+            let path = hq.dir().join("keys").join(format!("{}.pem", args.new));
+            secret::create(&path, None)?.public()
+        }
+    };
+    let change = hq.rotate_key(args.role, &args.old, &args.new, key)?;
+    carry_out(&hq, &change, &args.hq)
+}
+
+fn carry_out(hq: &Hq, change: &Change, args: &super::hq_args::HqArg) -> anyhow::Result<()> {
+    let progress = hq.carry_out(change, &args.passphrase.passphrase())?;
+    tell(&progress);
+    if let Progress::Done(hq) = &progress {
+        let sites: Vec<&str> = hq
+            .state()
+            .sites
+            .keys()
+            .map(groundcrew_core::ids::Slug::as_str)
+            .collect();
+        if !sites.is_empty() {
+            println!(
+                "Bring it to {}: groundcrew trust export SITE.courier --hq {} --name SITE",
+                sites.join(", "),
+                hq.dir().display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What became of a change, and what comes next.
+pub fn tell(progress: &Progress) {
+    match progress {
+        Progress::Done(_) => println!("Signed."),
+        Progress::Waiting { file, standing } => {
+            print!("{standing}");
+            println!("More people must sign {}:", file.display());
+            println!("  each, on their own machine:  groundcrew hq sign FILE --key KEY");
+            println!(
+                "  at last, here:               groundcrew hq finalize {}",
+                file.display()
+            );
+        }
+    }
+}
+
+fn sign(args: &HqSignArgs) -> anyhow::Result<()> {
+    let mut ceremony = Ceremony::read(&args.file)?;
+    if let Some(path) = &args.key {
+        let key = secret::read(path, &args.passphrase.passphrase())?;
+        if ceremony.sign(&[&key])? == 0 {
+            print!("{}", ceremony.describe()?);
+            bail!(
+                "{} has signed all that it may sign in here already, or may sign nothing",
+                path.display()
+            );
+        }
+        ceremony.write(&args.file)?;
+    }
+    print!("{}", ceremony.describe()?);
+    if ceremony.is_complete()? {
+        println!(
+            "Complete. At HQ: groundcrew hq finalize {}",
+            args.file.display()
+        );
+    }
+    Ok(())
+}
+
+fn finalize(args: &HqFinalizeArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let ceremony = Ceremony::read(&args.file)?;
+    let hq = ceremony.finish(&hq)?;
+    // HQ's own copy, which the one that travelled has overtaken.
+    let kept = file_name(&ceremony.purpose, &hq);
+    if kept.exists() {
+        std::fs::remove_file(&kept).with_context(|| format!("removing {}", kept.display()))?;
+    }
+    println!("Done: {}.", ceremony.purpose);
+    for site in ceremony
+        .drafts
+        .iter()
+        .filter_map(|draft| draft.site.as_ref())
+    {
+        println!(
+            "Bring it to {site}: groundcrew trust export {site}.courier --hq {} --name {site}",
+            hq.dir().display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,351 @@
+//! A ceremony: files that several people sign one after the other, on machines
+//! with no network, until every threshold is met. It travels as one file.
+//!
+//! ```text
+//! begin (draft) -> sign -> sign -> … -> finish: everything at HQ is replaced, or nothing
+//! ```
+//! The file is not secret. Nothing in it is believed: who signs is shown what
+//! the drafts themselves say, and `finish` checks them against what HQ holds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+use groundcrew_core::SiteId;
+use groundcrew_core::ids::Slug;
+use groundcrew_core::keys::{PublicKey, SigningKey};
+use groundcrew_core::trust::Charter;
+use groundcrew_core::trust::tuf::repo::{
+    Standing, add_signatures, claimed_root, claimed_targets, draft_root,
+};
+use groundcrew_core::trust::tuf::{Repo, Root, TargetFile, Targets};
+use serde::{Deserialize, Serialize};
+
+use super::{Hq, State};
+use crate::durable::{self, Access};
+
+/// Files on their way through the hands of those who sign.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceremony {
+    /// The form of this file.
+    pub groundcrew_ceremony: u32,
+    /// What it is for, in the words of whoever began it. Not signed.
+    pub purpose: String,
+    /// What is to be signed.
+    pub drafts: Vec<Draft>,
+    /// HQ's state once it is done.
+    pub after: State,
+}
+
+/// One file to be signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Draft {
+    /// The site whose root this is; none: HQ's targets.
+    pub site: Option<SiteId>,
+    /// The metadata file with the signatures so far.
+    pub file: Blob,
+    /// A root whose keys must have signed: for a root the one before it.
+    pub by: Option<Blob>,
+}
+
+/// Bytes, base64 in JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Blob(#[serde(with = "groundcrew_core::encoding::base64")] pub Vec<u8>);
+
+/// The form that this program writes.
+pub const FORM: u32 = 1;
+
+impl Ceremony {
+    /// Reads a ceremony's file.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let ceremony: Self = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is no ceremony of groundcrew", path.display()))?;
+        ensure!(
+            ceremony.groundcrew_ceremony == FORM,
+            "{} is of another version of groundcrew",
+            path.display()
+        );
+        Ok(ceremony)
+    }
+
+    /// Writes it.
+    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        durable::write(path, &bytes, Access::Public)
+            .with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Signs every draft with those of `keys` that count there; how many
+    /// signatures are new.
+    pub fn sign(&mut self, keys: &[&SigningKey]) -> anyhow::Result<usize> {
+        let mut added = 0;
+        for draft in &mut self.drafts {
+            let standings = draft.standings()?;
+            let due = |key: &&&SigningKey| {
+                let open = (key.public(), false);
+                standings
+                    .iter()
+                    .any(|standing| standing.keys.contains(&open))
+            };
+            let due: Vec<&SigningKey> = keys.iter().filter(due).copied().collect();
+            added += due.len();
+            draft.file.0 = add_signatures(&draft.file.0, &due)?;
+        }
+        Ok(added)
+    }
+
+    /// Whether every threshold is met.
+    pub fn is_complete(&self) -> anyhow::Result<bool> {
+        for draft in &self.drafts {
+            if draft
+                .standings()?
+                .iter()
+                .any(|standing| standing.missing() > 0)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is signed and what is missing, for people. What the drafts say is
+    /// read from the drafts, not from the words about them.
+    pub fn describe(&self) -> anyhow::Result<String> {
+        let mut out = format!("Ceremony: {}\n", self.purpose);
+        for draft in &self.drafts {
+            let _ = writeln!(out, "- {}", draft.title()?);
+            for line in draft.says()? {
+                let _ = writeln!(out, "    {line}");
+            }
+            for standing in draft.standings()? {
+                let _ = writeln!(out, "    {}", self.standing_in_words(&standing));
+            }
+        }
+        Ok(out)
+    }
+
+    fn standing_in_words(&self, standing: &Standing) -> String {
+        let names = |signed: bool| {
+            let keys = standing.keys.iter().filter(|(_, has)| *has == signed);
+            let names: Vec<String> = keys.map(|(key, _)| self.name_of(key)).collect();
+            names.join(", ")
+        };
+        let (signed, open) = (names(true), names(false));
+        let signed = if signed.is_empty() {
+            "nobody yet".to_owned()
+        } else {
+            signed
+        };
+        match standing.missing() {
+            0 => format!("complete: signed by {signed}"),
+            missing => format!("signed by {signed}; {missing} more needed of {open}"),
+        }
+    }
+
+    fn name_of(&self, key: &PublicKey) -> String {
+        let short: String = key.hex().chars().take(8).collect();
+        match self.after.name_of(key) {
+            Some(name) => format!("{name} ({short})"),
+            None => format!("the key {short}"),
+        }
+    }
+
+    /// Takes everything over at HQ. What was begun from another state than
+    /// HQ's present one is refused, and so is what says other things than the
+    /// state that it would lead to.
+    pub fn finish(&self, hq: &Hq) -> anyhow::Result<Hq> {
+        if !self.is_complete()? {
+            bail!("signatures are missing:\n{}", self.describe()?);
+        }
+        let mut repos = BTreeMap::<SiteId, Repo>::new();
+        for site in self.after.sites.keys() {
+            let repo = self.repo_after(hq, site)?;
+            repos.insert(site.clone(), repo);
+        }
+        let targets = self.targets_after(hq, &mut repos)?;
+        self.charters_hold(&targets)?;
+        for draft in &self.drafts {
+            let Some(site) = &draft.site else { continue };
+            let version = claimed_root(&draft.file.0)?.version.get();
+            let path = hq.root_file(site, version);
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            durable::write(&path, &draft.file.0, Access::Public)?;
+        }
+        if let Some(draft) = self.targets_draft() {
+            durable::write(&hq.targets_file(), &draft.file.0, Access::Public)?;
+        }
+        let hq = Hq {
+            dir: hq.dir.clone(),
+            state: self.after.clone(),
+        };
+        hq.save()?;
+        Ok(hq)
+    }
+
+    fn targets_draft(&self) -> Option<&Draft> {
+        self.drafts.iter().find(|draft| draft.site.is_none())
+    }
+
+    /// A site's repository with its new root, if there is one.
+    fn repo_after(&self, hq: &Hq, site: &SiteId) -> anyhow::Result<Repo> {
+        let held = hq.repo(site)?;
+        let draft = self.drafts.iter().find(|d| d.site.as_ref() == Some(site));
+        let Some(draft) = draft else {
+            return held.with_context(|| format!("no root for {site} is among the drafts"));
+        };
+        let file = &draft.file.0;
+        let claimed = claimed_root(file)?;
+        let record = self.after.sites.get(site).context("a draft of no site")?;
+        let spec = self.after.root_spec(record, claimed.expires);
+        let stale = || {
+            format!(
+                "the root of {site}: something else was signed since this ceremony began; begin it again"
+            )
+        };
+        let (repo, previous) = match held {
+            // Interrupted after this root was written: take it up again.
+            Some(repo) if repo.root_bytes() == file => return Ok(repo),
+            Some(mut repo) => {
+                let previous = repo.root_bytes().to_vec();
+                repo.import_root(file).with_context(stale)?;
+                (repo, Some(previous))
+            }
+            None => (Repo::new(file)?, None),
+        };
+        let rebuilt = claimed_root(&draft_root(&spec, previous.as_deref())?.bytes)?;
+        ensure!(
+            rebuilt == claimed,
+            "the root of {site} says something else than HQ's keys and this site's"
+        );
+        Ok(repo)
+    }
+
+    /// The targets that hold afterwards, accepted by every site's root.
+    fn targets_after(
+        &self,
+        hq: &Hq,
+        repos: &mut BTreeMap<SiteId, Repo>,
+    ) -> anyhow::Result<Targets> {
+        let held = hq.targets_bytes();
+        let draft = self.targets_draft().map(|draft| &draft.file.0);
+        let file = draft
+            .or(held.as_ref())
+            .context("no targets are among the drafts")?;
+        let targets = claimed_targets(file)?;
+        if let (Some(_), Some(held)) = (draft, held.as_ref().filter(|held| *held != file)) {
+            let next = claimed_targets(held)?.version.get().saturating_add(1);
+            ensure!(
+                targets.version.get() == next,
+                "targets.json: something else was signed since this ceremony began; begin it again"
+            );
+        }
+        for (site, repo) in repos {
+            repo.import_targets(file)
+                .with_context(|| format!("targets.json by the root of {site}"))?;
+        }
+        Ok(targets)
+    }
+
+    fn charters_hold(&self, targets: &Targets) -> anyhow::Result<()> {
+        for (site, record) in &self.after.sites {
+            let listed = targets.targets.get(&Charter::target_path(site));
+            let meant = TargetFile::of(&record.charter.to_json()?);
+            ensure!(
+                record.charter.site == *site
+                    && listed.is_some_and(|l| l.sha256() == meant.sha256()),
+                "the charter of {site} that is listed is not the one that HQ has decided on"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// How far each authority is satisfied; equal ones once.
+    pub fn standings(&self) -> anyhow::Result<Vec<Standing>> {
+        let by = self.by.as_ref().map(|by| claimed_root(&by.0)).transpose()?;
+        let mut standings = Vec::new();
+        if self.site.is_some() {
+            let own = claimed_root(&self.file.0)?;
+            for root in by.iter().chain([&own]) {
+                standings.push(Standing::of::<Root>(&self.file.0, &root.root_authority())?);
+            }
+        } else {
+            let by = by.context("a draft of targets that names no root")?;
+            standings.push(Standing::of::<Targets>(
+                &self.file.0,
+                &by.targets_authority(),
+            )?);
+        }
+        standings.dedup();
+        Ok(standings)
+    }
+
+    fn title(&self) -> anyhow::Result<String> {
+        Ok(match &self.site {
+            Some(site) => {
+                let root = claimed_root(&self.file.0)?;
+                format!(
+                    "root of the site {site}, version {}, valid until {}",
+                    root.version, root.expires
+                )
+            }
+            None => {
+                let targets = claimed_targets(&self.file.0)?;
+                format!(
+                    "targets, version {}, valid until {}",
+                    targets.version, targets.expires
+                )
+            }
+        })
+    }
+
+    /// What a signature would say yes to.
+    fn says(&self) -> anyhow::Result<Vec<String>> {
+        if self.site.is_none() {
+            let targets = claimed_targets(&self.file.0)?;
+            let names: Vec<&str> = targets.targets.keys().map(String::as_str).collect();
+            return Ok(vec![format!("lists {}", names.join(", "))]);
+        }
+        let root = claimed_root(&self.file.0)?;
+        let role = |name: &str, keys: &groundcrew_core::trust::tuf::metadata::RoleKeys| {
+            let ids = keys
+                .keyids
+                .iter()
+                .filter_map(|id| root.keys.get(id)?.ed25519());
+            let ids: Vec<String> = ids.map(|key| key.hex().chars().take(8).collect()).collect();
+            format!("{name}: {} of {}", keys.threshold, ids.join(", "))
+        };
+        let roles = &root.roles;
+        Ok(vec![
+            role("root", &roles.root),
+            role("targets", &roles.targets),
+            role("snapshot", &roles.snapshot),
+            role("timestamp", &roles.timestamp),
+        ])
+    }
+}
+
+/// A file name for a ceremony.
+pub fn file_name(purpose: &str, hq: &Hq) -> std::path::PathBuf {
+    let words = purpose.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).take(8).collect();
+    let name: Slug = words
+        .join("-")
+        .to_lowercase()
+        .chars()
+        .take(40)
+        .collect::<String>()
+        .trim_matches('-')
+        .parse()
+        .unwrap_or_else(|_| "ceremony".parse().unwrap_or_else(|_| unreachable!()));
+    hq.dir().join("ceremonies").join(format!("{name}.json"))
+}
