@@ -354,3 +354,6 @@ pub fn describe_entry(entry: &Entry) -> String {
         entry.actor()
     )
 }
+
+#[cfg(test)]
+mod tests;
