@@ -11,6 +11,8 @@ mod grant;
 mod import;
 mod leases;
 pub mod published;
+#[cfg(test)]
+mod rules_tests;
 mod sessions;
 #[cfg(test)]
 mod tests;
