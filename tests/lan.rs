@@ -175,6 +175,20 @@ fn one_that_floods_is_dropped_and_the_next_is_served() {
 }
 
 #[test]
+fn an_address_that_somebody_uses_is_not_given() {
+    let (switched, site) = (Switched::new(), TestSite::new());
+    let mut appliance = Appliance::start(&switched.net, &site.dir());
+    // The pool's first address, taken by hand.
+    let taken = format!("-n {} address add 10.77.0.128/24 dev oth0", switched.other);
+    common::run("ip", taken.split(' '));
+    let text = udhcpc(&switched.net, site.folder.path(), &[]);
+    assert!(text.contains("bound 10.77.0.129 from 10.77.0.1"), "{text}");
+    appliance.wait_for("10.77.0.128 is used by");
+    let shown = succeeded("net show", &site.groundcrew(&["net", "show"]));
+    assert!(shown.contains("1 put aside"), "{shown}");
+}
+
+#[test]
 fn dhclient_gets_its_reservation() {
     let (net, site) = (Net::new(), TestSite::new());
     let link = common::run(

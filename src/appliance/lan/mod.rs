@@ -166,6 +166,18 @@ impl Desk {
         }
     }
 
+    /// Another machine uses an address that was about to be offered: put aside.
+    pub fn conflict(&self, ip: Ipv4Addr, user: MacAddr) {
+        tracing::warn!(%ip, %user, "DHCP: {ip} is used by {user}, which did not get it here; it is put aside for an hour");
+        let Ok(place) = self.writer.place() else {
+            return;
+        };
+        let mut inner = self.lock();
+        let events = inner.service.conflict(ip, user, moment(self.began));
+        // Nobody is answered, so nobody waits: a crash forgets it, and asks again.
+        let _ = (!events.is_empty()).then(|| place.write(events.into_iter().map(change).collect()));
+    }
+
     /// Every lease, by address.
     pub fn leases(&self) -> Vec<LeaseView> {
         let now = crate::clock::read();

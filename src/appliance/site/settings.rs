@@ -44,6 +44,8 @@ pub struct Settings {
 pub struct Dhcp {
     /// Who gives the addresses.
     pub mode: Mode,
+    /// Ask by ARP whether an address is in use before it is offered.
+    pub conflict_probe: bool,
     /// Addresses for devices.
     pub pool: Pool,
     /// How long an address is lent, in seconds.
@@ -154,6 +156,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
         address: network,
         dhcp: Dhcp {
             mode,
+            conflict_probe: raw.dhcp.conflict_probe.unwrap_or(true),
             pool,
             lease_seconds: raw.dhcp.lease.0,
             router: raw.dhcp.router.map(Spanned::into_inner),
@@ -278,6 +281,7 @@ struct RawNetwork {
 #[serde(deny_unknown_fields, default)]
 struct RawDhcp {
     mode: RawMode,
+    conflict_probe: Option<bool>,
     serve_if_alone: Option<Spanned<bool>>,
     #[serde(deserialize_with = "from_text_spanned")]
     pool: Option<Spanned<Pool>>,

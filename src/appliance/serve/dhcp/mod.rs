@@ -1,6 +1,7 @@
 //! The DHCP sockets: packets in, decisions by [`groundcrew_netboot::dhcp`], rows
 //! to disk, and only then the reply.
 
+mod arp;
 mod raw;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -33,6 +34,7 @@ pub struct Sockets {
     /// Broadcasts to port 68, to hear other servers.
     ear: Option<UdpSocket>,
     link: Option<raw::Link>,
+    arp: Option<arp::Ear>,
     address: Ipv4Addr,
 }
 
@@ -44,6 +46,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
         pxe: None,
         ear: None,
         link: None,
+        arp: None,
         address: settings.address.address,
     };
     if mode == Mode::Off {
@@ -59,6 +62,15 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
             tracing::warn!("clients without an address are answered by broadcast: {error:#}");
         })
         .ok();
+    if settings.dhcp.conflict_probe {
+        sockets.arp = arp::Ear::open(&settings.interface)
+            .inspect_err(|error| {
+                tracing::warn!(
+                    "addresses are offered without asking whether they are in use: {error:#}"
+                )
+            })
+            .ok();
+    }
     sockets.ear = listen(settings)
         .inspect_err(|error| {
             let so = match mode {
@@ -137,6 +149,7 @@ pub async fn run(sockets: Sockets, desk: Arc<Desk>, mut stop: Shutdown) {
                     desk.overhear(packet);
                 }
             }
+            () = arp::listen(sockets.arp.as_ref()) => {}
             () = &mut due => {
                 let wait = probe(&sockets, &desk).await;
                 due.as_mut().reset(tokio::time::Instant::now() + wait);
@@ -179,7 +192,7 @@ async fn probe(sockets: &Sockets, desk: &Desk) -> Duration {
     wait.max(Duration::from_millis(100))
 }
 
-fn answer(sockets: &Arc<Sockets>, desk: &Desk, packet: &[u8], via: Via) {
+fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, packet: &[u8], via: Via) {
     let request = match Request::parse(packet) {
         Ok(request) => request,
         Err(error) => {
@@ -201,8 +214,14 @@ fn answer(sockets: &Arc<Sockets>, desk: &Desk, packet: &[u8], via: Via) {
         mac = %request.mac, xid = format_args!("{:08x}", request.xid), ip = %reply.yiaddr,
         "DHCP {} -> {}{} to {client}", request.kind, if reply.proxied { "proxy " } else { "" }, reply.kind
     );
-    let sockets = Arc::clone(sockets);
+    let (sockets, desk, client_mac) = (Arc::clone(sockets), Arc::clone(desk), request.mac);
     tokio::spawn(async move {
+        if reply.fresh
+            && let Some(user) = arp::user(&sockets, reply.yiaddr, client_mac).await
+        {
+            // The client asks again and is offered another one.
+            return desk.conflict(reply.yiaddr, user);
+        }
         if let Some(commit) = commit {
             commit.done().await;
         }

@@ -38,7 +38,8 @@ impl Link {
     }
 }
 
-fn link_address(interface: &str) -> Option<LinkAddr> {
+/// The interface as the kernel names it to AF_PACKET.
+pub fn link_address(interface: &str) -> Option<LinkAddr> {
     nix::ifaddrs::getifaddrs()
         .ok()?
         .filter(|entry| entry.interface_name == interface)

@@ -15,6 +15,7 @@
 pub mod arch;
 pub mod boot;
 pub mod client;
+pub mod conflict;
 pub mod frame;
 mod leases;
 pub mod limit;

@@ -58,6 +58,9 @@ pub struct Reply {
     pub yiaddr: Ipv4Addr,
     /// It tells only what to boot, beside another server.
     pub proxied: bool,
+    /// It offers an address on this wire that the client does not hold: ask by
+    /// ARP first ([`conflict`](super::conflict)).
+    pub fresh: bool,
     /// The UDP payload, at least 300 bytes.
     pub bytes: Vec<u8>,
 }
@@ -128,6 +131,7 @@ impl Reply {
             destination,
             yiaddr: draft.yiaddr,
             proxied: false,
+            fresh: false,
             bytes,
         }
     }
@@ -174,6 +178,7 @@ impl Reply {
             },
             yiaddr: none,
             proxied: true,
+            fresh: false,
             bytes: finish(&message, request.relay_info.as_deref()),
         }
     }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use groundcrew_core::UnixTime;
+use groundcrew_core::hardware::MacAddr;
 
 use super::boot::{BootOffer, BootService};
 use super::client::BootClient;
@@ -214,6 +215,29 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Another machine was found to use an address that was about to be given:
+    /// it is put aside, unless a client holds it by now.
+    pub fn conflict(&mut self, ip: Ipv4Addr, user: MacAddr, now: UnixTime) -> Vec<LeaseEvent> {
+        let network = self.networks.iter_mut().find(|n| n.subnet.gives(ip));
+        let Some(network) = network else {
+            return Vec::new();
+        };
+        if network.leases.at(ip).is_some_and(|lease| lease.holds(now)) {
+            return Vec::new();
+        }
+        network.leases.put(Lease {
+            ip,
+            key: ClientKey::Mac(user),
+            mac: user,
+            uuid: None,
+            hostname: None,
+            expires_at: now.plus(DECLINE_SECONDS),
+            state: LeaseState::Declined,
+        })
+    }
+}
+
 impl Network {
     /// The network as configured.
     pub fn subnet(&self) -> &Subnet {
@@ -284,7 +308,13 @@ impl Turn<'_> {
             reserved,
         };
         match leases.offer(subnet, asker, self.request.requested_ip, self.now) {
-            Some(ip) => self.give(ReplyKind::Offer, ip),
+            Some(ip) => match self.give(ReplyKind::Offer, ip) {
+                Verdict::Reply(reply) => Verdict::Reply(Reply {
+                    fresh: !self.holds(ip) && !self.request.relayed(),
+                    ..reply
+                }),
+                other => other,
+            },
             None => Verdict::Ignored(Ignored::PoolExhausted {
                 size: self.network.subnet.pool_size(),
                 offers: self.network.leases.offers(),

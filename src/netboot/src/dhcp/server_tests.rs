@@ -397,6 +397,28 @@ fn only_the_holder_declines_or_releases() {
 }
 
 #[test]
+fn an_address_in_use_is_put_aside_and_the_next_is_offered() {
+    let mut bench = Bench::new(101);
+    let user = groundcrew_core::hardware::MacAddr([2, 0, 0, 0, 9, 9]);
+    let offer = bench.reply(&client(1));
+    assert_eq!((offer.yiaddr, offer.fresh), (ip(100), true));
+    let now = UnixTime::new(bench.now);
+    let events = bench.server.conflict(ip(100), user, now);
+    assert!(matches!(&events[..], [LeaseEvent::Put(l)] if l.state == LeaseState::Declined));
+    assert_eq!(bench.server.offers(), 0, "the promise is taken back");
+    assert_eq!(bench.lease(&client(1)), ip(101));
+    assert!(!bench.reply(&client(1)).fresh, "it holds that address");
+    assert!(
+        bench.server.conflict(ip(101), user, now).is_empty(),
+        "too late: it is leased"
+    );
+    assert_eq!(
+        bench.reply(&selecting(&client(2), ip(100))).kind,
+        ReplyKind::Nak
+    );
+}
+
+#[test]
 fn inform_gets_parameters_and_no_lease() {
     let mut bench = Bench::new(110);
     let reply = bench.reply(&client(1).kind(8).ciaddr(ip(50)));

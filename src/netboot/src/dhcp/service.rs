@@ -70,7 +70,7 @@ pub struct Counters {
     pub naks: u64,
     /// Boot files told beside another server.
     pub proxied: u64,
-    /// Addresses that clients found in use.
+    /// Addresses that clients, or an ARP probe, found in use.
     pub declined: u64,
     /// DISCOVERs that found the pool exhausted.
     pub exhausted: u64,
@@ -216,6 +216,12 @@ impl Service {
     /// The same for the life of the process: late answers count, too.
     fn xid(&self) -> u32 {
         u32::try_from(self.me.seed >> 32).unwrap_or(0)
+    }
+
+    /// `user` answered an ARP probe for an address that was about to be offered.
+    pub fn conflict(&mut self, ip: Ipv4Addr, user: MacAddr, now: Moment) -> Vec<LeaseEvent> {
+        self.counters.declined += 1;
+        self.server.conflict(ip, user, now.wall)
     }
 
     /// A technician takes a lease away.

@@ -1,0 +1,96 @@
+//! Asking the wire whether anybody uses an address. Every ARP frame is heard;
+//! only what claims an address that is being asked for is remembered.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use groundcrew_core::hardware::MacAddr;
+use groundcrew_netboot::dhcp::conflict::{ARP_PATIENCE, claim, probe};
+use nix::sys::socket::bind;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Sockets, raw};
+
+/// ETH_P_ARP as the kernel wants it: in network order.
+const ARP: i32 = 0x0806u16.to_be() as i32;
+
+/// The most questions at once; past it, addresses are offered unasked.
+const MOST: usize = 1024;
+
+/// What is heard, and what is asked at this moment: who claimed it, once heard.
+pub struct Ear {
+    socket: AsyncFd<Socket>,
+    asked: Mutex<HashMap<Ipv4Addr, Option<MacAddr>>>,
+}
+
+impl Ear {
+    /// Opens `interface` for ARP. Needs `CAP_NET_RAW`.
+    pub fn open(interface: &str) -> anyhow::Result<Self> {
+        let address = raw::link_address(interface).context("no Ethernet address")?;
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ARP)))?;
+        socket.set_nonblocking(true)?;
+        bind(socket.as_raw_fd(), &address)?;
+        Ok(Self {
+            socket: AsyncFd::with_interest(socket, Interest::READABLE)?,
+            asked: Mutex::new(HashMap::new()),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Option<MacAddr>>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hears one frame; never returns where there is no ear.
+pub async fn listen(ear: Option<&Ear>) {
+    let Some(ear) = ear else {
+        return std::future::pending().await;
+    };
+    let mut buffer = [0; 64];
+    let receive = |socket: &Socket| {
+        let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+        Ok(nix::sys::socket::recv(
+            socket.as_raw_fd(),
+            &mut buffer,
+            flags,
+        )?)
+    };
+    match ear.socket.async_io(Interest::READABLE, receive).await {
+        Ok(length) => {
+            let claimed = claim(buffer.get(..length).unwrap_or_default());
+            if let Some((ip, mac)) = claimed
+                && let Some(user) = ear.lock().get_mut(&ip)
+            {
+                *user = Some(mac);
+            }
+        }
+        Err(error) => {
+            tracing::debug!("ARP socket: {error}");
+            // An interface that went down says so again and again.
+            tokio::time::sleep(ARP_PATIENCE).await;
+        }
+    }
+}
+
+/// Who uses `ip`, other than the client that is to get it. `None`: nobody said so.
+pub async fn user(sockets: &Sockets, ip: Ipv4Addr, client: MacAddr) -> Option<MacAddr> {
+    let (ear, link) = (sockets.arp.as_ref()?, sockets.link.as_ref()?);
+    {
+        let mut asked = ear.lock();
+        if asked.len() >= MOST {
+            return None;
+        }
+        asked.entry(ip).or_insert(None);
+    }
+    let sent = link.send(&probe(link.mac(), ip));
+    if sent.is_ok() {
+        tokio::time::sleep(ARP_PATIENCE).await;
+    }
+    let user = ear.lock().remove(&ip).flatten();
+    user.filter(|user| *user != client)
+}
