@@ -121,7 +121,8 @@ fn auto_finds_dnsmasq_and_steps_aside() {
     let (switched, site) = (Switched::new(), TestSite::new());
     site.edit_settings(AUTHORITATIVE, "mode = \"auto\"\nserve_if_alone = true");
     let _dnsmasq = switched.dnsmasq();
-    let mut appliance = Appliance::start(&switched.net, &site.dir());
+    // It may be heard before the appliance has said that it is ready.
+    let mut appliance = Appliance::spawn(&switched.net, &site.dir());
     appliance.wait_for("the DHCP server 10.77.0.2 gives addresses here");
     let text = udhcpc(&switched.net, site.folder.path(), &[]);
     assert!(text.contains("from 10.77.0.2"), "{text}");

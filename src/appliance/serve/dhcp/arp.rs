@@ -9,10 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::Context as _;
 use groundcrew_core::hardware::MacAddr;
 use groundcrew_netboot::dhcp::conflict::{ARP_PATIENCE, claim, probe};
-use nix::sys::socket::bind;
+use nix::sys::socket::{MsgFlags, bind, recv};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 
 use super::{Sockets, raw};
 
@@ -24,7 +24,8 @@ const MOST: usize = 1024;
 
 /// What is heard, and what is asked at this moment: who claimed it, once heard.
 pub struct Ear {
-    socket: AsyncFd<Socket>,
+    /// AF_PACKET, not UDP: tokio only waits for it to become readable.
+    socket: UdpSocket,
     asked: Mutex<HashMap<Ipv4Addr, Option<MacAddr>>>,
 }
 
@@ -36,7 +37,7 @@ impl Ear {
         socket.set_nonblocking(true)?;
         bind(socket.as_raw_fd(), &address)?;
         Ok(Self {
-            socket: AsyncFd::with_interest(socket, Interest::READABLE)?,
+            socket: UdpSocket::from_std(socket.into())?,
             asked: Mutex::new(HashMap::new()),
         })
     }
@@ -52,13 +53,9 @@ pub async fn listen(ear: Option<&Ear>) {
         return std::future::pending().await;
     };
     let mut buffer = [0; 64];
-    let receive = |socket: &Socket| {
-        let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-        Ok(nix::sys::socket::recv(
-            socket.as_raw_fd(),
-            &mut buffer,
-            flags,
-        )?)
+    let receive = || {
+        let flags = MsgFlags::MSG_DONTWAIT;
+        Ok(recv(ear.socket.as_raw_fd(), &mut buffer, flags)?)
     };
     match ear.socket.async_io(Interest::READABLE, receive).await {
         Ok(length) => {

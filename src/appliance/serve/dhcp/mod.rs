@@ -67,7 +67,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
             .inspect_err(|error| {
                 tracing::warn!(
                     "addresses are offered without asking whether they are in use: {error:#}"
-                )
+                );
             })
             .ok();
     }
