@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use groundcrew_core::dsse::Envelope;
-use groundcrew_core::hardware::hash4k::HardwareHash;
+use groundcrew_core::hardware::hash4k::{CONTAINER, HardwareHash};
 use groundcrew_core::hardware::{Identity, IdentityDigest};
 use groundcrew_core::{DeviceId, Digest, SiteId};
 use groundcrew_registry::device::{Device, Phase};
@@ -187,7 +187,7 @@ impl Office {
             .as_ref()
             .and_then(|registration| registration.hash);
         if let Some(bytes) = digest.and_then(|digest| kept.get(&digest)) {
-            return Ok(Some(HardwareHash::from_bytes(bytes)?));
+            return Ok(Some(whole(bytes)?));
         }
         let Some(seq) = device.last_request.filter(|_| device.admitted.is_some()) else {
             return Ok(None);
@@ -207,6 +207,14 @@ impl Office {
     }
 }
 
+/// A hash that is kept without the zeros at its end; some of those may be the
+/// last bytes of its checksum.
+fn whole(kept: &[u8]) -> anyhow::Result<HardwareHash> {
+    let mut bytes = kept.to_vec();
+    bytes.resize(bytes.len().max(CONTAINER), 0);
+    Ok(HardwareHash::from_bytes(&bytes)?)
+}
+
 fn explain_view(result: &MatchResult, digest: IdentityDigest) -> ExplainView {
     let finding = |f: &groundcrew_registry::matching::FieldFinding| FindingView {
         field: f.field.to_string(),
@@ -219,5 +227,27 @@ fn explain_view(result: &MatchResult, digest: IdentityDigest) -> ExplainView {
         verdict: result.verdict.to_string(),
         digest,
         fields: result.explanation.iter().map(finding).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use groundcrew_core::hardware::hash4k::{Record, TextKind};
+
+    #[test]
+    fn a_checksum_that_ends_in_zero_is_kept_whole() {
+        let mut found = 0;
+        for number in 0..2000 {
+            let serial = Record::Text(TextKind::Serial, format!("SYNTH-{number}"));
+            let hash = HardwareHash {
+                records: vec![serial],
+            };
+            let bytes = hash.to_bytes().unwrap();
+            let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            found += usize::from(HardwareHash::from_bytes(&bytes[..used]).is_err());
+            assert_eq!(whole(&bytes[..used]).unwrap(), hash);
+        }
+        assert!(found > 0, "none ended in zero: the test proves nothing");
     }
 }
