@@ -5,6 +5,7 @@
 //! `GROUNDCREW_PYTHON_TUF`.
 #![allow(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::expect_used,
     clippy::panic,
     reason = "tests"
