@@ -27,6 +27,7 @@ pub mod random;
 pub mod reporter;
 pub mod rooted;
 pub mod state;
+pub mod steady;
 pub mod system;
 pub mod tls;
 pub mod trust;
