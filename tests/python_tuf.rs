@@ -5,9 +5,9 @@
 //! `GROUNDCREW_PYTHON_TUF`.
 #![allow(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "tests"
 )]
 

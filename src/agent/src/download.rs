@@ -13,8 +13,10 @@ use crate::failure::Failure;
 use crate::http::{Backoff, HttpError, Public};
 use crate::random;
 
-/// How long no byte may come before a download is given up.
+/// How long next to nothing may come before a download is given up.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// What a connection must bring for the patience to begin anew.
+const PROGRESS: u64 = 64 * 1024;
 const CHUNK: usize = 128 * 1024;
 
 /// Where blobs come from.
@@ -227,8 +229,8 @@ impl Partial {
         Ok(())
     }
 
-    /// Connects as often as it takes. The patience begins anew with every
-    /// byte that comes.
+    /// Connects as often as it takes. The patience begins anew where a
+    /// connection brought something worth it.
     fn fill(
         &mut self,
         source: &dyn Source,
@@ -258,7 +260,8 @@ impl Partial {
                 }
                 Stretch::Broken(error) => error,
             };
-            if self.length > before {
+            // A drip is not progress: `Steady` breaks it off again and again.
+            if self.length.saturating_sub(before) >= PROGRESS {
                 backoff = Backoff::new(PATIENCE);
             }
             let wait = backoff.next(Instant::now(), random::u32());

@@ -16,6 +16,7 @@ use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use crate::random;
+use crate::steady::Steady;
 use crate::tls;
 
 /// An error body is read up to here.
@@ -117,7 +118,7 @@ impl Public {
                 })?,
             _ => 0,
         };
-        Ok((begins, answer.into_body().into_reader()))
+        Ok((begins, Steady::new(answer.into_body().into_reader())))
     }
 }
 
@@ -244,7 +245,7 @@ fn good(answer: Response<Body>) -> Result<Response<Body>, HttpError> {
 
 fn bounded(answer: Response<Body>, limit: u64) -> Result<Vec<u8>, HttpError> {
     let mut bytes = Vec::new();
-    let mut reader = answer.into_body().into_reader().take(limit + 1);
+    let mut reader = Steady::new(answer.into_body().into_reader()).take(limit + 1);
     reader
         .read_to_end(&mut bytes)
         .map_err(|error| HttpError::Transport(error.to_string()))?;

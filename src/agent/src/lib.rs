@@ -28,6 +28,7 @@ pub mod report;
 pub mod reporter;
 pub mod rooted;
 pub mod state;
+pub mod steady;
 pub mod system;
 pub mod tls;
 pub mod trust;

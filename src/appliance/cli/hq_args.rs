@@ -70,7 +70,7 @@ every change of keys and sites is a ceremony of `hq sign` by as many as the thre
     /// Add one person's signature to a ceremony's file, with no network and no HQ folder
     #[command(after_help = "\
 Example:
-  groundcrew hq sign add-site-berlin.json --key /media/alice/root-1.pem
+  groundcrew hq sign add-site-berlin.json --key /media/stick/root-1.pem
 
 It shows what the file says before it signs, and afterwards who is still missing.")]
     Sign(HqSignArgs),
@@ -182,7 +182,7 @@ pub enum HqKeyCommand {
     /// Let one more key sign
     #[command(after_help = "\
 Example:
-  groundcrew hq key add carol --public carol.pem.pub --role root --threshold 2")]
+  groundcrew hq key add root-4 --public root-4.pem.pub --role root --threshold 2")]
     Add(HqKeyAddArgs),
     /// Let a key sign no more: it is lost or stolen, or its owner left
     Remove(HqKeyRemoveArgs),

@@ -226,7 +226,7 @@ fn a_stolen_root_key_is_replaced_and_means_nothing_afterwards() {
     world.add_site("berlin");
     let stolen = world.hand_out("root-1");
     let new = SigningKey::from_seed([42; 32]).unwrap();
-    let [old, name]: [Slug; 2] = ["root-1", "carol"].map(|name| name.parse().unwrap());
+    let [old, name]: [Slug; 2] = ["root-1", "root-4"].map(|name| name.parse().unwrap());
     world.done(
         world
             .hq()
