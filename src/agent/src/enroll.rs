@@ -150,10 +150,19 @@ pub fn check_grant(
     if let Some((what, _)) = same.iter().find(|(_, same)| !same) {
         return Err(GrantError::Other(what));
     }
+    admitted(charter, &grant)?;
+    Ok(grant)
+}
+
+/// Whether a grant that was believed is still good under a newer charter.
+pub fn still_granted(envelope: &Envelope, charter: &Charter) -> Result<(), GrantError> {
+    admitted(charter, &*envelope.verify::<Grant>(&charter.grant_key)?)
+}
+
+fn admitted(charter: &Charter, grant: &Grant) -> Result<(), GrantError> {
     charter.admits(&grant.bundle)?;
     let tag = grant.variables.get("tag").filter(|tag| !tag.is_empty());
-    charter.admits_tag(tag.map(String::as_str), &grant.profile)?;
-    Ok(grant)
+    Ok(charter.admits_tag(tag.map(String::as_str), &grant.profile)?)
 }
 
 /// One enrollment, from the first message to the grant. Waits for a

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use groundcrew_core::dsse::Envelope;
-use groundcrew_core::enroll::{Assurance, Code, Receipt, ReceiptResult, StepReceipt, path};
+use groundcrew_core::enroll::{
+    self as enroll_protocol, Assurance, Code, Receipt, ReceiptResult, StepReceipt, path,
+};
 use groundcrew_core::hardware::HardwareReport;
 use groundcrew_core::{DeviceId, Digest};
 
@@ -327,6 +329,7 @@ impl Run<'_> {
         admitted.reporter.tell("failed", 0, 0, failure.to_string());
         admitted.reporter.flush(Duration::from_secs(2));
         let log = full_log(self.console);
+        let log = ending_of(&log, enroll_protocol::MAX_LOG);
         let say = |text: String| self.say(&text);
         let told = retried(LOG_PATIENCE, "log", &say, || {
             admitted.api.tell_text(path::LOG, log.as_bytes())
@@ -396,6 +399,15 @@ impl Run<'_> {
     }
 }
 
+/// The last `most` bytes of a text, or a little less: whole characters.
+fn ending_of(text: &str, most: usize) -> &str {
+    let mut from = text.len().saturating_sub(most);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    text.get(from..).unwrap_or(text)
+}
+
 /// The agent's lines and what the kernel said.
 fn full_log(console: &Console) -> String {
     format!("{}\n--- kernel ---\n{}", console.log(), kernel_log())
@@ -462,5 +474,17 @@ impl Watcher for ConsoleWatcher<'_> {
 
     fn trouble(&self, text: String) {
         self.0.line(&text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ending_of;
+
+    #[test]
+    fn a_long_log_loses_its_beginning() {
+        assert_eq!(ending_of("abc", 5), "abc");
+        assert_eq!(ending_of("abcdef", 2), "ef");
+        assert_eq!(ending_of("a\u{e4}b", 2), "b", "no half character");
     }
 }

@@ -95,11 +95,12 @@ pub fn transfer(args: &DeviceTransferArgs) -> anyhow::Result<ExitCode> {
         to: args.to.clone(),
     };
     let site = Site::at(&args.site.dir);
+    let from = site.settings()?.site;
     let Outcome::Released { release, hash, key } = client::execute(&site, command)? else {
         bail!("the appliance answered something else");
     };
     let text = serde_json::to_string(&File {
-        from: site.settings()?.site,
+        from,
         release,
         hash,
     })?;

@@ -272,7 +272,7 @@ mod tests {
     fn offline_with_nothing_says_how_to_get_it() {
         let (found, _) = find(
             folder(&[]).path(),
-            &Fake(Some(WANTED), Err("E: Could not resolve 'deb.debian.org'")),
+            &Fake(Some(WANTED), Err("E: Could not resolve 'mirror.example'")),
         );
         let error = found.unwrap_err().to_string();
         for part in [

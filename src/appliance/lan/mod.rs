@@ -188,7 +188,9 @@ impl Desk {
     pub async fn release(&self, ip: Ipv4Addr) -> anyhow::Result<String> {
         let place = self.writer.place()?;
         let commit = {
-            let events = self.lock().service.release(ip, moment(self.began));
+            // Queued under the same lock: a request in between must not overtake.
+            let mut inner = self.lock();
+            let events = inner.service.release(ip, moment(self.began));
             anyhow::ensure!(!events.is_empty(), "{}", no_lease(ip));
             place.write(events.into_iter().map(change).collect())
         };

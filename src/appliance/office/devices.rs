@@ -53,19 +53,20 @@ impl Office {
     ) -> anyhow::Result<Outcome> {
         anyhow::ensure!(*to != self.name, "{device} is at {to} already");
         let place = self.writer.place()?;
-        let (release, digest, commit) = {
+        let (release, hash, commit) = {
             let mut inner = self.lock();
             let now = self.credible_now(&inner)?;
             let (release, change) = inner.registry.release(device, to, now, by)?;
             let envelope = Envelope::sign(&release, &self.keys.journal)?;
+            // Everything that can fail comes before the device is let go.
+            let hash = store::hashes(&self.registry_file, release.registration.hash)?;
             let mut rows = self.record(&mut inner, now, vec![change]);
             inner.grants.remove(device);
             rows.push(store::Change::DropGrant(device.clone()));
             inner.sessions.wake(device);
-            (envelope, release.registration.hash, place.write(rows))
+            (envelope, hash, place.write(rows))
         };
         commit.done().await;
-        let hash = store::hashes(&self.registry_file, digest)?;
         Ok(Outcome::Released {
             release,
             hash: hash.into_values().next().map(super::command::Blob),

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::sessions::Enrollment;
-use super::{Inner, Office, queue};
+use super::{Inner, Office};
 use crate::store;
 
 /// Why a device is not answered as it wished.
@@ -45,6 +45,11 @@ pub enum Refusal {
     /// The appliance has no credible clock.
     #[error("the appliance's clock stands before a time that is proven past; somebody must set it")]
     ClockUnknown,
+    /// The appliance's clock stands after everything HQ signed has ended.
+    #[error(
+        "the appliance's clock stands after HQ's signatures ended; somebody must set it, or HQ must sign anew"
+    )]
+    ClockBeyond,
     /// The disk is behind.
     #[error("{0}")]
     Busy(String),
@@ -63,6 +68,7 @@ impl Refusal {
             Self::NotAllowed(_) => "not-allowed",
             Self::StaleChallenge => "stale-challenge",
             Self::ClockUnknown => "clock-unknown",
+            Self::ClockBeyond => "clock-beyond",
             Self::Busy(_) => "busy",
             Self::NotReady(_) => "not-ready",
         }
@@ -101,6 +107,13 @@ impl Office {
             .gave(&request.commitment(), &request.challenge)
         {
             return Err(Refusal::StaleChallenge);
+        }
+        if let Some(peer) = peer
+            && !self.pace.admits(peer, Instant::now())
+        {
+            return Err(Refusal::Busy(
+                "too many enrollments from this address; try again in a moment".to_owned(),
+            ));
         }
         let random = |_| Refusal::NotReady("the kernel gives no random bytes".to_owned());
         let session: Session = Bytes(crate::site::keys::random().map_err(random)?);
@@ -141,12 +154,12 @@ impl Office {
                     session,
                     decision,
                 },
-                queue(place, rows),
+                // Even with nothing new: what the answer tells may still be on
+                // its way to the disk.
+                place.write(rows),
             )
         };
-        if let Some(commit) = commit {
-            commit.done().await;
-        }
+        commit.done().await;
         Ok(admission)
     }
 
@@ -189,7 +202,10 @@ impl Office {
                 .answer(&device, &request.sign_key, &request.nonce);
             let mut rows = Vec::new();
             let decision = self.decision_now(&mut inner, &device, &answer, &mut rows);
-            (decision, queue(place, rows))
+            // A decision that is told must be on disk, whoever queued it.
+            let told = !rows.is_empty() || !matches!(decision, Decision::Waiting { .. });
+            let commit = told.then(|| place.write(rows));
+            (decision, commit)
         };
         if let Some(commit) = commit {
             commit.done().await;

@@ -10,6 +10,7 @@ mod enroll;
 mod grant;
 mod import;
 mod leases;
+mod pace;
 pub mod published;
 #[cfg(test)]
 mod rules_tests;
@@ -20,6 +21,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Context as _;
@@ -41,9 +43,10 @@ pub use command::{
 pub use enroll::Refusal;
 
 use crate::lan::Desk;
-use crate::site::{Settings, Site, SiteKeys};
+use crate::site::{Settings, Site, SiteKeys, publish};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
 use challenge::Challenger;
+use pace::Pace;
 use sessions::Sessions;
 
 /// Everything that decides about devices.
@@ -59,6 +62,9 @@ pub struct Office {
     registry_file: PathBuf,
     /// The DHCP service, while the site is served.
     desk: OnceLock<Arc<Desk>>,
+    pace: Pace,
+    /// Until when HQ vouched when it was last looked up, in seconds since 1970.
+    vouched: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -97,6 +103,8 @@ impl Office {
             registry_file: site.registry_file(),
             writer: store.start()?,
             desk: OnceLock::new(),
+            pace: Pace::default(),
+            vouched: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 registry,
                 sessions: Sessions::default(),
@@ -300,9 +308,25 @@ impl Office {
     /// The time to record and sign with.
     fn credible_now(&self, inner: &Inner) -> Result<UnixTime, Refusal> {
         match inner.floor.now(crate::clock::read()) {
-            Now::Clock(now) => Ok(now),
+            Now::Clock(now) if now < self.vouched_until(now) => Ok(now),
+            Now::Clock(_) => Err(Refusal::ClockBeyond),
             Now::Floor(_) => Err(Refusal::ClockUnknown),
         }
+    }
+
+    /// [`publish::vouched_until`], read anew only where it would say no.
+    fn vouched_until(&self, now: UnixTime) -> UnixTime {
+        let known = UnixTime::new(self.vouched.load(Ordering::Relaxed));
+        if now < known {
+            return known;
+        }
+        // Without readable metadata nothing can be granted; that says so itself.
+        let Ok(repo) = publish::load(&self.site) else {
+            return UnixTime::new(u64::MAX);
+        };
+        let until = publish::vouched_until(&repo);
+        self.vouched.store(until.seconds(), Ordering::Relaxed);
+        until
     }
 
     /// Folds changes into memory and returns the rows that must be committed

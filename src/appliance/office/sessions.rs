@@ -25,20 +25,36 @@ pub struct Enrollment {
     pub changed: Arc<Notify>,
 }
 
+/// Keys that may have a session for the same device at once: the device's own,
+/// and others that claim to be it.
+const CLAIMANTS: usize = 4;
+
 /// All running enrollments, found by the digest of their token: the table
 /// itself holds nothing that could be used.
 #[derive(Default)]
 pub struct Sessions {
     by_token: HashMap<Digest, (u64, Enrollment)>,
     by_age: BTreeMap<u64, Digest>,
-    by_device: HashMap<DeviceId, Digest>,
+    /// Oldest first, at most [`CLAIMANTS`].
+    by_device: HashMap<DeviceId, Vec<Digest>>,
     next: u64,
 }
 
 impl Sessions {
-    /// Opens a session; one that the same device had is closed.
+    /// Opens a session; one that the same key had for the device is closed. A
+    /// stranger who claims to be a device at work does not close the device's.
     pub fn open(&mut self, token: &Session, enrollment: Enrollment) {
-        if let Some(old) = self.by_device.get(&enrollment.device).copied() {
+        let same_key = |old: &&Digest| {
+            let old = self.by_token.get(*old).map(|(_, old)| old.request.sign_key);
+            old == Some(enrollment.request.sign_key)
+        };
+        let of_device = self.by_device.get(&enrollment.device);
+        let replaced = of_device.and_then(|all| {
+            // Where there are too many, the last claimant makes room, not the first.
+            let last = all.last().filter(|_| all.len() >= CLAIMANTS);
+            all.iter().find(same_key).or(last).copied()
+        });
+        if let Some(old) = replaced {
             self.close(&old);
         }
         while self.by_token.len() >= LIMIT {
@@ -51,14 +67,20 @@ impl Sessions {
         let key = key(token);
         self.next += 1;
         self.by_age.insert(self.next, key);
-        self.by_device.insert(enrollment.device.clone(), key);
+        let of_device = self.by_device.entry(enrollment.device.clone());
+        of_device.or_default().push(key);
         self.by_token.insert(key, (self.next, enrollment));
     }
 
     fn close(&mut self, key: &Digest) {
         if let Some((age, enrollment)) = self.by_token.remove(key) {
             self.by_age.remove(&age);
-            self.by_device.remove(&enrollment.device);
+            if let Some(of_device) = self.by_device.get_mut(&enrollment.device) {
+                of_device.retain(|other| other != key);
+                if of_device.is_empty() {
+                    self.by_device.remove(&enrollment.device);
+                }
+            }
             enrollment.changed.notify_waiters();
         }
     }
@@ -70,16 +92,15 @@ impl Sessions {
             .map(|(_, enrollment)| enrollment)
     }
 
-    /// The enrollment of a device.
-    pub fn of_device(&self, device: &DeviceId) -> Option<&Enrollment> {
-        self.by_token
-            .get(self.by_device.get(device)?)
-            .map(|(_, enrollment)| enrollment)
+    /// The enrollments of a device, by whichever key.
+    pub fn of_device(&self, device: &DeviceId) -> impl Iterator<Item = &Enrollment> {
+        let tokens = self.by_device.get(device).into_iter().flatten();
+        tokens.filter_map(|token| self.by_token.get(token).map(|(_, enrollment)| enrollment))
     }
 
     /// Wakes whoever waits for a decision about `device`.
     pub fn wake(&self, device: &DeviceId) {
-        if let Some(enrollment) = self.of_device(device) {
+        for enrollment in self.of_device(device) {
             enrollment.changed.notify_waiters();
         }
     }

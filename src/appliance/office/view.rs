@@ -4,6 +4,7 @@ use groundcrew_core::UnixTime;
 use groundcrew_registry::device::{Device, Phase};
 use groundcrew_registry::event::Event;
 
+use super::sessions::Enrollment;
 use super::{DeviceView, Inner};
 
 /// Every device; those that wait for somebody come first.
@@ -20,7 +21,9 @@ pub fn all(inner: &Inner) -> Vec<DeviceView> {
 /// One device.
 pub fn one(inner: &Inner, device: &Device) -> DeviceView {
     let identity = &device.identity;
-    let session = inner.sessions.of_device(&device.id);
+    let let_in = device.admitted.as_ref().map(|admitted| admitted.sign_key);
+    let own = |session: &&Enrollment| Some(session.request.sign_key) == let_in;
+    let session = inner.sessions.of_device(&device.id).find(own);
     let progress = session.and_then(|session| session.progress.as_ref());
     let working = matches!(device.phase, Phase::Provisioning { .. });
     let (profile, bundle) = match &device.phase {

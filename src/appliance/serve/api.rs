@@ -15,16 +15,14 @@ use data_encoding::BASE64;
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::encoding::Bytes;
 use groundcrew_core::enroll::{
-    Admission, Challenge, Decision, LONG_POLL_SECONDS, MAX_MESSAGE, Progress, Session, Start, path,
+    Admission, Challenge, Decision, LONG_POLL_SECONDS, MAX_LOG, MAX_MESSAGE, Progress, Session,
+    Start, path,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::http::Peer;
 use crate::office::{Office, Refusal};
-
-/// The most a device's log may have. The end of it matters.
-const MAX_LOG: usize = 256 * 1024;
 
 /// The routes of the HTTPS port.
 pub fn routes(office: Arc<Office>) -> Router {
@@ -97,7 +95,7 @@ async fn receipt(
 async fn log(
     State(office): State<Arc<Office>>,
     Bearer(session): Bearer,
-    text: String,
+    Text(text): Text,
 ) -> Answer<Stored> {
     office.device_log(&session, text).await?;
     Ok(Json(Stored { stored: true }))
@@ -140,9 +138,10 @@ impl From<Refusal> for Problem {
             Refusal::NoSession => StatusCode::UNAUTHORIZED,
             Refusal::WrongSite { .. } | Refusal::NotAllowed(_) => StatusCode::FORBIDDEN,
             Refusal::StaleChallenge => StatusCode::CONFLICT,
-            Refusal::ClockUnknown | Refusal::Busy(_) | Refusal::NotReady(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Refusal::ClockUnknown
+            | Refusal::ClockBeyond
+            | Refusal::Busy(_)
+            | Refusal::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         if status.is_server_error() {
             tracing::warn!("a device was turned away: {refusal}");
@@ -153,6 +152,35 @@ impl From<Refusal> for Problem {
     }
 }
 
+/// A peer that has not sent its whole message by then is let go.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+
+async fn in_time<T>(reading: impl Future<Output = T>) -> Result<T, Problem> {
+    let late = |_| {
+        Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "too-slow",
+            "the message took too long",
+        )
+    };
+    tokio::time::timeout(BODY_WITHIN, reading)
+        .await
+        .map_err(late)
+}
+
+/// A text body, likewise.
+struct Text(String);
+
+impl<S: Send + Sync> axum::extract::FromRequest<S> for Text {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Problem> {
+        let text = in_time(String::from_request(request, state)).await?;
+        text.map(Self)
+            .map_err(|error| Problem::new(error.status(), "body", error.body_text()))
+    }
+}
+
 /// A JSON body, read with its size bounded and its mistakes named.
 struct Message<T>(T);
 
@@ -160,8 +188,8 @@ impl<S: Send + Sync, T: DeserializeOwned> axum::extract::FromRequest<S> for Mess
     type Rejection = Problem;
 
     async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Problem> {
-        let bytes = hyper::body::Bytes::from_request(request, state)
-            .await
+        let bytes = in_time(hyper::body::Bytes::from_request(request, state))
+            .await?
             .map_err(|error| Problem::new(error.status(), "body", error.body_text()))?;
         let message = serde_json::from_slice(&bytes).map_err(|error| {
             Problem::new(

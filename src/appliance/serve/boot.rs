@@ -141,10 +141,7 @@ async fn file(State(boot): State<Arc<Boot>>, request: Request) -> Response {
             "files are only for GET and HEAD\n",
         );
     }
-    let peer = request
-        .extensions()
-        .get::<axum::Extension<Peer>>()
-        .map(|peer| peer.0.0);
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let path = match BootPath::from_http(request.uri().path()) {
         Ok(path) => path.to_string(),
         Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),

@@ -50,7 +50,11 @@ pub async fn run(listener: UnixListener, office: Arc<Office>, mut stop: Shutdown
                     }
                 });
             }
-            Err(error) => tracing::warn!("control socket: {error}"),
+            Err(error) => {
+                // Out of descriptors: what frees some needs a moment.
+                tracing::warn!("control socket: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
     }
 }

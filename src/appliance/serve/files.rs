@@ -12,9 +12,8 @@ use axum::response::Response;
 use http_body_util::StreamBody;
 use hyper::body::{Bytes, Frame};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use tokio::sync::mpsc;
 
-/// Bytes read and sent at a time. Two pieces are in flight per answer.
+/// Bytes read and sent at a time.
 const PIECE: u64 = 256 * 1024;
 
 /// A folder that is served.
@@ -168,27 +167,28 @@ fn parse_range(text: &str, size: u64) -> Range {
     }
 }
 
-/// Reads on a blocking thread, two pieces ahead of the peer at most.
+/// Reads a piece when the peer is ready for it: a peer that stalls holds a
+/// connection, but no thread.
 fn stream(file: File, start: u64, end: u64) -> Body {
-    let (sender, receiver) = mpsc::channel::<std::io::Result<Frame<Bytes>>>(1);
-    tokio::task::spawn_blocking(move || {
-        let mut at = start;
-        while at < end {
-            let mut piece = vec![0; usize::try_from(PIECE.min(end - at)).unwrap_or(0)];
-            let read = file
-                .read_exact_at(&mut piece, at)
-                .map(|()| Frame::data(Bytes::from(piece)));
-            let failed = read.is_err();
-            if sender.blocking_send(read).is_err() || failed {
-                return; // the peer left, or the disk failed: the cut answer tells the peer
-            }
-            at += PIECE.min(end - at);
+    let next = move |(file, at): (Arc<File>, u64)| async move {
+        if at >= end {
+            return None;
         }
-    });
-    Body::new(StreamBody::new(futures_util::stream::unfold(
-        receiver,
-        async |mut receiver| receiver.recv().await.map(|frame| (frame, receiver)),
-    )))
+        let length = PIECE.min(end - at);
+        let source = Arc::clone(&file);
+        let read = tokio::task::spawn_blocking(move || read_piece(&source, at, length)).await;
+        // A failed read cuts the answer short, and so tells the peer.
+        let piece = read.map_err(std::io::Error::other).and_then(|read| read);
+        Some((piece.map(Frame::data), (file, at + length)))
+    };
+    let pieces = futures_util::stream::unfold((Arc::new(file), start), next);
+    Body::new(StreamBody::new(pieces))
+}
+
+fn read_piece(file: &File, at: u64, length: u64) -> std::io::Result<Bytes> {
+    let mut piece = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
+    file.read_exact_at(&mut piece, at)?;
+    Ok(Bytes::from(piece))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! HTTP/1.1 connections, plain or TLS: accepted, bounded, ended in order.
 //! The caller binds the listener and brings the routes.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,6 +20,10 @@ use super::Shutdown;
 
 /// Open connections at once on one listener; more wait in the kernel's queue.
 const CONNECTIONS: usize = 4096;
+
+/// Of these, for one address: a firmware opens one or two, and one host must
+/// not be able to hold them all.
+const PER_ADDRESS: usize = 128;
 
 /// A peer that has not sent its request line and headers by then is let go.
 const HEADERS_WITHIN: Duration = Duration::from_secs(15);
@@ -41,6 +46,7 @@ pub async fn run(
     mut stop: Shutdown,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Seats::default();
     let mut connections = JoinSet::new();
     loop {
         let place = tokio::select! {
@@ -61,10 +67,14 @@ pub async fn run(
                 continue;
             }
         };
+        let Some(seat) = Seat::take(&seats, peer.ip()) else {
+            tracing::debug!(%peer, "too many connections of one address");
+            continue;
+        };
         let (tls, routes, stop) = (tls.clone(), routes.clone(), stop.clone());
         connections.spawn(async move {
             serve_stream(stream, peer, tls, routes, stop).await;
-            drop(place);
+            drop((seat, place));
         });
         while connections.try_join_next().is_some() {}
     }
@@ -72,6 +82,36 @@ pub async fn run(
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::debug!("cutting connections that did not end by themselves");
+    }
+}
+
+/// Open connections by address. Bounded by [`CONNECTIONS`].
+type Seats = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One connection's place among those of its address.
+struct Seat(Seats, IpAddr);
+
+impl Seat {
+    fn take(seats: &Seats, address: IpAddr) -> Option<Self> {
+        let mut taken = seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(address).or_default();
+        if *count >= PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Self(Arc::clone(seats), address))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.1);
+            }
+        }
     }
 }
 

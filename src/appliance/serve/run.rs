@@ -34,7 +34,25 @@ struct Sockets {
     link: Option<ra::Link>,
 }
 
+/// As many descriptors as this user may have: a connection or a transfer costs
+/// one or two, and the usual soft limit of 1024 is for programs that use select.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(
+            "the limit of open files stays at {:?}: {error}",
+            limit.current
+        );
+    }
+}
+
 async fn serve(site: &Site) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = site.settings()?;

@@ -40,8 +40,9 @@ pub struct Hold(#[allow(dead_code, reason = "the lock lives as long as the file"
 
 /// Waits until nobody else changes the repository.
 pub fn hold(site: &Site) -> anyhow::Result<Hold> {
-    let path = site.trust_dir().join("lock");
-    let file = fs::File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+    // The folder itself is locked: there is no file that another user made.
+    let path = site.trust_dir();
+    let file = fs::File::open(&path).with_context(|| format!("opening {}", path.display()))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
     Ok(Hold(file))
 }
@@ -102,9 +103,24 @@ pub fn charter(site: &Site, name: &SiteId, repo: &Repo) -> anyhow::Result<Charte
     serde_json::from_slice(&bytes).context("the charter cannot be read, update this program")
 }
 
+/// Until when HQ vouches for the site: the latest time that can be believed. A
+/// clock beyond it is wrong, or HQ has to sign anew; a signature dated so would
+/// raise devices' time floor past everything that is valid, for good.
+pub fn vouched_until(repo: &Repo) -> UnixTime {
+    let root = repo.root().expires;
+    repo.targets()
+        .map_or(root, |targets| root.min(targets.expires))
+}
+
 /// The site signs that its repository is current.
 pub fn sign_online(site: &Site, repo: &mut Repo, keys: &SiteKeys) -> anyhow::Result<()> {
     let now = now(repo);
+    let until = vouched_until(repo);
+    anyhow::ensure!(
+        now.time() < until,
+        "the clock stands at {}, after HQ's signatures ended ({until}): set the clock, or have HQ sign anew",
+        now.time()
+    );
     let expires = OnlineExpiry {
         snapshot: now.time().plus(SNAPSHOT_LIFETIME),
         timestamp: now.time().plus(TIMESTAMP_LIFETIME),

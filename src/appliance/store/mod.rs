@@ -247,21 +247,25 @@ fn reader(path: &Path) -> anyhow::Result<Connection> {
     )?)
 }
 
+/// Locks the site's folder: there is no lock file that another user made.
 fn lock(path: &Path) -> anyhow::Result<File> {
-    let lock_path = path.with_extension("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&lock_path)
-        .with_context(|| format!("opening {}", lock_path.display()))?;
+    let folder = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let context = || {
+        format!(
+            "{}: is this a site folder? `groundcrew init` makes one",
+            folder.display()
+        )
+    };
+    let file = File::open(folder).with_context(context)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
             bail!("another groundcrew works on this site right now; let it finish or stop it")
         }
-        Err(error) => Err(error).with_context(|| format!("locking {}", lock_path.display())),
+        Err(error) => Err(error).with_context(|| format!("locking {}", folder.display())),
     }
 }
 

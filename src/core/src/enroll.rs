@@ -52,6 +52,9 @@ pub const LONG_POLL_SECONDS: u64 = 25;
 /// The most bytes an enrollment request, receipt or answer may have.
 pub const MAX_MESSAGE: usize = 256 * 1024;
 
+/// The most bytes of its log a device sends: the end of it.
+pub const MAX_LOG: usize = 256 * 1024;
+
 /// 32 random bytes of the device, revealed after the challenge came.
 pub type Nonce = Bytes<32>;
 

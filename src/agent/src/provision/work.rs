@@ -15,6 +15,7 @@ use super::{Admitted, Run};
 use crate::apply::{self, ChrootRunner, Job, StepEvent};
 use crate::console::Console;
 use crate::download::Blobs;
+use crate::enroll;
 use crate::failure::Failure;
 use crate::http::Public;
 use crate::init;
@@ -109,9 +110,16 @@ impl Run<'_> {
             trust.refresh(public, &say)?;
         }
         let bytes = trust.target(public, &wanted.target_path(), &say)?;
-        trust.charter().admits(wanted).map_err(|error| {
-            Failure::refused(error, "Ask the site's administrator for a newer bundle.")
+        // The charter may be a newer one than when the grant came: it must
+        // still vouch for the key that signed, and for what is granted.
+        let grant = enroll::still_granted(&admitted.granted.envelope, trust.charter());
+        grant.map_err(|error| {
+            Failure::refused(
+                error,
+                "Start this device again; if that does not help, ask the site's administrator.",
+            )
         })?;
+
         checked_manifest(&bytes, wanted)
     }
 
