@@ -323,6 +323,74 @@ fn commands_reach_a_running_appliance() {
     succeeded("journal", &site.groundcrew(&["journal", "verify"]));
 }
 
+/// One host that opens hundreds of connections, asks and then never reads, or
+/// never finishes asking, takes nothing from others.
+#[test]
+fn stalled_peers_take_nothing_from_others() {
+    use std::io::Write as _;
+    let (net, site) = (Net::new(), TestSite::new());
+    std::fs::write(site.dir().join("boot/large.bin"), pattern(64 << 20)).unwrap();
+    let mut appliance = Appliance::start(&net, &site.dir());
+    net.address_client();
+    common::run(
+        "ip",
+        [
+            "-n",
+            &net.client,
+            "address",
+            "add",
+            "10.77.0.3/24",
+            "dev",
+            "dev0",
+        ],
+    );
+    let before = appliance.memory_kib();
+    let stalled = net.on_client(|| {
+        let mut open = Vec::new();
+        for number in 0..600 {
+            let Ok(mut stream) = std::net::TcpStream::connect((SERVER, 80)) else {
+                continue;
+            };
+            let request: &[u8] = if number % 2 == 0 {
+                b"GET /boot/large.bin HTTP/1.1\r\nHost: a\r\n\r\n"
+            } else {
+                b"GET /boot/lar"
+            };
+            let _ = stream.write_all(request);
+            open.push(stream);
+        }
+        open
+    });
+    assert!(stalled.len() > 128, "the flood was no flood");
+    let output = net
+        .in_client("curl")
+        .args([
+            "-s",
+            "--interface",
+            "10.77.0.3",
+            "--max-time",
+            "20",
+            "-o",
+            "/dev/null",
+        ])
+        .args([
+            "-w",
+            "%{http_code} %{size_download}",
+            "http://10.77.0.1/boot/large.bin",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(succeeded("curl", &output), "200 67108864");
+    let after = appliance.memory_kib();
+    assert!(
+        after < before + 96 * 1024,
+        "memory grew from {before} to {after} KiB"
+    );
+    drop(stalled);
+    appliance.signal(Signal::SIGTERM);
+    assert_eq!(appliance.end().0, Some(0));
+}
+
 #[test]
 fn noise_is_dropped_and_service_goes_on() {
     let (net, site) = (Net::new(), TestSite::new());
