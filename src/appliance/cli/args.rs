@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
     name = "groundcrew",
     version,
     arg_required_else_help = true,
+    max_term_width = 80,
     after_help = "\
 Examples:
   groundcrew init /srv/gc --org 'Example Ltd' --address 10.77.0.1/24 --interface eth1
