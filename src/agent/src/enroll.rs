@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use groundcrew_core::dsse::{DsseError, Envelope};
 use groundcrew_core::encoding::Bytes;
 use groundcrew_core::enroll::{
-    self, Admission, Challenge, Code, Decision, Grant, Request, Session, Start, path,
+    self, Admission, Challenge, Code, Decision, Grant, Nonce, Request, Session, Start, path,
 };
 use groundcrew_core::hardware::HardwareReport;
 use groundcrew_core::keys::{SealKey, SigningKey};
 use groundcrew_core::trust::{Charter, CharterError};
-use groundcrew_core::{DeviceId, Verified};
+use groundcrew_core::{DeviceId, SiteId, Verified};
 use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
 
 use crate::failure::Failure;
@@ -189,6 +189,41 @@ pub fn enroll(
     ))
 }
 
+/// A session anew for a device that was granted, from an appliance that has
+/// forgotten the first one (it restarted): the same keys and the same nonce are
+/// the same start of the machine, so the grant stays the one there is.
+pub fn resume(
+    appliance: &dyn Appliance,
+    keys: &Keys,
+    grant: &Grant,
+    report: &HardwareReport,
+) -> Result<Session, HttpError> {
+    let commitment = enroll::commitment(&keys.sign.public(), &keys.seal_key(), &grant.nonce);
+    let challenge = appliance.start(&Start { commitment })?;
+    let request = request(keys, grant.site.clone(), grant.nonce, &challenge, report);
+    let envelope = Envelope::sign(&request, &keys.sign)
+        .map_err(|error| HttpError::Malformed(error.to_string()))?;
+    Ok(appliance.request(&envelope)?.session)
+}
+
+fn request(
+    keys: &Keys,
+    site: SiteId,
+    nonce: Nonce,
+    challenge: &Challenge,
+    report: &HardwareReport,
+) -> Request {
+    Request {
+        site,
+        sign_key: keys.sign.public(),
+        seal_key: keys.seal_key(),
+        nonce,
+        challenge: challenge.challenge,
+        report: report.clone(),
+        agent: VERSION.to_owned(),
+    }
+}
+
 /// `None`: the appliance no longer knows the challenge or the session.
 fn attempt(
     appliance: &dyn Appliance,
@@ -214,15 +249,7 @@ fn attempt(
             "Boot from the appliance of the right site.",
         ));
     }
-    let request = Request {
-        site: charter.site.clone(),
-        sign_key,
-        seal_key,
-        nonce,
-        challenge: challenge.challenge,
-        report: report.clone(),
-        agent: VERSION.to_owned(),
-    };
+    let request = request(keys, charter.site.clone(), nonce, &challenge, report);
     let envelope = Envelope::sign(&request, &keys.sign)
         .map_err(|error| Failure::failed(format!("writing the request: {error}"), ""))?;
     let admission = persistent(watcher, "enrollment", || appliance.request(&envelope))?;
@@ -317,7 +344,8 @@ fn persistent<T>(
     }
 }
 
-fn begins_again(error: &HttpError) -> bool {
+/// Whether the appliance has forgotten the enrollment, as after a restart.
+pub fn begins_again(error: &HttpError) -> bool {
     match error {
         HttpError::Refused {
             status: 409, code, ..

@@ -21,7 +21,7 @@ use crate::console::{Console, Ending};
 use crate::enroll::{self, Granted, Keys, VERSION, Watcher};
 use crate::failure::Failure;
 use crate::hardware;
-use crate::http::{Api, Public, retried};
+use crate::http::{Api, HttpError, Public, retried};
 use crate::modules::Loader;
 use crate::net::{self, Network};
 use crate::reporter::Reporter;
@@ -59,7 +59,23 @@ pub(crate) struct Admitted {
     api: Api,
     keys: Keys,
     granted: Granted,
+    report: HardwareReport,
     reporter: Reporter,
+}
+
+impl Admitted {
+    /// Tells the appliance something; where it has forgotten this enrollment,
+    /// asks for a session anew and tells it again.
+    fn tell(&self, tell: &dyn Fn(&Api) -> Result<(), HttpError>) -> Result<(), HttpError> {
+        match tell(&self.api) {
+            Err(error) if enroll::begins_again(&error) => {
+                let grant = &self.granted.grant;
+                let session = enroll::resume(&self.api, &self.keys, grant, &self.report)?;
+                tell(&self.api.with_session(session))
+            }
+            result => result,
+        }
+    }
 }
 
 /// Provisions this machine. `true`: provisioned, and the receipt is stored.
@@ -283,6 +299,7 @@ impl Run<'_> {
             api,
             keys,
             granted,
+            report: report.clone(),
             reporter,
         })
     }
@@ -290,7 +307,7 @@ impl Run<'_> {
     /// The receipt to the appliance; it is the site's proof, so it is worth
     /// waiting for.
     fn send_receipt(&self, admitted: &Admitted, envelope: &Envelope) -> Result<(), Failure> {
-        let send = || admitted.api.tell(path::RECEIPT, envelope);
+        let send = || admitted.tell(&|api| api.tell(path::RECEIPT, envelope));
         let say = |text: String| self.say(&text);
         match retried(RECEIPT_PATIENCE, "receipt", &say, send) {
             Ok(()) => {
@@ -332,7 +349,7 @@ impl Run<'_> {
         let log = ending_of(&log, enroll_protocol::MAX_LOG);
         let say = |text: String| self.say(&text);
         let told = retried(LOG_PATIENCE, "log", &say, || {
-            admitted.api.tell_text(path::LOG, log.as_bytes())
+            admitted.tell(&|api| api.tell_text(path::LOG, log.as_bytes()))
         });
         if let Err(error) = told {
             self.say(&format!(
@@ -391,7 +408,7 @@ impl Run<'_> {
             return;
         };
         let say = |text: String| self.say(&text);
-        let send = || admitted.api.tell(path::RECEIPT, &envelope);
+        let send = || admitted.tell(&|api| api.tell(path::RECEIPT, &envelope));
         match retried(LOG_PATIENCE, "receipt", &say, send) {
             Ok(()) => self.say("failed receipt stored"),
             Err(error) => self.say(&format!("note: the failed receipt was not stored: {error}")),
