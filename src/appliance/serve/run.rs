@@ -57,6 +57,7 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = site.settings()?;
     let store = Store::open(&site.registry_file())?;
+    store.make_room();
     let leases = store.leases()?;
     let sockets = bind(site, &settings).await?;
     let office = Arc::new(Office::open(site, &settings, store)?);
