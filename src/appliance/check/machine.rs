@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use nix::net::if_::InterfaceFlags;
 
 use super::Finding;
-use crate::site::{Settings, Site};
+use crate::site::{Network, Settings, Site};
 
 /// Whether an appliance serves this site at this moment.
 pub fn served_now(site: &Site) -> bool {
@@ -14,7 +14,8 @@ pub fn served_now(site: &Site) -> bool {
 }
 
 pub fn look(settings: &Settings, running: bool) -> Vec<Finding> {
-    let mut findings = vec![interface(settings), clock()];
+    let mut findings: Vec<_> = settings.networks.iter().map(interface).collect();
+    findings.push(clock());
     if running {
         findings.push(Finding::good(
             "appliance",
@@ -26,8 +27,8 @@ pub fn look(settings: &Settings, running: bool) -> Vec<Finding> {
     findings
 }
 
-fn interface(settings: &Settings) -> Finding {
-    let name = &settings.interface;
+fn interface(network: &Network) -> Finding {
+    let name = &network.interface;
     let what = format!("interface {name}");
     let all: Vec<_> = match nix::ifaddrs::getifaddrs() {
         Ok(all) => all.collect(),
@@ -59,7 +60,7 @@ fn interface(settings: &Settings) -> Finding {
     if !flags.contains(InterfaceFlags::IFF_UP) {
         return Finding::problem(what, "is switched off", format!("ip link set {name} up"));
     }
-    let own = settings.address;
+    let own = network.address;
     let holds = all.iter().filter(|i| i.interface_name == *name).any(|i| {
         i.address
             .as_ref()
@@ -93,22 +94,35 @@ fn clock() -> Finding {
 }
 
 fn ports(settings: &Settings) -> Vec<Finding> {
-    let any = Ipv4Addr::UNSPECIFIED;
-    let own = settings.address.address;
-    let udp = |address, port| UdpSocket::bind(SocketAddrV4::new(address, port)).map(drop);
-    let tcp = |port| TcpListener::bind(SocketAddrV4::new(own, port)).map(drop);
-    let ports = settings.ports;
-    vec![
-        port("67/udp", "DHCP", udp(any, 67)),
-        port(&format!("{}/udp", ports.tftp), "TFTP", udp(own, ports.tftp)),
-        port(&format!("{}/tcp", ports.http), "HTTP", tcp(ports.http)),
-        port(&format!("{}/tcp", ports.https), "HTTPS", tcp(ports.https)),
-    ]
+    let dhcp = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67)).map(drop);
+    let mut findings = vec![port("67/udp", "DHCP", dhcp)];
+    for network in &settings.networks {
+        let own = network.address.address;
+        let udp = |port| UdpSocket::bind(SocketAddrV4::new(own, port)).map(drop);
+        let tcp = |port| TcpListener::bind(SocketAddrV4::new(own, port)).map(drop);
+        let ports = settings.ports;
+        // Only where there are several, so that one reads as it always did.
+        let on = match settings.networks.len() {
+            1 => String::new(),
+            _ => format!("{own}:"),
+        };
+        findings.extend([
+            port(&format!("{on}{}/udp", ports.tftp), "TFTP", udp(ports.tftp)),
+            port(&format!("{on}{}/tcp", ports.http), "HTTP", tcp(ports.http)),
+            port(
+                &format!("{on}{}/tcp", ports.https),
+                "HTTPS",
+                tcp(ports.https),
+            ),
+        ]);
+    }
+    findings
 }
 
 fn port(port: &str, service: &str, bound: std::io::Result<()>) -> Finding {
     let what = format!("port {port}");
     let number = port.split('/').next().unwrap_or(port);
+    let number = number.rsplit(':').next().unwrap_or(number);
     match bound {
         Ok(()) => Finding::good(what, format!("free for {service}")),
         Err(error) => match error.kind() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::args::{DeviceListArgs, NetCommand};
 use super::client;
-use crate::lan::NetView;
+use crate::lan::InterfaceView;
 use crate::office::{Command, Outcome};
 use crate::site::Site;
 
@@ -21,15 +21,17 @@ fn show(args: &DeviceListArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&net)?);
     } else {
-        print!("{}", overview(&net));
+        for interface in &net.interfaces {
+            print!("{}", overview(interface));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn overview(net: &NetView) -> String {
+fn overview(net: &InterfaceView) -> String {
     let mut out = format!(
-        "{}: DHCP mode {}, now {}\n",
-        net.interface, net.mode, net.role
+        "{} ({}): DHCP mode {}, now {}\n",
+        net.interface, net.address, net.mode, net.role
     );
     for subnet in &net.subnets {
         let _ = writeln!(
@@ -37,6 +39,13 @@ fn overview(net: &NetView) -> String {
             "  {}/{}: {} of {} addresses in use, {} promised, {} put aside",
             subnet.network, subnet.mask, subnet.bound, subnet.pool, subnet.offered, subnet.declined
         );
+        if subnet.strangers > 0 {
+            let _ = writeln!(
+                out,
+                "  {} of those in use by clients that did nothing since they got them",
+                subnet.strangers
+            );
+        }
     }
     if net.others.is_empty() {
         out.push_str("  no other DHCP server was heard\n");

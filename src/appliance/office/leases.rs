@@ -4,27 +4,51 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use groundcrew_netboot::dhcp::{Known, Request};
+
 use super::{Office, Outcome};
-use crate::lan::{self, Desk};
+use crate::lan::{self, Lan};
 use crate::store;
 
 impl Office {
-    /// Hands over the DHCP service that runs beside this office. Once.
-    pub fn attach(&self, desk: Arc<Desk>) {
+    /// Hands over the DHCP services that run beside this office. Once.
+    pub fn attach(&self, lan: Arc<Lan>) {
         // A second one would be a second service on one site: the first stays.
-        let _ = self.desk.set(desk);
+        let _ = self.lan.set(lan);
+    }
+
+    /// Who has this address asked for something to boot.
+    pub fn seen(&self, ip: std::net::IpAddr) {
+        if let (std::net::IpAddr::V4(ip), Some(lan)) = (ip, self.lan.get()) {
+            lan.seen(ip);
+        }
+    }
+
+    /// What the registry knows of who asks for an address.
+    pub fn known(&self, request: &Request) -> Option<Known> {
+        let inner = self.lock();
+        let device = inner
+            .registry
+            .booting(None, request.uuid, Some(request.mac))?;
+        let junk = inner.registry.junk();
+        Some(Known {
+            hostname: self.profiles.name_for(device, &self.name, junk),
+        })
     }
 
     pub(super) fn leases(&self) -> anyhow::Result<Outcome> {
-        Ok(Outcome::Leases(match self.desk.get() {
-            Some(desk) => desk.leases(),
-            None => lan::stored(&store::leases(&self.registry_file)?),
+        Ok(Outcome::Leases(match self.lan.get() {
+            Some(lan) => lan.leases(),
+            None => lan::stored(
+                &store::leases(&self.registry_file)?,
+                &self.site.settings()?.networks,
+            ),
         }))
     }
 
     pub(super) async fn release_lease(&self, ip: Ipv4Addr) -> anyhow::Result<Outcome> {
-        if let Some(desk) = self.desk.get() {
-            return desk.release(ip).await.map(Outcome::Done);
+        if let Some(lan) = self.lan.get() {
+            return lan.release(ip).await.map(Outcome::Done);
         }
         let place = self.writer.place()?;
         let (row, line) = lan::stored_release(store::leases(&self.registry_file)?, ip)?;
@@ -33,9 +57,9 @@ impl Office {
     }
 
     pub(super) fn net(&self) -> anyhow::Result<Outcome> {
-        let desk = self.desk.get().ok_or_else(|| {
+        let lan = self.lan.get().ok_or_else(|| {
             anyhow::anyhow!("nobody serves this site at the moment: start `groundcrew serve`")
         })?;
-        Ok(Outcome::Net(Box::new(desk.net())))
+        Ok(Outcome::Net(Box::new(lan.net())))
     }
 }

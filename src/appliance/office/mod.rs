@@ -42,7 +42,7 @@ pub use command::{
 };
 pub use enroll::Refusal;
 
-use crate::lan::Desk;
+use crate::lan::Lan;
 use crate::site::{Settings, Site, SiteKeys, publish};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
 use challenge::Challenger;
@@ -60,8 +60,8 @@ pub struct Office {
     challenger: Challenger,
     writer: Writer,
     registry_file: PathBuf,
-    /// The DHCP service, while the site is served.
-    desk: OnceLock<Arc<Desk>>,
+    /// The DHCP services, while the site is served.
+    lan: OnceLock<Arc<Lan>>,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -102,7 +102,7 @@ impl Office {
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
             writer: store.start()?,
-            desk: OnceLock::new(),
+            lan: OnceLock::new(),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
             inner: Mutex::new(Inner {

@@ -2,6 +2,7 @@
 //! blobs. Nothing here is secret, and whatever matters is verified by whoever
 //! fetches it.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use axum::Router;
@@ -28,9 +29,15 @@ struct Boot {
     blobs: Tree,
 }
 
-/// The routes of the plain HTTP port.
-pub fn routes(site: &Site, settings: &Settings, boot: Tree, office: Arc<Office>) -> Router {
-    let http = std::net::SocketAddrV4::new(settings.address.address, settings.ports.http);
+/// The routes of the plain HTTP port of one network, where the appliance is `address`.
+pub fn routes(
+    site: &Site,
+    settings: &Settings,
+    address: Ipv4Addr,
+    boot: Tree,
+    office: Arc<Office>,
+) -> Router {
+    let http = SocketAddrV4::new(address, settings.ports.http);
     let scripts = ScriptSettings {
         http,
         https_port: settings.ports.https,
@@ -60,6 +67,9 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         Ok(query) => query,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
+    if let Some(Peer(peer)) = request.extensions().get() {
+        boot.office.seen(peer.ip());
+    }
     let state = boot.office.boot_state(&query);
     let decision = decide(&state);
     let device = query
