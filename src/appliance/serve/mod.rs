@@ -9,6 +9,7 @@ mod files;
 mod http;
 mod ra;
 mod run;
+mod sntp;
 mod tftp;
 mod tls;
 mod upkeep;
