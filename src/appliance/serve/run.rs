@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
-use super::{Shutdown, api, boot, control, dhcp, http, ra, texts, tftp, tls, upkeep};
+use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
 use crate::lan::Desk;
 use crate::office::Office;
 use crate::site::{Settings, Site};
@@ -32,6 +32,7 @@ struct Sockets {
     http: TcpListener,
     https: TcpListener,
     control: tokio::net::UnixListener,
+    sntp: Option<tokio::net::UdpSocket>,
     link: Option<ra::Link>,
 }
 
@@ -101,12 +102,18 @@ async fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
             None
         }
     };
+    let sntp = settings.sntp.then(|| sntp::bind(settings)).transpose();
+    let sntp = sntp.unwrap_or_else(|error| {
+        tracing::warn!("devices get no time from here, which another program may tell: {error:#}");
+        None
+    });
     Ok(Sockets {
         dhcp: dhcp::bind(settings)?,
         tftp: tftp::bind(address, ports.tftp).await?,
         http: tcp("HTTP", address, ports.http).await?,
         https: tcp("HTTPS", address, ports.https).await?,
         control: control::bind(&site.control_socket())?,
+        sntp,
         link,
     })
 }
@@ -167,6 +174,9 @@ fn start(
         Arc::clone(office),
         shutdown.clone(),
     ));
+    if let Some(socket) = sockets.sntp {
+        tasks.spawn(sntp::run(socket, Arc::clone(office), shutdown.clone()));
+    }
     if let Some(link) = sockets.link {
         // It ends by itself where a real router is heard; then nothing is left to do.
         let mut stop = shutdown.clone();
