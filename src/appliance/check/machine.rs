@@ -6,16 +6,16 @@ use std::os::unix::net::UnixStream;
 use nix::net::if_::InterfaceFlags;
 
 use super::Finding;
-use crate::site::{Network, Settings, Site};
+use crate::site::{Network, Settings, Site, time};
 
 /// Whether an appliance serves this site at this moment.
 pub fn served_now(site: &Site) -> bool {
     UnixStream::connect(site.control_socket()).is_ok()
 }
 
-pub fn look(settings: &Settings, running: bool) -> Vec<Finding> {
+pub fn look(site: &Site, settings: &Settings, running: bool) -> Vec<Finding> {
     let mut findings: Vec<_> = settings.networks.iter().map(interface).collect();
-    findings.push(clock());
+    findings.push(clock(site));
     if running {
         findings.push(Finding::good(
             "appliance",
@@ -78,18 +78,13 @@ fn interface(network: &Network) -> Finding {
     Finding::good(what, format!("up, holds {own}"))
 }
 
-fn clock() -> Finding {
-    let clock = crate::clock::read();
-    let floor = groundcrew_core::time::RELEASED;
-    if clock >= floor {
-        Finding::good("clock", clock.to_string())
-    } else {
-        let found = format!("stands at {clock}, before this program was made ({floor})");
-        Finding::problem(
-            "clock",
-            found,
-            "set it: date -s '2026-11-22 21:40:00' with today's values",
-        )
+fn clock(site: &Site) -> Finding {
+    match time::standing(site, crate::clock::read()) {
+        Ok(standing) => match standing.trouble() {
+            None => Finding::good("clock", standing.clock.to_string()),
+            Some(trouble) => Finding::problem("clock", trouble, "groundcrew clock show tells more"),
+        },
+        Err(error) => Finding::problem("clock", format!("{error:#}"), ""),
     }
 }
 
@@ -106,17 +101,29 @@ fn ports(settings: &Settings) -> Vec<Finding> {
             1 => String::new(),
             _ => format!("{own}:"),
         };
+        let name = |port, kind| format!("{on}{port}/{kind}");
         findings.extend([
-            port(&format!("{on}{}/udp", ports.tftp), "TFTP", udp(ports.tftp)),
-            port(&format!("{on}{}/tcp", ports.http), "HTTP", tcp(ports.http)),
-            port(
-                &format!("{on}{}/tcp", ports.https),
-                "HTTPS",
-                tcp(ports.https),
-            ),
+            port(&name(ports.tftp, "udp"), "TFTP", udp(ports.tftp)),
+            port(&name(ports.http, "tcp"), "HTTP", tcp(ports.http)),
+            port(&name(ports.https, "tcp"), "HTTPS", tcp(ports.https)),
         ]);
+        if settings.sntp {
+            findings.push(sntp_port(&name(ports.sntp, "udp"), udp(ports.sntp)));
+        }
     }
     findings
+}
+
+/// Another time server on this machine is no problem: devices may ask that one.
+fn sntp_port(name: &str, bound: std::io::Result<()>) -> Finding {
+    match bound {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::warning(
+            format!("port {name}"),
+            "another program has it, so devices get the time from that one",
+            "write `sntp = false` under [time] in site.toml if that is meant",
+        ),
+        bound => port(name, "SNTP", bound),
+    }
 }
 
 fn port(port: &str, service: &str, bound: std::io::Result<()>) -> Finding {

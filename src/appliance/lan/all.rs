@@ -4,11 +4,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::dhcp::{Lease, LeaseState};
 
-use super::{Desk, LeaseView, NetView, view};
+use super::{Desk, LeaseView, Machines, NetView, view};
 use crate::site::Network;
 use crate::store::Change;
+use crate::transfers::TransfersView;
 
 /// The DHCP services of a site, one for each network.
 pub struct Lan {
@@ -39,10 +41,24 @@ impl Lan {
         anyhow::bail!(no_lease(ip))
     }
 
+    /// The machine that holds `ip` at this moment.
+    pub fn machine(&self, ip: Ipv4Addr) -> Option<(MacAddr, Option<SmbiosUuid>)> {
+        let now = crate::clock::read();
+        self.desks.iter().find_map(|desk| desk.machine(ip, now))
+    }
+
+    /// The machines that hold addresses at this moment.
+    pub fn machines(&self) -> Machines {
+        let now = crate::clock::read();
+        let all = self.desks.iter().flat_map(|desk| desk.machines(now));
+        all.collect()
+    }
+
     /// The networks as this appliance sees them.
     pub fn net(&self) -> NetView {
         NetView {
             interfaces: self.desks.iter().map(|desk| desk.view()).collect(),
+            transfers: TransfersView::default(),
         }
     }
 

@@ -5,12 +5,14 @@
 mod all;
 mod view;
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use groundcrew_core::hardware::MacAddr;
+use groundcrew_core::UnixTime;
+use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::dhcp::{
     BootClient, BootService, Counters, Handled, Identity, Known, Lease, LeaseEvent, Loaders, Mode,
     Moment, Notice, Reply, Request, Server, Service, Subnet, SubnetConfig, Verdict, Via,
@@ -23,6 +25,9 @@ pub use view::{CountersView, InterfaceView, LeaseView, NetView, OtherView, Subne
 
 use crate::site::{Cidr, Network};
 use crate::store::{Busy, Change, Commit, Writer};
+
+/// Who holds which address: hardware address, and the UUID where it was told.
+pub type Machines = HashMap<Ipv4Addr, (MacAddr, Option<SmbiosUuid>)>;
 
 /// The service of one network, and its way to the disk.
 pub struct Desk {
@@ -230,11 +235,25 @@ impl Desk {
         Ok((!rows.is_empty()).then(|| place.write(rows)))
     }
 
-    fn leases(&self, now: groundcrew_core::UnixTime) -> Vec<LeaseView> {
+    fn leases(&self, now: UnixTime) -> Vec<LeaseView> {
         let inner = self.lock();
         let rows = inner.service.server().leases();
         rows.map(|row| view::lease(row, Some(self.interface()), now))
             .collect()
+    }
+
+    fn machine(&self, ip: Ipv4Addr, now: UnixTime) -> Option<(MacAddr, Option<SmbiosUuid>)> {
+        let inner = self.lock();
+        let lease = inner.service.server().lease(ip);
+        lease
+            .filter(|row| row.holds(now))
+            .map(|row| (row.mac, row.uuid))
+    }
+
+    fn machines(&self, now: UnixTime) -> Machines {
+        let inner = self.lock();
+        let held = inner.service.server().leases().filter(|row| row.holds(now));
+        held.map(|row| (row.ip, (row.mac, row.uuid))).collect()
     }
 
     fn view(&self) -> InterfaceView {

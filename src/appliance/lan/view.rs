@@ -7,6 +7,7 @@ use groundcrew_netboot::dhcp::{Lease, LeaseState, Moment, Network, Service};
 use serde::{Deserialize, Serialize};
 
 use crate::site;
+use crate::transfers::TransfersView;
 
 /// A lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct LeaseView {
 pub struct NetView {
     /// In the order of `site.toml`.
     pub interfaces: Vec<InterfaceView>,
+    /// Files on their way to devices. Filled by who knows the devices.
+    #[serde(default)]
+    pub transfers: TransfersView,
 }
 
 /// One interface.

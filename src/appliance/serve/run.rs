@@ -10,12 +10,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
-use super::{Shutdown, api, boot, control, dhcp, http, ra, tftp, tls, upkeep};
+use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
 use crate::lan::{Desk, Lan};
 use crate::office::Office;
-use crate::site::settings::Ports;
 use crate::site::{Network, Settings, Site};
 use crate::store::Store;
+use texts::Texts;
 
 /// Serves `site` until SIGTERM or SIGINT.
 pub fn run(site: &Site) -> anyhow::Result<()> {
@@ -39,6 +39,7 @@ struct Door {
     tftp: tftp::Listener,
     http: TcpListener,
     https: TcpListener,
+    sntp: Option<tokio::net::UdpSocket>,
     link: Option<ra::Link>,
 }
 
@@ -67,7 +68,7 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     let store = Store::open(&site.registry_file())?;
     store.make_room();
     let leases = store.leases()?;
-    let sockets = bind(site, &settings).await?;
+    let sockets = bind(site, &settings)?;
     let office = Arc::new(Office::open(site, &settings, store)?);
     let (stopper, shutdown) = Shutdown::new();
     let mut tasks = start(site, &settings, &office, &leases, sockets, &shutdown)?;
@@ -103,10 +104,10 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     }
 }
 
-async fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
+fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
     let mut doors = Vec::new();
     for network in &settings.networks {
-        doors.push(open(network, settings.ports).await?);
+        doors.push(open(network, settings)?);
     }
     Ok(Sockets {
         control: control::bind(&site.control_socket())?,
@@ -114,25 +115,30 @@ async fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
     })
 }
 
-async fn open(network: &Network, ports: Ports) -> anyhow::Result<Door> {
+fn open(network: &Network, settings: &Settings) -> anyhow::Result<Door> {
     let interface = &network.interface;
-    let link = match ra::bind(interface) {
-        Ok(link) => Some(link),
-        Err(error) => {
-            tracing::warn!(
-                interface,
-                "no IPv6 router advertisements, so iPXE waits 13 s longer: {error:#}"
-            );
-            None
-        }
-    };
-    let address = network.address.address;
+    let link = ra::bind(interface).inspect_err(|error| {
+        tracing::warn!(
+            interface,
+            "no IPv6 router advertisements, so iPXE waits 13 s longer: {error:#}"
+        );
+    });
+    let (address, ports) = (network.address.address, settings.ports);
+    let sntp = settings.sntp.then(|| sntp::bind(network, ports.sntp));
+    let sntp = sntp.transpose().unwrap_or_else(|error| {
+        tracing::warn!(
+            interface,
+            "devices get no time from here, which another program may tell: {error:#}"
+        );
+        None
+    });
     Ok(Door {
         dhcp: dhcp::bind(network)?,
-        tftp: tftp::bind(interface, address, ports.tftp).await?,
+        tftp: tftp::bind(interface, address, ports.tftp)?,
         http: tcp("HTTP", interface, address, ports.http)?,
         https: tcp("HTTPS", interface, address, ports.https)?,
-        link,
+        sntp,
+        link: link.ok(),
         network: network.clone(),
     })
 }
@@ -168,6 +174,25 @@ pub fn cannot_bind(service: &str, port: &str) -> String {
     format!("cannot bind {port} for {service} (`groundcrew check` says what to do)")
 }
 
+fn desk(
+    settings: &Settings,
+    office: &Arc<Office>,
+    leases: &[groundcrew_netboot::dhcp::Lease],
+    door: &Door,
+) -> anyhow::Result<Arc<Desk>> {
+    // The office has the desks; a strong one here would keep both for ever.
+    let knows = Arc::downgrade(office);
+    let desk = Desk::new(
+        &door.network,
+        settings.ports.http,
+        door.dhcp.wire(),
+        leases,
+        office.writer().clone(),
+        Box::new(move |request| knows.upgrade()?.known(request)),
+    )?;
+    Ok(Arc::new(desk))
+}
+
 fn start(
     site: &Site,
     settings: &Settings,
@@ -181,35 +206,33 @@ fn start(
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
     let mut desks = Vec::new();
     for door in sockets.doors {
-        let knows = Arc::downgrade(office);
-        let desk = Desk::new(
-            &door.network,
-            settings.ports.http,
-            door.dhcp.wire(),
-            leases,
-            office.writer().clone(),
-            Box::new(move |request| knows.upgrade()?.known(request)),
-        )?;
-        let desk = Arc::new(desk);
+        let desk = desk(settings, office, leases, &door)?;
         desks.push(Arc::clone(&desk));
         tasks.spawn(dhcp::run(door.dhcp, desk, shutdown.clone()));
-        tasks.spawn(tftp::run(door.tftp, boot_tree.clone(), shutdown.clone()));
-        let address = door.network.address.address;
-        let boot_routes = boot::routes(
-            site,
-            settings,
-            address,
-            boot_tree.clone(),
-            Arc::clone(office),
-        );
-        tasks.spawn(http::run(door.http, None, boot_routes, shutdown.clone()));
-        let api_routes = api::routes(Arc::clone(office));
+        let board = office.transfers().clone();
+        let scripts = texts::settings(settings, &door.network);
+        let shelf = tftp::Shelf {
+            tree: boot_tree.clone(),
+            texts: Arc::new(Texts::new(Arc::clone(office), scripts.clone())),
+            board: board.clone(),
+        };
+        tasks.spawn(tftp::run(door.tftp, shelf, shutdown.clone()));
+        let boot_routes = boot::routes(site, scripts, boot_tree.clone(), Arc::clone(office));
         tasks.spawn(http::run(
-            door.https,
-            Some(tls.clone()),
-            api_routes,
+            door.http,
+            http::Port::Plain(board),
+            boot_routes,
             shutdown.clone(),
         ));
+        tasks.spawn(http::run(
+            door.https,
+            http::Port::Tls(tls.clone()),
+            api::routes(Arc::clone(office)),
+            shutdown.clone(),
+        ));
+        if let Some(socket) = door.sntp {
+            tasks.spawn(sntp::run(socket, Arc::clone(office), shutdown.clone()));
+        }
         if let Some(link) = door.link {
             // It ends by itself where a real router is heard; then nothing is left to do.
             let mut stop = shutdown.clone();

@@ -3,6 +3,7 @@
 //! machine: `groundcrew check` does.
 
 mod network;
+mod trust;
 
 use groundcrew_core::SiteId;
 use groundcrew_core::toml_error;
@@ -11,9 +12,9 @@ use groundcrew_registry::rules::{Rule, Rules};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::Pool;
 use network::RawNetwork;
 pub use network::{Network, RelayedSubnet};
+pub use trust::Staleness;
 
 /// What `site.toml` says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,10 @@ pub struct Settings {
     pub ports: Ports,
     /// What groups of devices get.
     pub profiles: Profiles,
+    /// Whether devices get the time from here.
+    pub sntp: bool,
+    /// How long the site may be without HQ.
+    pub staleness: Staleness,
     /// Which unknown devices are let in without a technician.
     pub rules: Rules,
 }
@@ -41,6 +46,8 @@ pub struct Ports {
     pub http: u16,
     /// Enrollment, TCP.
     pub https: u16,
+    /// The time, UDP.
+    pub sntp: u16,
 }
 
 /// A mistake in `site.toml`, ready to be shown: file, line, caret, and what
@@ -69,14 +76,17 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             tftp: raw.ports.tftp.into_inner(),
             http: raw.ports.http.into_inner(),
             https: raw.ports.https.into_inner(),
+            sntp: raw.ports.sntp.into_inner(),
         },
+        sntp: raw.time.sntp,
+        staleness: raw.trust.checked(file, text)?,
         profiles,
         rules,
     })
 }
 
 fn check_ports(file: &str, text: &str, ports: &RawPorts) -> Result<(), SettingsError> {
-    for port in [&ports.tftp, &ports.http, &ports.https] {
+    for port in [&ports.tftp, &ports.http, &ports.https, &ports.sntp] {
         if *port.get_ref() == 0 {
             return Err(at(
                 file,
@@ -150,6 +160,10 @@ struct Raw {
     #[serde(default)]
     ports: RawPorts,
     #[serde(default)]
+    time: trust::RawTime,
+    #[serde(default)]
+    trust: trust::RawTrust,
+    #[serde(default)]
     profile: Vec<Spanned<Profile>>,
     #[serde(default)]
     enrollment: RawEnrollment,
@@ -168,6 +182,7 @@ struct RawPorts {
     tftp: Spanned<u16>,
     http: Spanned<u16>,
     https: Spanned<u16>,
+    sntp: Spanned<u16>,
 }
 
 impl Default for RawPorts {
@@ -177,6 +192,7 @@ impl Default for RawPorts {
             tftp: port(69),
             http: port(80),
             https: port(443),
+            sntp: port(123),
         }
     }
 }
@@ -239,9 +255,11 @@ where
         .map_err(serde::de::Error::custom)
 }
 
-fn from_text_spanned<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Spanned<Pool>>, D::Error> {
+fn from_text_spanned<'de, D, T>(deserializer: D) -> Result<Option<Spanned<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
     let text = Spanned::<String>::deserialize(deserializer)?;
     let pool = text.get_ref().parse().map_err(serde::de::Error::custom)?;
     Ok(Some(Spanned::new(text.span(), pool)))

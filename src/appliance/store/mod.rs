@@ -228,6 +228,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The journal's last line, read beside a running writer.
+pub fn last_journal_line(path: &Path) -> anyhow::Result<Option<String>> {
+    schema::last_journal_line(&reader(path)?).context("reading the journal")
+}
+
 /// One line of the journal. Reads beside the writer.
 pub fn journal_line(path: &Path, seq: u64) -> anyhow::Result<Option<String>> {
     schema::journal_line(&reader(path)?, seq).context("reading the journal")

@@ -220,6 +220,12 @@ impl Server {
         self.networks.iter().flat_map(Network::leases)
     }
 
+    /// The row of one address.
+    pub fn lease(&self, ip: Ipv4Addr) -> Option<&Lease> {
+        let mut rows = self.networks.iter().map(|n| n.leases.at(ip));
+        rows.find_map(|row| row)
+    }
+
     /// How many addresses may be given.
     pub fn pool_size(&self) -> usize {
         self.networks.iter().map(|n| n.subnet.pool_size()).sum()
