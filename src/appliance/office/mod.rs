@@ -45,6 +45,7 @@ pub use enroll::Refusal;
 use crate::lan::Desk;
 use crate::site::{Settings, Site, SiteKeys, publish};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
+use crate::transfers::Board;
 use challenge::Challenger;
 use pace::Pace;
 use sessions::Sessions;
@@ -62,6 +63,7 @@ pub struct Office {
     registry_file: PathBuf,
     /// The DHCP service, while the site is served.
     desk: OnceLock<Arc<Desk>>,
+    transfers: Board,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -103,6 +105,7 @@ impl Office {
             registry_file: site.registry_file(),
             writer: store.start()?,
             desk: OnceLock::new(),
+            transfers: Board::default(),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
             inner: Mutex::new(Inner {
@@ -118,6 +121,11 @@ impl Office {
     /// The site's keys.
     pub fn keys(&self) -> &SiteKeys {
         &self.keys
+    }
+
+    /// Files on their way.
+    pub fn transfers(&self) -> &Board {
+        &self.transfers
     }
 
     /// The way to the disk.

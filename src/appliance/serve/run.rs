@@ -9,11 +9,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
-use super::{Shutdown, api, boot, control, dhcp, http, ra, tftp, tls, upkeep};
+use super::{Shutdown, api, boot, control, dhcp, http, ra, texts, tftp, tls, upkeep};
 use crate::lan::Desk;
 use crate::office::Office;
 use crate::site::{Settings, Site};
 use crate::store::Store;
+use texts::Texts;
 
 /// Serves `site` until SIGTERM or SIGINT.
 pub fn run(site: &Site) -> anyhow::Result<()> {
@@ -57,6 +58,7 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = site.settings()?;
     let store = Store::open(&site.registry_file())?;
+    store.make_room();
     let leases = store.leases()?;
     let sockets = bind(site, &settings).await?;
     let office = Arc::new(Office::open(site, &settings, store)?);
@@ -134,13 +136,24 @@ fn start(
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
     tasks.spawn(dhcp::run(sockets.dhcp, desk, shutdown.clone()));
-    tasks.spawn(tftp::run(sockets.tftp, boot_tree.clone(), shutdown.clone()));
+    let board = office.transfers().clone();
+    let shelf = tftp::Shelf {
+        tree: boot_tree.clone(),
+        texts: Arc::new(Texts::new(Arc::clone(office), texts::settings(settings))),
+        board: board.clone(),
+    };
+    tasks.spawn(tftp::run(sockets.tftp, shelf, shutdown.clone()));
     let boot_routes = boot::routes(site, settings, boot_tree, Arc::clone(office));
-    tasks.spawn(http::run(sockets.http, None, boot_routes, shutdown.clone()));
+    tasks.spawn(http::run(
+        sockets.http,
+        http::Port::Plain(board),
+        boot_routes,
+        shutdown.clone(),
+    ));
     let api_routes = api::routes(Arc::clone(office));
     tasks.spawn(http::run(
         sockets.https,
-        Some(tls),
+        http::Port::Tls(tls),
         api_routes,
         shutdown.clone(),
     ));

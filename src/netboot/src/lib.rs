@@ -20,4 +20,5 @@ pub mod ipxe;
 pub mod path;
 pub mod quirk;
 pub mod ra;
+pub mod text;
 pub mod tftp;
