@@ -295,7 +295,7 @@ impl Turn<'_> {
     }
 
     fn boot_offer(&self) -> Option<BootOffer> {
-        self.boot?.offer_for(&self.client, true)
+        self.boot?.offer_for(&self.client, self.request.word, true)
     }
 
     fn reply(&self, draft: &Draft<'_>) -> Verdict {
