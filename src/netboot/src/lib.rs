@@ -19,4 +19,5 @@ pub mod dhcp;
 pub mod ipxe;
 pub mod path;
 pub mod ra;
+pub mod story;
 pub mod tftp;

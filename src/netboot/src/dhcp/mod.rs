@@ -28,6 +28,7 @@ pub mod reply;
 pub mod server;
 pub mod service;
 pub mod subnet;
+pub mod told;
 #[cfg(test)]
 mod tests_support;
 pub mod wire;
