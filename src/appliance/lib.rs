@@ -13,3 +13,4 @@ pub mod office;
 pub mod serve;
 pub mod site;
 pub mod store;
+pub mod transfers;
