@@ -7,7 +7,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -20,6 +20,7 @@ use std::net::SocketAddrV4;
 
 pub use view::{CountersView, LeaseView, NetView, OtherView, SubnetView};
 
+use crate::flight::Flight;
 use crate::site::{Cidr, Settings};
 use crate::store::{Busy, Change, Commit, Writer};
 
@@ -32,6 +33,8 @@ pub struct Desk {
     writer: Writer,
     interface: String,
     began: Instant,
+    address: Ipv4Addr,
+    flight: Option<Arc<Flight>>,
 }
 
 struct Inner {
@@ -80,7 +83,18 @@ impl Desk {
             writer,
             interface: settings.interface.clone(),
             began,
+            address: me.address,
+            flight: None,
         })
+    }
+
+    /// The same, and what happens is told to `flight`.
+    #[must_use]
+    pub fn recorded(self, flight: Arc<Flight>) -> Self {
+        Self {
+            flight: Some(flight),
+            ..self
+        }
     }
 
     /// The mode, as written.
@@ -88,11 +102,16 @@ impl Desk {
         self.lock().service.watch().mode()
     }
 
-    /// Decides on a packet, queues its rows and says what is worth saying.
+    /// Decides on a packet as it came, queues its rows and says what is worth saying.
     ///
     /// # Errors
     /// The disk does not keep up; then nothing happened.
-    pub fn handle(&self, request: &Request, via: Via) -> Result<Option<Answer>, Busy> {
+    pub fn handle(
+        &self,
+        packet: &[u8],
+        request: &Request,
+        via: Via,
+    ) -> Result<Option<Answer>, Busy> {
         // A place first: with a full queue nothing may have happened in memory.
         let place = self.writer.place()?;
         let (handled, commit) = {
@@ -104,6 +123,9 @@ impl Desk {
             (handled, commit)
         };
         let Handled { outcome, notice } = handled;
+        if let Some(flight) = &self.flight {
+            flight.dhcp(packet, request, via, self.address, &outcome);
+        }
         self.say(notice);
         let client = outcome.client;
         Ok(said(outcome.verdict, request).map(|reply| Answer {
@@ -120,6 +142,9 @@ impl Desk {
 
     /// A packet to the clients' port.
     pub fn overhear(&self, packet: &[u8]) {
+        if let Some(flight) = &self.flight {
+            flight.overheard(packet, self.address);
+        }
         let notice = self.lock().service.overhear(packet, moment(self.began));
         self.say(notice);
     }
@@ -172,6 +197,9 @@ impl Desk {
 
     /// Another machine uses an address that was about to be offered: put aside.
     pub fn conflict(&self, ip: Ipv4Addr, user: MacAddr) {
+        if let Some(flight) = &self.flight {
+            flight.conflict(ip, user);
+        }
         tracing::warn!(%ip, %user, "DHCP: {ip} is used by {user}, which did not get it here; it is put aside for an hour");
         let Ok(place) = self.writer.place() else {
             return;

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::files::Tree;
 use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
+use crate::flight;
 use crate::lan::Desk;
 use crate::office::Office;
 use crate::site::{Settings, Site};
@@ -138,7 +139,8 @@ fn start(
 ) -> anyhow::Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
     let mac = sockets.dhcp.mac();
-    let desk = Arc::new(Desk::new(settings, mac, leases, office.writer().clone())?);
+    let desk = Desk::new(settings, mac, leases, office.writer().clone())?;
+    let desk = Arc::new(desk.recorded(Arc::clone(office.flight())));
     office.attach(Arc::clone(&desk));
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
@@ -148,6 +150,7 @@ fn start(
         tree: boot_tree.clone(),
         texts: Arc::new(Texts::new(Arc::clone(office), texts::settings(settings))),
         board: board.clone(),
+        flight: Arc::clone(office.flight()),
     };
     tasks.spawn(tftp::run(sockets.tftp, shelf, shutdown.clone()));
     let boot_routes = boot::routes(site, settings, boot_tree, Arc::clone(office));
@@ -169,6 +172,7 @@ fn start(
         Arc::clone(office),
         shutdown.clone(),
     ));
+    tasks.spawn(flight::keep(Arc::clone(office.flight()), shutdown.clone()));
     tasks.spawn(upkeep::run(
         site.clone(),
         Arc::clone(office),

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::hardware::{MacAddr, SmbiosUuid};
 
-/// POST [`LastWords`] here, on the plain HTTP port.
+/// GET this on the plain HTTP port, with [`LastWords::query`] behind a `?`: that
+/// port takes no content.
 pub const PATH: &str = "/v1/words";
 
-/// The most bytes they may have.
-pub const MAX_WORDS: usize = 4096;
+/// The most characters the query may have.
+pub const MAX_QUERY: usize = 8192;
 
 /// The most characters of one text.
 pub const MAX_TEXT: usize = 600;
@@ -92,6 +93,23 @@ pub struct LastWords {
     pub text: String,
 }
 
+impl LastWords {
+    /// As they travel: JSON in base64url.
+    pub fn query(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        data_encoding::BASE64URL_NOPAD.encode(&json)
+    }
+
+    /// Reads [`LastWords::query`]; `None` for anything else.
+    pub fn read(query: &str) -> Option<Self> {
+        if query.len() > MAX_QUERY {
+            return None;
+        }
+        let json = data_encoding::BASE64URL_NOPAD.decode(query.as_bytes()).ok()?;
+        serde_json::from_slice(&json).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +119,8 @@ mod tests {
         let words: LastWords =
             serde_json::from_str(r#"{"trouble":"volcano","text":"lava","later":1}"#).unwrap();
         assert_eq!((words.trouble, words.text.as_str()), (Trouble::Other, "lava"));
+        let again = LastWords::read(&words.query());
+        assert_eq!((again, LastWords::read("%")), (Some(words), None));
         let text = serde_json::to_string(&Trouble::SeveralSystems).unwrap();
         assert_eq!(text, "\"several-systems\"");
     }

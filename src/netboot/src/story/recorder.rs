@@ -130,7 +130,15 @@ impl Recorder {
         Some(self.note(at, who, what))
     }
 
-    /// A DHCP transaction of a card: two machines that say the same UUID and take
+    /// Something happened to the device of that story.
+    pub fn note_in(&mut self, at: At, id: StoryId, what: What) {
+        if let Some(kept) = self.stories.get_mut(&id) {
+            kept.story.push(at, None, what);
+            self.touch(id);
+        }
+    }
+
+    /// A DHCP transaction of a card, after it was noted: two machines that say the same UUID and take
     /// turns within their transactions are told apart by it.
     pub fn exchange(&mut self, at: At, mac: MacAddr, uuid: Option<SmbiosUuid>, xid: u32) {
         let Some(uuid) = uuid.filter(|uuid| !self.contested.contains(&uuid.order_free())) else {
@@ -174,15 +182,32 @@ impl Recorder {
         let uuid = who.uuid.map(|uuid| uuid.order_free());
         let uuid = uuid.filter(|uuid| !self.contested.contains(uuid));
         let serial = who.serial.as_ref().map(|serial| serial.to_lowercase());
-        let by_ip = who.ip.filter(|_| {
-            who.mac.is_none() && who.uuid.is_none() && who.serial.is_none()
-        });
         None.or_else(|| self.by_uuid.get(&uuid?))
             .or_else(|| self.by_serial.get(&serial?))
-            .or_else(|| self.by_mac.get(&who.mac?))
+            .or_else(|| self.by_mac.get(&who.mac?).filter(|id| self.fits(**id, who)))
             .or_else(|| self.by_device.get(who.device.as_ref()?))
-            .or_else(|| self.by_ip.get(&by_ip?))
+            .or_else(|| self.by_ip.get(&who.ip?).filter(|id| self.fits(**id, who)))
             .copied()
+    }
+
+    /// Whether nothing speaks against `who` being the device of that story: an
+    /// address may have been somebody else's before, a dock lends its card.
+    fn fits(&self, id: StoryId, who: &Who) -> bool {
+        let Some(names) = self.story(id).map(|story| &story.names) else {
+            return false;
+        };
+        let uuid = match (who.uuid, names.uuid) {
+            (Some(said), Some(known)) => said.same_machine(&known),
+            _ => true,
+        };
+        let serial = match (&who.serial, &names.serial) {
+            (Some(said), Some(known)) => said.eq_ignore_ascii_case(known),
+            _ => true,
+        };
+        let mac = who
+            .mac
+            .is_none_or(|mac| names.macs.is_empty() || names.macs.contains(&mac));
+        uuid && serial && mac
     }
 
     /// The stories that a person's word for a device means, the last one first.
