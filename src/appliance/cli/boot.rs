@@ -175,7 +175,10 @@ fn write_pcap(file: &Path, view: &StoryView) -> anyhow::Result<()> {
 
 fn told(view: &StoryView, width: usize) -> String {
     let diagnosis = &view.diagnosis;
-    let mut out = table::fields(&names(&view.story.names, diagnosis.firmware.as_deref()), width);
+    let mut out = table::fields(
+        &names(&view.story.names, diagnosis.firmware.as_deref()),
+        width,
+    );
     if !diagnosis.past.is_empty() {
         out.push_str("\nAttempts before:\n");
         for past in before(&diagnosis.past) {
@@ -213,11 +216,20 @@ fn state(view: &StoryView) -> String {
 fn names(names: &Names, firmware: Option<&str>) -> Vec<(&'static str, String)> {
     let mut rows = vec![("Device", shown(&names.title()))];
     let mut push = |name, text: Option<String>| {
-        rows.extend(text.filter(|text| !text.is_empty()).map(|text| (name, text)));
+        rows.extend(
+            text.filter(|text| !text.is_empty())
+                .map(|text| (name, text)),
+        );
     };
     let all = |list: Vec<String>| Some(list.join(", "));
-    push("Cards", all(names.macs.iter().map(ToString::to_string).collect()));
-    push("Addresses", all(names.ips.iter().map(ToString::to_string).collect()));
+    push(
+        "Cards",
+        all(names.macs.iter().map(ToString::to_string).collect()),
+    );
+    push(
+        "Addresses",
+        all(names.ips.iter().map(ToString::to_string).collect()),
+    );
     let model = [&names.maker, &names.model].into_iter().flatten();
     let model: Vec<String> = model.filter_map(|text| clean(text)).collect();
     push("Model", Some(model.join(" ")));

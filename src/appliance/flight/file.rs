@@ -25,7 +25,10 @@ impl StoryFile {
         match read(path) {
             Ok((db, stories)) => (Self { db: Some(db) }, stories),
             Err(error) => {
-                tracing::warn!("{} cannot be used and is put aside: {error}", path.display());
+                tracing::warn!(
+                    "{} cannot be used and is put aside: {error}",
+                    path.display()
+                );
                 let aside: PathBuf = path.with_extension("broken");
                 let moved = std::fs::rename(path, &aside);
                 let db = moved.ok().and_then(|()| read(path).ok()).map(|(db, _)| db);
@@ -35,7 +38,11 @@ impl StoryFile {
     }
 
     /// Puts changed stories in place of what was kept, and forgets others.
-    pub fn write(&mut self, changed: &[(StoryId, Story)], gone: &[StoryId]) -> rusqlite::Result<()> {
+    pub fn write(
+        &mut self,
+        changed: &[(StoryId, Story)],
+        gone: &[StoryId],
+    ) -> rusqlite::Result<()> {
         let Some(db) = &mut self.db else {
             return Ok(());
         };
@@ -93,7 +100,8 @@ mod tests {
         story.names.serial = Some("SYNTH-1".to_owned());
         let (mut file, none) = StoryFile::open(&path);
         assert!(none.is_empty());
-        file.write(&[(7, story.clone()), (8, story.clone())], &[]).unwrap();
+        file.write(&[(7, story.clone()), (8, story.clone())], &[])
+            .unwrap();
         file.write(&[], &[8]).unwrap();
         drop(file);
         assert_eq!(StoryFile::open(&path).1, [(7, story)]);

@@ -161,7 +161,9 @@ impl Office {
             )
         };
         commit.done().await;
-        let Admission { device, decision, .. } = &admission;
+        let Admission {
+            device, decision, ..
+        } = &admission;
         self.flight.asked(peer, &report, device, decision);
         Ok(admission)
     }

@@ -277,9 +277,7 @@ impl Office {
             Command::ReleaseLease(ip) => self.release_lease(ip).await,
             Command::ShowNet => self.net(),
             Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
-            Command::ExplainBoot(name) => {
-                Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?)))
-            }
+            Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
             Command::ReleaseBoot(name) => self.flight.release(&name).map(Outcome::Done),
         }
     }

@@ -112,7 +112,9 @@ async fn log(
 fn told<T>(office: &Office, peer: Option<IpAddr>, answer: Result<T, Refusal>) -> Answer<T> {
     if let Err(refusal) = &answer {
         let (code, text) = (refusal.code().to_owned(), refusal.to_string());
-        office.flight().agent(peer, AgentStep::Refused { code, text });
+        office
+            .flight()
+            .agent(peer, AgentStep::Refused { code, text });
     }
     Ok(Json(answer?))
 }

@@ -81,9 +81,7 @@ async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
 async fn last_words(State(boot): State<Arc<Boot>>, request: Request) -> Response {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     match LastWords::read(request.uri().query().unwrap_or_default()) {
-        Some(words) if boot.office.flight().words(peer, &words) => {
-            plain(StatusCode::OK, "heard\n")
-        }
+        Some(words) if boot.office.flight().words(peer, &words) => plain(StatusCode::OK, "heard\n"),
         Some(_) => plain(StatusCode::TOO_MANY_REQUESTS, "heard often enough\n"),
         None => plain(StatusCode::BAD_REQUEST, "these words cannot be read\n"),
     }
@@ -128,7 +126,13 @@ async fn file(State(boot): State<Arc<Boot>>, request: Request) -> Response {
     let mut response = tree.answer(method, request.headers(), rest).await;
     let status = response.status().as_u16();
     if let Some(peer) = peer {
-        record(boot.office.flight(), peer.ip(), method, &path, &mut response);
+        record(
+            boot.office.flight(),
+            peer.ip(),
+            method,
+            &path,
+            &mut response,
+        );
     }
     tracing::debug!(
         peer = peer.map(tracing::field::display),

@@ -96,7 +96,9 @@ pub async fn run(listener: Listener, shelf: Shelf, mut stop: Shutdown) {
             Err(refusal) => {
                 tracing::debug!(%peer, "TFTP request refused: {refusal}");
                 if refusal.packet().is_some() {
-                    shelf.flight.tftp(peer, "a file", TftpStep::refused(&refusal));
+                    shelf
+                        .flight
+                        .tftp(peer, "a file", TftpStep::refused(&refusal));
                 }
                 if let Some(packet) = refusal.packet() {
                     // A full send buffer only costs the peer the explanation.
@@ -123,11 +125,15 @@ fn admit(
             }
         }
         Admit::AddressBusy => {
-            shelf.flight.tftp(peer, request.path.as_str(), TftpStep::Busy);
+            shelf
+                .flight
+                .tftp(peer, request.path.as_str(), TftpStep::Busy);
             tracing::debug!(%peer, "TFTP: too many transfers of one address");
         }
         Admit::Busy => {
-            shelf.flight.tftp(peer, request.path.as_str(), TftpStep::Busy);
+            shelf
+                .flight
+                .tftp(peer, request.path.as_str(), TftpStep::Busy);
             tracing::warn!(%peer, "TFTP: too many transfers");
         }
         Admit::Begin => {
@@ -236,7 +242,11 @@ impl Job {
         let mut transfer = Transfer::new(&self.request, size, &Limits::default(), epoch.elapsed());
         let (flight, peer) = (&self.shelf.flight, self.peer);
         let us = socket.local_addr().unwrap_or(peer);
-        flight.tftp(peer, self.request.path.as_str(), begun(&self.request, &transfer, size));
+        flight.tftp(
+            peer,
+            self.request.path.as_str(),
+            begun(&self.request, &transfer, size),
+        );
         let mut incoming = [0; 1024];
         loop {
             match transfer.poll(epoch.elapsed()) {

@@ -105,7 +105,9 @@ impl LastWords {
         if query.len() > MAX_QUERY {
             return None;
         }
-        let json = data_encoding::BASE64URL_NOPAD.decode(query.as_bytes()).ok()?;
+        let json = data_encoding::BASE64URL_NOPAD
+            .decode(query.as_bytes())
+            .ok()?;
         serde_json::from_slice(&json).ok()
     }
 }
@@ -118,7 +120,10 @@ mod tests {
     fn a_later_agent_s_trouble_is_read_as_other() {
         let words: LastWords =
             serde_json::from_str(r#"{"trouble":"volcano","text":"lava","later":1}"#).unwrap();
-        assert_eq!((words.trouble, words.text.as_str()), (Trouble::Other, "lava"));
+        assert_eq!(
+            (words.trouble, words.text.as_str()),
+            (Trouble::Other, "lava")
+        );
         let again = LastWords::read(&words.query());
         assert_eq!((again, LastWords::read("%")), (Some(words), None));
         let text = serde_json::to_string(&Trouble::SeveralSystems).unwrap();

@@ -28,9 +28,9 @@ pub mod reply;
 pub mod server;
 pub mod service;
 pub mod subnet;
-pub mod told;
 #[cfg(test)]
 mod tests_support;
+pub mod told;
 pub mod wire;
 
 pub use arch::{Arch, Platform};

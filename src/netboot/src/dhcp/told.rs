@@ -102,7 +102,10 @@ mod tests {
     fn file_and_class_are_read_from_wherever_they_stand() {
         let told = Told::read(&message(&[])).unwrap();
         assert_eq!(told.file.as_deref(), Some("x.0"));
-        assert_eq!((told.server, told.address), ([10, 77, 0, 2].into(), [10, 77, 0, 50].into()));
+        assert_eq!(
+            (told.server, told.address),
+            ([10, 77, 0, 2].into(), [10, 77, 0, 50].into())
+        );
         let told = Told::read(&message(b"\x43\x05a.efi\x3c\x0aHTTPClient")).unwrap();
         assert_eq!(told.file.as_deref(), Some("a.efi"));
         assert_eq!(told.vendor_class.as_deref(), Some("HTTPClient"));

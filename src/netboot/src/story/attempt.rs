@@ -168,8 +168,9 @@ impl UnderWay {
 pub(super) fn stage(what: &What, reached: Stage) -> Option<Stage> {
     match what {
         What::Dhcp(dhcp) => of_dhcp(dhcp),
-        What::Overheard(other) => (other.reply == ReplyWord::Ack && reached >= Stage::Asked)
-            .then_some(Stage::Address),
+        What::Overheard(other) => {
+            (other.reply == ReplyWord::Ack && reached >= Stage::Asked).then_some(Stage::Address)
+        }
         What::Conflict { .. } | What::SameUuid { .. } | What::Released => None,
         What::Tftp(tftp) => Some(match &tftp.step {
             TftpStep::Sent { .. } => sent(&tftp.file),
@@ -267,7 +268,13 @@ pub(super) enum FileKind {
 
 pub(super) fn kind(file: &str) -> FileKind {
     let name = file.rsplit('/').next().unwrap_or(file);
-    let optional = ["revocations", "shim_certificate", "grub.cfg-", "grub.cfg", "01-"];
+    let optional = [
+        "revocations",
+        "shim_certificate",
+        "grub.cfg-",
+        "grub.cfg",
+        "01-",
+    ];
     if name == "local.efi" {
         FileKind::OwnDisk
     } else if name.starts_with("vmlinuz") || name.starts_with("linux") {
@@ -287,7 +294,11 @@ pub(super) fn kind(file: &str) -> FileKind {
 
 /// The firmware a loader is for, by its usual names: UEFI or BIOS.
 pub(super) fn for_uefi(file: &str) -> Option<bool> {
-    let name = file.rsplit(['/', '\\']).next().unwrap_or(file).to_lowercase();
+    let name = file
+        .rsplit(['/', '\\'])
+        .next()
+        .unwrap_or(file)
+        .to_lowercase();
     let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
     if ends(&[".efi", ".efi.signed"]) {
         Some(true)

@@ -188,10 +188,14 @@ fn judge_past(story: &Story, attempt: &Attempt) -> Option<Finding> {
 
 fn notes(story: &Story, events: &[&Event], cause: Option<Cause>) -> Vec<String> {
     let mut notes = Vec::new();
-    let twin = story.events.iter().rev().find_map(|event| match event.what {
-        What::SameUuid { uuid, other } => Some((uuid, other)),
-        _ => None,
-    });
+    let twin = story
+        .events
+        .iter()
+        .rev()
+        .find_map(|event| match event.what {
+            What::SameUuid { uuid, other } => Some((uuid, other)),
+            _ => None,
+        });
     if let Some((uuid, other)) = twin.filter(|_| cause != Some(Cause::DuplicateUuid)) {
         notes.push(format!(
             "The machine with the card {other} says the same UUID {uuid}; it names neither."

@@ -146,8 +146,15 @@ fn of_tftp(tftp: &TftpFile) -> String {
         TftpStep::Sent { bytes, ms } => {
             format!("has {file}: {bytes} bytes in {}", span(*ms))
         }
-        TftpStep::EndedByDevice { code: 8, sent: 0, size, .. } => {
-            format!("ended the transfer of {file} at once (asked for its size, {size}, or refuses the options)")
+        TftpStep::EndedByDevice {
+            code: 8,
+            sent: 0,
+            size,
+            ..
+        } => {
+            format!(
+                "ended the transfer of {file} at once (asked for its size, {size}, or refuses the options)"
+            )
         }
         TftpStep::EndedByDevice {
             code,

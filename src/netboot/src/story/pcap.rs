@@ -58,11 +58,7 @@ fn framed(packet: &Packet) -> Option<Vec<u8>> {
 }
 
 /// Where a client's DHCP packet came from and went to, as its fields say.
-pub fn dhcp_ends(
-    relay: Ipv4Addr,
-    ciaddr: Ipv4Addr,
-    me: Ipv4Addr,
-) -> (SocketAddrV4, SocketAddrV4) {
+pub fn dhcp_ends(relay: Ipv4Addr, ciaddr: Ipv4Addr, me: Ipv4Addr) -> (SocketAddrV4, SocketAddrV4) {
     if !relay.is_unspecified() {
         return (SocketAddrV4::new(relay, 67), SocketAddrV4::new(me, 67));
     }

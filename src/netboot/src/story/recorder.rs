@@ -152,9 +152,8 @@ impl Recorder {
         };
         let recent = &mut kept.exchanges;
         recent.retain(|(_, _, then)| at.since(*then) <= TURNS_WITHIN);
-        let same = |(other, transaction, _): &(MacAddr, u32, At)| {
-            (*other, *transaction) == (mac, xid)
-        };
+        let same =
+            |(other, transaction, _): &(MacAddr, u32, At)| (*other, *transaction) == (mac, xid);
         let began = recent.iter().position(same);
         let between = began.and_then(|began| {
             let later = recent.iter().skip(began);
@@ -433,7 +432,9 @@ fn address(what: &What) -> Option<Ipv4Addr> {
         What::Dhcp(dhcp) => match &dhcp.answer {
             Answer::Sent { ip: Some(ip), .. } => Some(*ip),
             // It chose another server's, or uses it already.
-            _ => dhcp.wants.filter(|_| dhcp.server.is_some() || dhcp.door == super::Door::Pxe),
+            _ => dhcp
+                .wants
+                .filter(|_| dhcp.server.is_some() || dhcp.door == super::Door::Pxe),
         },
         What::Overheard(other) => other.ip,
         _ => None,

@@ -86,8 +86,17 @@ fn one_device_is_one_story_however_it_is_named() {
         serial: Some("S-1".to_owned()),
         ..card(2)
     };
-    assert_eq!(recorder.note(At(3), &second_card, discover(ClientKind::Ipxe)), id);
-    for name in ["02:00:00:00:00:01", "S-1", "s-1", "10.77.0.50", &uuid(7).to_string()] {
+    assert_eq!(
+        recorder.note(At(3), &second_card, discover(ClientKind::Ipxe)),
+        id
+    );
+    for name in [
+        "02:00:00:00:00:01",
+        "S-1",
+        "s-1",
+        "10.77.0.50",
+        &uuid(7).to_string(),
+    ] {
         assert_eq!(recorder.named(name), [id], "{name}");
     }
     assert!(recorder.named("S-2").is_empty());
@@ -152,7 +161,12 @@ fn two_machines_with_one_uuid_are_told_apart() {
 #[test]
 fn two_cards_of_one_machine_in_turn_are_one_story() {
     let mut recorder = recorder();
-    for (at, n, xid) in [(1, 1, 10), (20_000, 2, 20), (40_000, 1, 11), (60_000, 2, 21)] {
+    for (at, n, xid) in [
+        (1, 1, 10),
+        (20_000, 2, 20),
+        (40_000, 1, 11),
+        (60_000, 2, 21),
+    ] {
         let who = Who {
             uuid: Some(uuid(7)),
             ..card(n)

@@ -73,15 +73,18 @@ impl<'a> View<'a> {
     }
 
     fn agent_said(&self) -> Option<Finding> {
-        self.events.iter().rev().find_map(|event| match &event.what {
-            What::Says { trouble, text, .. } => {
-                shown(of_trouble(*trouble), format!("the device says: {text}"))
-            }
-            What::Agent(AgentStep::Failed { reason }) => {
-                shown(of_reason(reason), format!("its receipt says: {reason}"))
-            }
-            _ => None,
-        })
+        self.events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Says { trouble, text, .. } => {
+                    shown(of_trouble(*trouble), format!("the device says: {text}"))
+                }
+                What::Agent(AgentStep::Failed { reason }) => {
+                    shown(of_reason(reason), format!("its receipt says: {reason}"))
+                }
+                _ => None,
+            })
     }
 
     fn duplicate(&self) -> Option<Finding> {
@@ -96,10 +99,14 @@ impl<'a> View<'a> {
 
     /// The last word of the enrollment counts.
     fn appliance_said(&self) -> Option<Finding> {
-        let step = self.events.iter().rev().find_map(|event| match &event.what {
-            What::Agent(step) => Some(step),
-            _ => None,
-        })?;
+        let step = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Agent(step) => Some(step),
+                _ => None,
+            })?;
         match step {
             AgentStep::Waiting { reason } => shown(Cause::Waiting, reason.clone()),
             AgentStep::Rejected { reason } => shown(Cause::Rejected, reason.clone()),
@@ -121,10 +128,14 @@ impl<'a> View<'a> {
         if self.reached > Stage::OwnDisk {
             return None;
         }
-        let text = self.events.iter().rev().find_map(|event| match &event.what {
-            What::Text(text) => Some(text),
-            _ => None,
-        })?;
+        let text = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Text(text) => Some(text),
+                _ => None,
+            })?;
         match text.told {
             Order::OwnDisk => shown(Cause::OwnDiskByOrder, text.why.clone()),
             Order::Held => shown(Cause::Held, text.why.clone()),
@@ -158,7 +169,9 @@ impl<'a> View<'a> {
                     .wrong_loader(file)
                     .or_else(|| shown(Cause::LoaderMissing, format!("{file} is not there"))),
             },
-            TftpStep::EndedByDevice { code: 8, sent: 0, .. } => shown(
+            TftpStep::EndedByDevice {
+                code: 8, sent: 0, ..
+            } => shown(
                 Cause::BlksizeRefused,
                 format!("it ended the transfer of {file} with TFTP error 8"),
             ),
@@ -169,7 +182,9 @@ impl<'a> View<'a> {
                 size,
             } => shown(
                 Cause::TransferCut,
-                format!("the device gave up {file} at byte {sent} of {size}: {text} (error {code})"),
+                format!(
+                    "the device gave up {file} at byte {sent} of {size}: {text} (error {code})"
+                ),
             ),
             TftpStep::Silent { sent, size } => shown(
                 Cause::TransferCut,
@@ -188,16 +203,20 @@ impl<'a> View<'a> {
         if self.reached >= Stage::LoaderBegun && self.reached != Stage::LoaderRuns {
             return None;
         }
-        let conflict = self.events.iter().rev().find_map(|event| match &event.what {
-            What::Conflict { ip, user } => Some(format!("{ip} is used by {user}")),
-            What::Dhcp(dhcp) => match dhcp.answer {
-                Answer::Noted { declined: Some(ip) } => {
-                    Some(format!("the device found {ip} in use by somebody else"))
-                }
+        let conflict = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Conflict { ip, user } => Some(format!("{ip} is used by {user}")),
+                What::Dhcp(dhcp) => match dhcp.answer {
+                    Answer::Noted { declined: Some(ip) } => {
+                        Some(format!("the device found {ip} in use by somebody else"))
+                    }
+                    _ => None,
+                },
                 _ => None,
-            },
-            _ => None,
-        });
+            });
         // Another address is offered next, so a conflict is a cause only if that
         // did not help.
         if let Some(conflict) = conflict.filter(|_| over) {
@@ -241,7 +260,9 @@ impl<'a> View<'a> {
     }
 
     fn last_dhcp(&self) -> Option<&'a Dhcp> {
-        self.dhcp().last().filter(|dhcp| dhcp.client != ClientKind::Plain)
+        self.dhcp()
+            .last()
+            .filter(|dhcp| dhcp.client != ClientKind::Plain)
     }
 
     fn dhcp(&self) -> impl DoubleEndedIterator<Item = &'a Dhcp> {
@@ -306,7 +327,14 @@ impl<'a> View<'a> {
     fn addressed(&self) -> Option<Finding> {
         let named = |dhcp: &Dhcp| {
             let answer = &dhcp.answer;
-            matches!(answer, Answer::Sent { reply: ReplyWord::Ack, file: Some(_), .. })
+            matches!(
+                answer,
+                Answer::Sent {
+                    reply: ReplyWord::Ack,
+                    file: Some(_),
+                    ..
+                }
+            )
         };
         let acked = self.dhcp().any(named);
         if !acked {
@@ -328,7 +356,9 @@ impl<'a> View<'a> {
         let chosen = self.dhcp().rev().find_map(|dhcp| dhcp.server);
         let theirs = self.overheard().rev().find(|other| other.ip.is_some());
         let server = chosen.or(theirs.map(|other| other.server));
-        let named = server.map_or_else(String::new, |server| format!("it took the offer of {server}"));
+        let named = server.map_or_else(String::new, |server| {
+            format!("it took the offer of {server}")
+        });
         let http = self.dhcp().any(|dhcp| dhcp.client == ClientKind::HttpBoot);
         let unclassed = theirs.is_some_and(|other| {
             let class = other.vendor_class.as_deref();
@@ -349,11 +379,18 @@ impl<'a> View<'a> {
     }
 
     fn loader_sent(&self) -> Option<Finding> {
-        let file = self.events.iter().rev().find_map(|event| match &event.what {
-            What::Tftp(TftpFile { file, step: TftpStep::Sent { .. } }) => Some(file.as_str()),
-            What::Http(http) if http.status < 400 => Some(http.path.as_str()),
-            _ => None,
-        })?;
+        let file = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Tftp(TftpFile {
+                    file,
+                    step: TftpStep::Sent { .. },
+                }) => Some(file.as_str()),
+                What::Http(http) if http.status < 400 => Some(http.path.as_str()),
+                _ => None,
+            })?;
         let wrong = self.wrong_loader(file);
         wrong.or_else(|| {
             let cause = match self.uefi().or(for_uefi(file)) {
