@@ -85,6 +85,11 @@ impl Site {
         self.dir.join("registry.db")
     }
 
+    /// What happened to devices that boot.
+    pub fn flight_file(&self) -> PathBuf {
+        self.dir.join("flight.db")
+    }
+
     /// Where commands reach a running appliance.
     pub fn control_socket(&self) -> PathBuf {
         self.dir.join("control.sock")
