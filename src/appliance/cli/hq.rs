@@ -27,6 +27,7 @@ pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
         HqCommand::Key(HqKeyCommand::Add(args)) => key_add(&args),
         HqCommand::Key(HqKeyCommand::Remove(args)) => key_remove(&args),
         HqCommand::Key(HqKeyCommand::Rotate(args)) => key_rotate(&args),
+        HqCommand::Region(command) => super::hq_region::run(command),
         HqCommand::Renew(args) => {
             let hq = Hq::open(&args.dir)?;
             carry_out(&hq, &hq.renew()?, &args)
@@ -85,6 +86,10 @@ fn show(args: &HqShowArgs) -> anyhow::Result<()> {
             "  {name}  charter version {}, {} devices, until {}",
             charter.version, charter.devices, charter.expires
         );
+    }
+    for (name, region) in &state.regions {
+        let sites: Vec<&str> = region.sites.iter().map(|site| site.as_str()).collect();
+        println!("region {name}: key {}, sites {}", region.key.hex(), sites.join(", "));
     }
     let mut waiting: Vec<_> = std::fs::read_dir(hq.dir().join("ceremonies"))?
         .flatten()
@@ -168,7 +173,7 @@ fn key_new(args: &HqKeyNewArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
+pub(super) fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
     let pem = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     PublicKey::from_pem(&pem).with_context(|| path.display().to_string())
 }
@@ -199,7 +204,7 @@ fn key_rotate(args: &HqKeyRotateArgs) -> anyhow::Result<()> {
     carry_out(&hq, &change, &args.hq)
 }
 
-fn carry_out(hq: &Hq, change: &Change, args: &super::hq_args::HqArg) -> anyhow::Result<()> {
+pub(super) fn carry_out(hq: &Hq, change: &Change, args: &super::hq_args::HqArg) -> anyhow::Result<()> {
     let progress = hq.carry_out(change, &args.passphrase.passphrase())?;
     tell(&progress);
     if let Progress::Done(hq) = &progress {

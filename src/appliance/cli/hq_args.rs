@@ -63,6 +63,9 @@ every change of keys and sites is a ceremony of `hq sign` by as many as the thre
     /// Keys: made, added, removed, rotated
     #[command(subcommand)]
     Key(HqKeyCommand),
+    /// Regions: bundles signed by a key of a region's own
+    #[command(subcommand)]
+    Region(super::hq_region::HqRegionCommand),
     /// Sign everything anew for its full time: roots, targets, charters
     Renew(HqArg),
     /// List a bundle and sign the list; a courier brings it to sites

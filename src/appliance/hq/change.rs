@@ -14,6 +14,7 @@ use groundcrew_core::trust::tuf::repo::{
 };
 
 use super::ceremony::{self, Blob, Ceremony, Draft, FORM};
+use super::region::RegionChange;
 use super::secret::Passphrase;
 use super::{Hq, KeyRole, SiteRecord, State};
 use crate::site::SiteKeys;
@@ -29,6 +30,7 @@ pub struct Change {
     after: State,
     targets: Vec<TargetChange>,
     renew: bool,
+    pub(super) region: Option<RegionChange>,
 }
 
 /// What became of a change.
@@ -204,12 +206,13 @@ impl Hq {
         Ok(Progress::Waiting { file, standing })
     }
 
-    fn change(&self, purpose: String, after: State, targets: Vec<TargetChange>) -> Change {
+    pub(super) fn change(&self, purpose: String, after: State, targets: Vec<TargetChange>) -> Change {
         Change {
             purpose,
             after,
             targets,
             renew: false,
+            region: None,
         }
     }
 
@@ -248,6 +251,7 @@ impl Hq {
                 let (site, by) = (Some(site.clone()), previous.map(Blob));
                 drafts.push(Draft {
                     site,
+                    region: None,
                     file: Blob(file),
                     by,
                 });
@@ -264,11 +268,22 @@ impl Hq {
             let file = draft_targets(held.as_ref(), &change.targets, now.plus(OFFLINE_LIFETIME))?;
             drafts.push(Draft {
                 site: None,
+                region: None,
                 file: Blob(file.bytes),
                 by: Some(Blob(root)),
             });
         } else if !change.targets.is_empty() {
             bail!("HQ has no site yet, so nothing can be signed for one: `groundcrew hq site add`");
+        }
+        if let Some(region) = &change.region {
+            let by = drafts.last().filter(|draft| draft.site.is_none());
+            let by = by.map(|draft| draft.file.0.clone()).or_else(|| self.targets_bytes());
+            drafts.push(Draft {
+                site: None,
+                region: Some(region.name.clone()),
+                file: Blob(self.draft_region(region)?),
+                by: by.map(Blob),
+            });
         }
         Ok(Ceremony {
             groundcrew_ceremony: FORM,

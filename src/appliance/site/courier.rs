@@ -22,6 +22,8 @@ pub mod entry {
     pub const SITE: &str = "groundcrew-site";
     /// `N.root.json`, `targets.json`.
     pub const METADATA: &str = "metadata/";
+    /// Lists that regions sign, `NAME.json`.
+    pub const REGIONS: &str = "metadata/regions/";
     /// Target files, by target path.
     pub const TARGETS: &str = "targets/";
     /// Blobs of bundles, by the hex of their SHA-256.
@@ -55,7 +57,7 @@ fn read(file: &Path) -> anyhow::Result<Package> {
     let mut site = None;
     let mut roots = BTreeMap::<u64, Vec<u8>>::new();
     let mut targets = None;
-    let mut files = Vec::new();
+    let (mut files, mut regions) = (Vec::new(), Vec::new());
     let mut left = ALL_SMALL;
     let mut tar = open(file)?;
     for found in tar.entries().context("no courier file of groundcrew")? {
@@ -76,6 +78,8 @@ fn read(file: &Path) -> anyhow::Result<Package> {
             site = Some(String::from_utf8_lossy(&bytes).parse()?);
         } else if name == "metadata/targets.json" {
             targets = Some(bytes);
+        } else if let Some(region) = region_of(&name) {
+            regions.push((region.parse()?, bytes));
         } else if let Some(path) = name.strip_prefix(entry::TARGETS) {
             files.push((path.to_owned(), bytes));
         } else if let Some(version) = root_version(&name) {
@@ -93,6 +97,7 @@ fn read(file: &Path) -> anyhow::Result<Package> {
         site: site.context("it names no site: no courier file of groundcrew")?,
         roots: roots.into_values().collect(),
         targets: targets.context("it holds no targets")?,
+        regions,
         files,
     })
 }
@@ -113,6 +118,10 @@ fn name_of(found: &tar::Entry<'_, impl Read>) -> anyhow::Result<String> {
     Ok(name
         .context("it holds a file with a strange name")?
         .to_owned())
+}
+
+fn region_of(name: &str) -> Option<&str> {
+    name.strip_prefix(entry::REGIONS)?.strip_suffix(".json")
 }
 
 fn root_version(name: &str) -> Option<u64> {
