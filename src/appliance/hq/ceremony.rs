@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
 use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::{PublicKey, SigningKey};
-use groundcrew_core::trust::Charter;
+use groundcrew_core::trust::{Charter, Downgrades};
 use groundcrew_core::trust::tuf::repo::{
     Standing, add_signatures, claimed_root, claimed_targets, delegated_authority, draft_root,
 };
@@ -283,6 +283,14 @@ impl Ceremony {
                 record.charter.site == *site
                     && listed.is_some_and(|l| l.sha256() == meant.sha256()),
                 "the charter of {site} that is listed is not the one that HQ has decided on"
+            );
+        }
+        for (site, list) in &self.after.downgrades {
+            let listed = targets.targets.get(&Downgrades::target_path(site));
+            let meant = TargetFile::of(&list.to_json()?);
+            ensure!(
+                list.site == *site && listed.is_some_and(|l| l.sha256() == meant.sha256()),
+                "the downgrades of {site} that are listed are not those that HQ has decided on"
             );
         }
         Ok(())

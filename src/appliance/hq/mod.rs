@@ -29,7 +29,7 @@ use groundcrew_core::keys::{PublicKey, SigningKey};
 use groundcrew_core::time::{Now, TimeFloor, UnixTime};
 use groundcrew_core::trust::tuf::repo::{RoleSpec, RootSpec, claimed_targets};
 use groundcrew_core::trust::tuf::{Repo, TargetFile};
-use groundcrew_core::trust::{Charter, Trusted};
+use groundcrew_core::trust::{Charter, Downgrades, Trusted};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, Access};
@@ -49,6 +49,9 @@ pub struct State {
     /// The sites.
     #[serde(default)]
     pub sites: BTreeMap<SiteId, SiteRecord>,
+    /// Older bundles that sites' devices may get again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub downgrades: BTreeMap<SiteId, Downgrades>,
     /// The regions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub regions: BTreeMap<Slug, region::Region>,
@@ -191,6 +194,7 @@ impl Hq {
             root: signers(root, new.threshold),
             targets: signers(vec![make("targets")?], 1),
             sites: BTreeMap::new(),
+            downgrades: BTreeMap::new(),
             regions: BTreeMap::new(),
         };
         let hq = Self {
@@ -281,6 +285,10 @@ impl Hq {
     pub fn package(&self, site: &SiteId, files: Vec<(String, Vec<u8>)>) -> anyhow::Result<Package> {
         let record = self.site(site)?;
         let charter = (Charter::target_path(site), record.charter.to_json()?);
+        let downgrades = self.state.downgrades.get(site).map(|list| {
+            let path = Downgrades::target_path(site);
+            list.to_json().map(|bytes| (path, bytes))
+        });
         let roots = self.roots(site);
         let targets = self.targets_bytes();
         let targets = targets.filter(|_| !roots.is_empty()).with_context(|| {
@@ -291,7 +299,10 @@ impl Hq {
             roots,
             targets,
             regions: self.regions_of(site),
-            files: std::iter::once(charter).chain(files).collect(),
+            files: std::iter::once(charter)
+                .chain(downgrades.transpose()?)
+                .chain(files)
+                .collect(),
         })
     }
 

@@ -391,6 +391,7 @@ fn terms_change_by_a_newer_charter() {
         tags: vec!["kiosk".parse().unwrap()],
         devices: 3,
         lifetime: 30 * 86_400,
+        minimum: Vec::new(),
     };
     let name: Slug = "berlin".parse().unwrap();
     world.done(world.hq().charter_site(&name, &terms));

@@ -205,7 +205,7 @@ fn ours(repo: &Repo, keys: &SiteKeys) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn names(authority: &Authority<'_>, key: PublicKey) -> bool {
+pub(super) fn names(authority: &Authority<'_>, key: PublicKey) -> bool {
     let mut ids = authority.role.keyids.iter();
     ids.any(|id| authority.keys.get(id).and_then(|k| k.ed25519()) == Some(key))
 }
