@@ -42,6 +42,7 @@ pub use command::{
 };
 pub use enroll::Refusal;
 
+use crate::flight::Flight;
 use crate::lan::Lan;
 use crate::site::settings::Staleness;
 use crate::site::{Settings, Site, SiteKeys, publish, time};
@@ -66,6 +67,7 @@ pub struct Office {
     /// The DHCP services, while the site is served.
     lan: OnceLock<Arc<Lan>>,
     transfers: Board,
+    flight: Arc<Flight>,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -113,6 +115,7 @@ impl Office {
             writer: store.start()?,
             lan: OnceLock::new(),
             transfers: Board::default(),
+            flight: Arc::new(Flight::open(&site.flight_file())),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
             inner: Mutex::new(Inner {
@@ -133,6 +136,11 @@ impl Office {
     /// Files on their way.
     pub fn transfers(&self) -> &Board {
         &self.transfers
+    }
+
+    /// What happens to devices that boot.
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
     }
 
     /// The way to the disk.
@@ -268,6 +276,9 @@ impl Office {
             Command::ListLeases => self.leases(),
             Command::ReleaseLease(ip) => self.release_lease(ip).await,
             Command::ShowNet => self.net(),
+            Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
+            Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
+            Command::ReleaseBoot(name) => self.flight.release(&name).map(Outcome::Done),
         }
     }
 

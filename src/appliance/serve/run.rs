@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::files::Tree;
 use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
+use crate::flight;
 use crate::lan::{Desk, Lan};
 use crate::office::Office;
 use crate::site::{Network, Settings, Site};
@@ -190,7 +191,7 @@ fn desk(
         office.writer().clone(),
         Box::new(move |request| knows.upgrade()?.known(request)),
     )?;
-    Ok(Arc::new(desk))
+    Ok(Arc::new(desk.recorded(Arc::clone(office.flight()))))
 }
 
 fn start(
@@ -215,6 +216,7 @@ fn start(
             tree: boot_tree.clone(),
             texts: Arc::new(Texts::new(Arc::clone(office), scripts.clone())),
             board: board.clone(),
+            flight: Arc::clone(office.flight()),
         };
         tasks.spawn(tftp::run(door.tftp, shelf, shutdown.clone()));
         let boot_routes = boot::routes(site, scripts, boot_tree.clone(), Arc::clone(office));
@@ -249,6 +251,7 @@ fn start(
         Arc::clone(office),
         shutdown.clone(),
     ));
+    tasks.spawn(flight::keep(Arc::clone(office.flight()), shutdown.clone()));
     tasks.spawn(upkeep::run(
         site.clone(),
         Arc::clone(office),

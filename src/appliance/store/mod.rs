@@ -76,6 +76,8 @@ pub enum Change {
         /// The signed checkpoint.
         envelope: Envelope,
     },
+    /// No checkpoint counts any more: the key that signed them is not the site's.
+    ForgetCheckpoints,
     /// The grant of a device that was taken out of service is worth nothing.
     DropGrant(DeviceId),
     /// A hardware hash, kept for export: content, so one that is there stays.

@@ -191,6 +191,7 @@ pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result
         Change::Checkpoint { seq, envelope } => transaction
             .prepare_cached("INSERT OR IGNORE INTO checkpoint (seq, envelope) VALUES (?1, ?2)")?
             .execute(params![i64::try_from(*seq).unwrap_or(i64::MAX), json(envelope)?]),
+        Change::ForgetCheckpoints => transaction.prepare_cached("DELETE FROM checkpoint")?.execute([]),
         Change::DropGrant(device) => {
             transaction.prepare_cached("DELETE FROM grant_ WHERE device = ?1")?.execute([device.as_str()])
         }
