@@ -31,7 +31,10 @@ struct Outcome {
 fn main() -> Result<(), Error> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [server, file, name, block, window, clients, timeout] = words.as_slice() else {
-        return Err("usage: tftp-load SERVER:PORT LOCAL-COPY REMOTE-NAME BLKSIZE WINDOW CLIENTS TIMEOUT-MS".into());
+        return Err(
+            "usage: tftp-load SERVER:PORT LOCAL-COPY REMOTE-NAME BLKSIZE WINDOW CLIENTS TIMEOUT-MS"
+                .into(),
+        );
     };
     let plan = Arc::new(Plan {
         server: server.parse()?,
@@ -69,7 +72,10 @@ fn main() -> Result<(), Error> {
     let seconds = began.elapsed().as_secs_f64();
     let bytes = (clients - failed) * plan.content.len();
     let mb_s = bytes as f64 / 1e6 / seconds;
-    let error: String = first_error.chars().filter(|c| *c != '"' && *c != '\\').collect();
+    let error: String = first_error
+        .chars()
+        .filter(|c| *c != '"' && *c != '\\')
+        .collect();
     println!(
         "{{\"mb_s\":{mb_s:.2},\"seconds\":{seconds:.4},\"failed\":{failed},\"timeouts\":{timeouts},\"window\":{window},\"error\":\"{error}\"}}"
     );

@@ -62,14 +62,31 @@ struct Desk(Arc<Mutex<DeskState>>);
 
 struct DeskState {
     admission: Admission,
-    repeats: HashMap<SocketAddr, Arc<Notify>>,
+    calls: HashMap<SocketAddr, Arc<Calls>>,
+}
+
+impl Desk {
+    /// The peer of a transfer answered.
+    fn heard(&self, peer: SocketAddr) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.admission.heard(peer);
+    }
+}
+
+/// What the well-known port says to a transfer.
+#[derive(Default)]
+struct Calls {
+    /// Its peer repeated the request.
+    repeat: Notify,
+    /// It has to make room.
+    end: Notify,
 }
 
 /// Answers until told to stop.
 pub async fn run(listener: Listener, shelf: Shelf, mut stop: Shutdown) {
     let desk = Desk(Arc::new(Mutex::new(DeskState {
         admission: Admission::new(CAPS),
-        repeats: HashMap::new(),
+        calls: HashMap::new(),
     })));
     let mut buffer = [0; 2048];
     loop {
@@ -108,21 +125,27 @@ fn admit(
     let mut state = desk.0.lock().unwrap_or_else(PoisonError::into_inner);
     match state.admission.admit(peer) {
         Admit::Repeat => {
-            if let Some(repeat) = state.repeats.get(&peer) {
-                repeat.notify_one();
+            if let Some(calls) = state.calls.get(&peer) {
+                calls.repeat.notify_one();
             }
         }
         Admit::AddressBusy => tracing::debug!(%peer, "TFTP: too many transfers of one address"),
-        Admit::Busy => tracing::warn!(%peer, "TFTP: too many transfers"),
+        Admit::Busy { ends } => {
+            tracing::debug!(%peer, "TFTP: too many transfers");
+            if let Some(calls) = ends.and_then(|peer| state.calls.get(&peer)) {
+                calls.end.notify_one();
+            }
+        }
         Admit::Begin => {
-            let repeat = Arc::new(Notify::new());
-            state.repeats.insert(peer, Arc::clone(&repeat));
+            let calls = Arc::new(Calls::default());
+            state.calls.insert(peer, Arc::clone(&calls));
             let job = Job {
                 peer,
                 address: listener.address,
                 request,
                 shelf: shelf.clone(),
-                repeat,
+                calls,
+                desk: desk.clone(),
             };
             let (desk, stop) = (desk.clone(), stop.clone());
             tokio::spawn(async move {
@@ -143,7 +166,7 @@ impl Drop for SignOff {
     fn drop(&mut self) {
         let mut state = self.desk.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.admission.finished(self.peer);
-        state.repeats.remove(&self.peer);
+        state.calls.remove(&self.peer);
     }
 }
 
@@ -152,7 +175,8 @@ struct Job {
     address: Ipv4Addr,
     request: ReadRequest,
     shelf: Shelf,
-    repeat: Arc<Notify>,
+    calls: Arc<Calls>,
+    desk: Desk,
 }
 
 impl Job {
@@ -212,7 +236,7 @@ impl Job {
     ) -> (End, u64) {
         let epoch = Instant::now();
         let mut transfer = Transfer::new(&self.request, size, &Limits::default(), epoch.elapsed());
-        let mut incoming = [0; 1024];
+        let (mut incoming, mut heard) = ([0; 1024], false);
         loop {
             match transfer.poll(epoch.elapsed()) {
                 Step::Done(end) => {
@@ -235,10 +259,17 @@ impl Job {
                         .max(Duration::from_millis(1));
                     tokio::select! {
                         received = socket.recv(&mut incoming) => match received {
-                            Ok(length) => transfer.received(incoming.get(..length).unwrap_or_default(), epoch.elapsed()),
+                            Ok(length) => {
+                                if !heard {
+                                    heard = true;
+                                    self.desk.heard(self.peer);
+                                }
+                                transfer.received(incoming.get(..length).unwrap_or_default(), epoch.elapsed());
+                            }
                             Err(error) => tracing::trace!("TFTP: {error}"),
                         },
-                        () = self.repeat.notified() => transfer.repeated(),
+                        () = self.calls.repeat.notified() => transfer.repeated(),
+                        () = self.calls.end.notified() => transfer.abort("too many transfers, and nothing was heard of this one"),
                         () = stop.ordered() => transfer.abort("the appliance stops"),
                         () = tokio::time::sleep(sleep) => {}
                     }
