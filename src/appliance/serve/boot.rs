@@ -14,9 +14,9 @@ use groundcrew_netboot::path::BootPath;
 
 use super::files::{Tree, plain};
 use super::http::Peer;
-use super::texts::{self, decide, describe};
+use super::texts::{decide, describe};
 use crate::office::Office;
-use crate::site::{Settings, Site};
+use crate::site::Site;
 
 struct Boot {
     office: Arc<Office>,
@@ -26,9 +26,8 @@ struct Boot {
     blobs: Tree,
 }
 
-/// The routes of the plain HTTP port.
-pub fn routes(site: &Site, settings: &Settings, boot: Tree, office: Arc<Office>) -> Router {
-    let scripts = texts::settings(settings);
+/// The routes of the plain HTTP port of one network; `scripts`: what is so there.
+pub fn routes(site: &Site, scripts: ScriptSettings, boot: Tree, office: Arc<Office>) -> Router {
     let state = Arc::new(Boot {
         office,
         scripts,
@@ -50,6 +49,9 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         Ok(query) => query,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
+    if let Some(Peer(peer)) = request.extensions().get() {
+        boot.office.seen(peer.ip());
+    }
     let state = boot.office.boot_state(&query);
     let decision = decide(&state);
     let device = query

@@ -10,6 +10,7 @@ mod http;
 pub mod plain;
 mod ra;
 mod run;
+mod sntp;
 mod texts;
 mod tftp;
 mod tls;
