@@ -21,7 +21,7 @@ use groundcrew_core::trust::tuf::signed::Unverified;
 use groundcrew_core::trust::tuf::{Root, Snapshot, Targets, Timestamp};
 use groundcrew_core::{Digest, UnixTime};
 use groundcrew_netboot::dhcp::probe::{Answer, OtherServer};
-use groundcrew_netboot::dhcp::{BootClient, BootService, Loaders, Request};
+use groundcrew_netboot::dhcp::{BootClient, Request};
 use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery, OnFailure, ScriptSettings};
 use groundcrew_netboot::path::{BootPath, MAX_DEPTH, MAX_LEN};
 use groundcrew_netboot::ra::NeighborDiscovery;
@@ -76,11 +76,7 @@ fn dhcp_request(data: &[u8]) {
         return;
     };
     let _ = (request.link_selection(), request.server_override());
-    let boot = BootService {
-        http: SocketAddrV4::new(SERVER, 80),
-        loaders: Loaders::debian(),
-    };
-    let _ = boot.offer_for(&BootClient::of(&request), true);
+    let _ = BootClient::of(&request);
 }
 
 fn dhcp_answer(data: &[u8]) {
