@@ -11,9 +11,9 @@ pub mod change;
 pub mod courier;
 pub mod found;
 pub mod region;
-pub mod secret;
 #[cfg(test)]
 mod region_tests;
+pub mod secret;
 #[cfg(test)]
 mod tests;
 
