@@ -290,6 +290,8 @@ impl Office {
             done: progress.done,
             total: progress.total,
         });
+        drop(inner);
+        self.changed();
         Ok(())
     }
 

@@ -33,20 +33,24 @@ use groundcrew_registry::boot::BootState;
 use groundcrew_registry::checkpoint::{self, Checkpoint};
 use groundcrew_registry::profile::Profiles;
 use groundcrew_registry::rules::Rules;
+use groundcrew_registry::search::Search;
 use groundcrew_registry::state::{ApproveError, Limits};
-use groundcrew_registry::{Change, Entry, Registry};
+use groundcrew_registry::{Actor, Change, Entry, Registry};
 
 pub use command::{
-    Blob, Command, DeviceView, ExplainView, ExportPage, FindingView, ImportRow, ImportView, Order,
-    Outcome, ProfileView, RefusedRow,
+    Blob, Command, DeviceView, ExplainView, ExportPage, FindingView, FoundView, ImportRow,
+    ImportView, Order, Outcome, ProfileView, RefusedRow,
 };
 pub use enroll::Refusal;
+pub use pace::Pace;
+
+use tokio::sync::watch;
 
 use crate::lan::Desk;
+use crate::page::Gate;
 use crate::site::{Settings, Site, SiteKeys, publish};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
 use challenge::Challenger;
-use pace::Pace;
 use sessions::Sessions;
 
 /// Everything that decides about devices.
@@ -62,6 +66,10 @@ pub struct Office {
     registry_file: PathBuf,
     /// The DHCP service, while the site is served.
     desk: OnceLock<Arc<Desk>>,
+    /// The status page's door, while the site is served.
+    gate: OnceLock<Arc<Gate>>,
+    /// Counts what happened, for whoever watches.
+    changes: watch::Sender<u64>,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -103,6 +111,8 @@ impl Office {
             registry_file: site.registry_file(),
             writer: store.start()?,
             desk: OnceLock::new(),
+            gate: OnceLock::new(),
+            changes: watch::Sender::new(0),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
             inner: Mutex::new(Inner {
@@ -182,6 +192,37 @@ impl Office {
         }
     }
 
+    /// Hands over the status page's door. Once.
+    pub fn attach_page(&self, gate: Arc<Gate>) {
+        // A second one would be a second page on one site: the first stays.
+        let _ = self.gate.set(gate);
+    }
+
+    fn page_code(&self, renew: bool) -> anyhow::Result<Outcome> {
+        let gate = self.gate.get().context(
+            "nobody serves this site at the moment: `groundcrew serve` makes a code when it starts",
+        )?;
+        Ok(Outcome::Page(match renew {
+            true => gate.renew()?,
+            false => gate.code(),
+        }))
+    }
+
+    /// Some of the devices.
+    pub fn find(&self, search: &Search) -> FoundView {
+        view::found(&self.lock(), search)
+    }
+
+    /// Moves whenever something happened that a list of devices shows.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// What a machine is to boot, by what its loader tells of it.
     pub fn boot_state(&self, query: &IpxeQuery) -> BootState {
         self.lock()
@@ -194,6 +235,19 @@ impl Office {
         let by = order.by;
         match order.command {
             Command::ListDevices => Ok(Outcome::Devices(view::all(&self.lock()))),
+            Command::FindDevices {
+                text,
+                phase,
+                skip,
+                limit,
+            } => {
+                let mut search = Search::first(limit).after(skip).text(&text);
+                if let Some(phase) = phase {
+                    search = search.phase(&phase)?;
+                }
+                Ok(Outcome::Found(self.find(&search)))
+            }
+            Command::PageCode { renew } => self.page_code(renew),
             Command::ShowDevice(id) => {
                 let inner = self.lock();
                 let device = inner.registry.device(&id).with_context(|| {
@@ -250,6 +304,17 @@ impl Office {
                 })
                 .await
             }
+            Command::Hold { device, reason } => {
+                let by = Actor::Technician(by);
+                self.hold(&device, &reason, by).await
+            }
+            Command::Release(device) => {
+                let line = format!("{device} may go on; start it from the network");
+                self.change(&device, line, |registry| {
+                    Ok(registry.release_held(&device, &by)?)
+                })
+                .await
+            }
             Command::ListLeases => self.leases(),
             Command::ReleaseLease(ip) => self.release_lease(ip).await,
             Command::ShowNet => self.net(),
@@ -278,6 +343,21 @@ impl Office {
             None => format!("{device} is let in"),
             Some(reason) => format!("{device} is approved, but waits: {reason}"),
         }))
+    }
+
+    /// Keeps a device from going on until a technician releases it: what
+    /// technicians do, and the site's own services with [`Actor::Site`].
+    pub async fn hold(
+        &self,
+        device: &DeviceId,
+        reason: &str,
+        by: Actor,
+    ) -> anyhow::Result<Outcome> {
+        let line = format!("{device} is held; `groundcrew device release {device}` ends that");
+        self.change(device, line, |registry| {
+            Ok(registry.hold(device, reason, by)?)
+        })
+        .await
     }
 
     async fn change(
@@ -335,6 +415,7 @@ impl Office {
         match inner.registry.record(now, changes) {
             Ok(entries) => {
                 inner.floor.raise(now);
+                self.changed();
                 let mut rows: Vec<store::Change> = entries
                     .into_iter()
                     .map(|entry| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
 use groundcrew_netboot::ipxe::{
     self, AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings,
@@ -23,6 +23,7 @@ use crate::site::{Settings, Site};
 struct Boot {
     office: Arc<Office>,
     scripts: ScriptSettings,
+    page: String,
     boot: Tree,
     trust: Tree,
     blobs: Tree,
@@ -42,12 +43,14 @@ pub fn routes(site: &Site, settings: &Settings, boot: Tree, office: Arc<Office>)
     let state = Arc::new(Boot {
         office,
         scripts,
+        page: settings.page_url(),
         boot,
         trust: Tree::new(site.trust_dir()),
         blobs: Tree::new(site.blobs_dir()),
     });
     Router::new()
         .route(ipxe::SCRIPT_PATH, get(script))
+        .route("/", get(to_page))
         .route(ipxe::FIRST_SCRIPT_PATH, get(first_script))
         // Everything else is a file; the fallback sees paths that no router
         // normalised, doubled slashes and all.
@@ -81,6 +84,11 @@ async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
     text(&ipxe::first_script(&boot.scripts))
 }
 
+/// The status page is served by HTTPS only.
+async fn to_page(State(boot): State<Arc<Boot>>) -> Redirect {
+    Redirect::temporary(&boot.page)
+}
+
 fn text(script: &str) -> Response {
     let mut response = plain(StatusCode::OK, script);
     response
@@ -102,6 +110,7 @@ fn decide(state: &BootState) -> BootDecision {
         BootState::Failed { device, reason, .. } => {
             own_disk(format!("{device} could not be provisioned: {reason}"))
         }
+        BootState::Held { device, reason, .. } => own_disk(format!("{device} is held: {reason}")),
         BootState::Rejected { device, reason, .. } => {
             own_disk(format!("{device} was refused: {reason}"))
         }

@@ -1,5 +1,6 @@
 //! The life of the process: read, bind everything, ready, serve, stop in order.
 
+use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use super::files::Tree;
 use super::{Shutdown, api, boot, control, dhcp, http, ra, tftp, tls, upkeep};
 use crate::lan::Desk;
 use crate::office::Office;
+use crate::page::{Gate, PageSite};
 use crate::site::{Settings, Site};
 use crate::store::Store;
 
@@ -89,6 +91,31 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     }
 }
 
+/// The status page; says where it is, and on a console how to open it.
+fn page(
+    settings: &Settings,
+    office: &Arc<Office>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<axum::Router> {
+    let gate = Arc::new(Gate::new(
+        settings.page_url(),
+        &office.keys().tls_key_digest(),
+    )?);
+    office.attach_page(Arc::clone(&gate));
+    let code = gate.code();
+    tracing::info!(
+        "status page: {} (`groundcrew page code` shows how to open it)",
+        code.url
+    );
+    // A log is read by more people than a console.
+    if std::io::stdout().is_terminal() {
+        print!("\n{}\n", crate::page::invitation(&code));
+    }
+    let names = (settings.site.to_string(), settings.organisation.clone());
+    let site = PageSite::new(Arc::clone(office), gate, names, shutdown.clone())?;
+    Ok(crate::page::routes(Arc::new(site)))
+}
+
 async fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
     let address = settings.address.address;
     let ports = settings.ports;
@@ -137,7 +164,8 @@ fn start(
     tasks.spawn(tftp::run(sockets.tftp, boot_tree.clone(), shutdown.clone()));
     let boot_routes = boot::routes(site, settings, boot_tree, Arc::clone(office));
     tasks.spawn(http::run(sockets.http, None, boot_routes, shutdown.clone()));
-    let api_routes = api::routes(Arc::clone(office));
+    let page = page(settings, office, shutdown)?;
+    let api_routes = api::routes(Arc::clone(office)).merge(page);
     tasks.spawn(http::run(
         sockets.https,
         Some(tls),

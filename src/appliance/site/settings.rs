@@ -39,6 +39,17 @@ pub struct Settings {
     pub rules: Rules,
 }
 
+impl Settings {
+    /// Where the status page is.
+    pub fn page_url(&self) -> String {
+        let address = self.address.address;
+        match self.ports.https {
+            443 => format!("https://{address}/"),
+            port => format!("https://{address}:{port}/"),
+        }
+    }
+}
+
 /// What DHCP hands out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dhcp {

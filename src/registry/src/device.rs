@@ -134,6 +134,15 @@ pub enum Phase {
         /// Since when.
         since: UnixTime,
     },
+    /// Kept from going on until a technician releases it.
+    Held {
+        /// Why.
+        reason: String,
+        /// Since when.
+        since: UnixTime,
+        /// What it was, and is again when it is released.
+        before: Box<Phase>,
+    },
     /// Taken out of service; its hardware is free to be somebody else's.
     Retired {
         /// Since when.
@@ -152,7 +161,42 @@ impl Phase {
             Self::Provisioned { .. } => "provisioned",
             Self::Failed { .. } => "failed",
             Self::Rejected { .. } => "rejected",
+            Self::Held { .. } => "held",
             Self::Retired { .. } => "retired",
+        }
+    }
+
+    /// Where it stood when it was held, else where it stands.
+    pub const fn underlying(&self) -> &Self {
+        match self {
+            Self::Held { before, .. } => before,
+            other => other,
+        }
+    }
+
+    /// Every phase's name, in the order of a device's life.
+    pub const NAMES: [&str; 9] = [
+        "registered",
+        "waiting",
+        "approved",
+        "rejected",
+        "provisioning",
+        "provisioned",
+        "failed",
+        "held",
+        "retired",
+    ];
+
+    /// Since when, where the phase tells.
+    pub const fn since(&self) -> Option<UnixTime> {
+        match self {
+            Self::Provisioning { since, .. }
+            | Self::Provisioned { since, .. }
+            | Self::Failed { since, .. }
+            | Self::Rejected { since, .. }
+            | Self::Held { since, .. }
+            | Self::Retired { since } => Some(*since),
+            Self::Registered | Self::Waiting | Self::Approved => None,
         }
     }
 }
@@ -208,6 +252,8 @@ pub struct Device {
     pub identity: Identity,
     /// The tag that selects its profile: a technician's, else the registration's.
     pub tag: Option<Tag>,
+    /// How often in a row it failed for the same reason, and for which.
+    pub failures: Option<Box<(u32, String)>>,
     /// The keys it was last let in with.
     pub admitted: Option<Box<Admitted>>,
     /// A request that waits, whatever the phase: somebody else who claims this
@@ -234,7 +280,7 @@ impl Device {
     /// the device to be provisioned anew.
     pub fn takes_new_key(&self) -> bool {
         match self.phase {
-            Phase::Rejected { .. } | Phase::Retired { .. } => false,
+            Phase::Rejected { .. } | Phase::Held { .. } | Phase::Retired { .. } => false,
             _ if self.reprovision.is_some() => true,
             _ => self.registration.is_some() && self.admitted.is_none(),
         }
@@ -242,7 +288,7 @@ impl Device {
 
     /// The grant that its phase rests on.
     pub fn grant(&self) -> Option<Digest> {
-        match &self.phase {
+        match self.phase.underlying() {
             Phase::Provisioning { grant, .. }
             | Phase::Provisioned { grant, .. }
             | Phase::Failed { grant, .. } => Some(*grant),

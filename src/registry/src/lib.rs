@@ -24,6 +24,7 @@ pub mod junk;
 pub mod matching;
 pub mod profile;
 pub mod rules;
+pub mod search;
 pub mod state;
 pub mod transfer;
 

@@ -379,6 +379,7 @@ mod tests {
                 ..Identity::default()
             },
             tag: tag.map(|tag| tag.parse().unwrap()),
+            failures: None,
             admitted: None,
             pending: None,
             reprovision: None,

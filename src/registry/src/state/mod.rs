@@ -18,7 +18,7 @@ mod decide;
 mod step;
 mod technician;
 
-pub use decide::{Answer, ApproveError, Decided, ReceiptError, TechnicianError};
+pub use decide::{Answer, ApproveError, Decided, ReceiptError, SAME_FAILURES, TechnicianError};
 pub use step::Impossible;
 
 /// How much strangers may cost.
@@ -138,7 +138,8 @@ impl Registry {
             why,
         })?;
         let lobby = |device: &Device| {
-            let seq = device.last_request.filter(|_| device.is_stranger());
+            let seq = device.last_request;
+            let seq = seq.filter(|_| device.is_stranger() && device.pending.is_some());
             seq.map(|seq| (seq, device.id.clone()))
         };
         if let Some(place) = before.and_then(lobby) {

@@ -82,6 +82,8 @@ pub fn step(before: Option<&Device>, entry: &Entry) -> Result<Option<Device>, Im
         Event::Provisioned { .. } | Event::Failed { .. } => receipt(&mut after, entry)?,
         Event::ReprovisionAsked => ask_again(&mut after, entry),
         Event::Tagged { tag } => after.tag.clone_from(tag),
+        Event::Held { reason } => hold(&mut after, entry, reason)?,
+        Event::Released => release(&mut after)?,
         Event::Retired { .. } => {
             after.pending = None;
             after.reprovision = None;
@@ -109,6 +111,7 @@ fn registered(entry: &Entry, registration: &Registration) -> Device {
         registration: Some(Box::new(registration.clone())),
         identity: registration.identity.clone(),
         tag: registration.tag.clone(),
+        failures: None,
         admitted: None,
         pending: None,
         reprovision: None,
@@ -124,6 +127,7 @@ fn stranger(entry: &Entry, request: &Pending) -> Device {
         registration: None,
         identity: Identity::from(&request.report),
         tag: None,
+        failures: None,
         admitted: None,
         pending: Some(Box::new(request.clone())),
         reprovision: None,
@@ -163,6 +167,9 @@ fn approve(
     assurance: Assurance,
     ruled: bool,
 ) -> Result<(), Impossible> {
+    if matches!(device.phase, Phase::Held { .. }) {
+        return Err(Impossible::Phase(device.phase.name()));
+    }
     let waits = device.pending.as_ref().map(|pending| pending.sign_key);
     if waits != Some(*sign_key) {
         return Err(Impossible::NothingWaiting);
@@ -192,7 +199,7 @@ fn approve(
 /// A device that was let in before keeps its phase: only the claim is refused.
 fn reject(device: &mut Device, entry: &Entry, reason: &str) -> Result<(), Impossible> {
     device.pending.take().ok_or(Impossible::NothingWaiting)?;
-    if device.admitted.is_none() {
+    if device.admitted.is_none() && !matches!(device.phase, Phase::Held { .. }) {
         device.phase = Phase::Rejected {
             reason: reason.to_owned(),
             since: entry.at(),
@@ -201,13 +208,50 @@ fn reject(device: &mut Device, entry: &Entry, reason: &str) -> Result<(), Imposs
     Ok(())
 }
 
+/// What it asked is given up; it asks again once it is released.
+fn hold(device: &mut Device, entry: &Entry, reason: &str) -> Result<(), Impossible> {
+    if matches!(device.phase, Phase::Held { .. } | Phase::Rejected { .. }) {
+        return Err(Impossible::Phase(device.phase.name()));
+    }
+    device.pending = None;
+    let before = std::mem::replace(&mut device.phase, Phase::Waiting);
+    device.phase = Phase::Held {
+        reason: reason.to_owned(),
+        since: entry.at(),
+        before: Box::new(before),
+    };
+    Ok(())
+}
+
+fn release(device: &mut Device) -> Result<(), Impossible> {
+    match &device.phase {
+        Phase::Held { before, .. } => device.phase = before.as_ref().clone(),
+        other => return Err(Impossible::Phase(other.name())),
+    }
+    device.failures = None;
+    Ok(())
+}
+
+/// A held device that was at work still tells what came of it.
 fn receipt(device: &mut Device, entry: &Entry) -> Result<(), Impossible> {
-    let (grant, bundle) = match &device.phase {
+    device.failures = match (entry.event(), device.failures.take()) {
+        (Event::Failed { reason, .. }, Some(mut same)) if same.1 == *reason => {
+            same.0 = same.0.saturating_add(1);
+            Some(same)
+        }
+        (Event::Failed { reason, .. }, _) => Some(Box::new((1, reason.clone()))),
+        _ => None,
+    };
+    let phase = match &mut device.phase {
+        Phase::Held { before, .. } => before.as_mut(),
+        phase => phase,
+    };
+    let (grant, bundle) = match &*phase {
         Phase::Provisioning { grant, bundle, .. } => (*grant, bundle.clone()),
         other => return Err(Impossible::Phase(other.name())),
     };
     let since = entry.at();
-    device.phase = match entry.event() {
+    *phase = match entry.event() {
         Event::Failed { receipt, reason } => Phase::Failed {
             receipt: *receipt,
             grant,

@@ -146,9 +146,9 @@ impl Site {
         let envelope = Envelope::sign(&receipt, &signer).unwrap();
         let verified: Verified<Receipt> = envelope.verify(&signer.public()).unwrap();
         let statement = envelope.payload_digest();
-        let change = self.registry.receipt(&verified, statement)?;
-        let stored = change.is_some();
-        self.record(change.into_iter().collect());
+        let changes = self.registry.receipt(&verified, statement)?;
+        let stored = !changes.is_empty();
+        self.record(changes);
         Ok(stored)
     }
 
@@ -469,6 +469,7 @@ fn a_forged_approval_in_the_journal_is_refused() {
     assert_eq!(site.registry, before);
 }
 
+mod held;
 mod random;
 mod rules;
 
