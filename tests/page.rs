@@ -286,10 +286,15 @@ fn chromium_shows_it_live_and_without_scripts() {
         browser.stdin.take().unwrap(),
         browser.stdout.take().unwrap(),
     );
+    let mut asked = 0u8;
     for line in BufReader::new(output).lines().map_while(Result::ok) {
         println!("{line}");
         if line == "ask" {
-            let device = Machine::new("SYNTH-LIVE", "Model One", 9).ask(net).device;
+            asked += 1;
+            let serial = format!("SYNTH-LIVE-{asked}");
+            let device = Machine::new(&serial, "Model One", 200 + asked)
+                .ask(net)
+                .device;
             std::io::Write::write_all(&mut input, format!("{device}\n").as_bytes()).unwrap();
         }
     }

@@ -59,9 +59,9 @@ class Browser:
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
         if dark:
             arguments.append("--blink-settings=preferredColorScheme=0")
-        if not scripts:
-            arguments.append("--blink-settings=scriptEnabled=false")
         options = {"args": arguments, "mobileEmulation": {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 1.0, "touch": width < 600, "mobile": width < 600}}}
+        if not scripts:
+            options["prefs"] = {"profile.managed_default_content_settings.javascript": 2}
         wanted = {"acceptInsecureCerts": True, "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         deadline = time.monotonic() + 30
         while True:
@@ -101,7 +101,7 @@ class Browser:
         return self.call("POST", "/execute/sync", {"script": script, "args": []})
 
     def until(self, what, check):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 25
         while time.monotonic() < deadline:
             try:
                 if check():
@@ -180,7 +180,9 @@ def main(code, device, shots):
                 phone.check(name)
                 continue
             # The page loads itself; what it says then is new.
-            assert "http-equiv" in phone.call("GET", "/source")
+            print("ask", flush=True)
+            live = sys.stdin.readline().strip()
+            phone.until("the page loaded itself anew", lambda: phone.find(f"#a-{live}"))
             phone.click("#out")
             phone.until("logged out", lambda: phone.find(".login"))
         finally:

@@ -178,7 +178,7 @@ fn card(out: &mut String, visitor: &Visitor, device: &DeviceView) {
          <form method=\"post\" action=\"/device/{id}/reject\">{form}<label for=\"r-{id}\">Why (its screen shows it)</label>\
          <input id=\"r-{id}\" name=\"reason\" maxlength=\"200\" required>\
          <div class=\"do\"><button class=\"no\" aria-label=\"Reject {id}\">Reject</button></div></form></details></div></li>\n",
-        what = Text(&machine(device)),
+        what = machine(device),
         spelt = code
             .to_string()
             .chars()
@@ -190,18 +190,18 @@ fn card(out: &mut String, visitor: &Visitor, device: &DeviceView) {
     );
 }
 
-/// Maker, model and serial number, as far as they are known.
+/// Maker, model and, below, the serial number, as far as they are known.
 fn machine(device: &DeviceView) -> String {
-    let serial = device
-        .serial
-        .as_ref()
-        .map(|serial| format!("serial {serial}"));
-    let parts = [device.manufacturer.clone(), device.model.clone(), serial];
-    let text = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
-    if text.is_empty() {
-        "A machine that says nothing of itself".to_owned()
-    } else {
-        text
+    let model = [&device.manufacturer, &device.model];
+    let model: Vec<&str> = model.into_iter().flatten().map(String::as_str).collect();
+    match (model.join(" "), &device.serial) {
+        (model, None) if model.is_empty() => "A machine that says nothing of itself".to_owned(),
+        (model, None) => Text(&model).to_string(),
+        (model, Some(serial)) => format!(
+            "{}<span class=\"serial\">serial {}</span>",
+            Text(&model),
+            Text(serial)
+        ),
     }
 }
 
@@ -250,7 +250,7 @@ fn list(view: &View, found: &FoundView) -> String {
     out.push_str(
         "<table role=\"table\" aria-labelledby=\"all\"><thead role=\"rowgroup\"><tr role=\"row\">",
     );
-    for name in ["Device", "Phase", "Machine", "What", "Since"] {
+    for name in ["Device", "Phase", "Machine", "What", "Since (UTC)"] {
         let _ = write!(out, "<th role=\"columnheader\" scope=\"col\">{name}</th>");
     }
     out.push_str("</tr></thead><tbody role=\"rowgroup\">\n");
@@ -289,7 +289,7 @@ fn row(out: &mut String, device: &DeviceView) {
          <td role=\"cell\">{machine}</td><td role=\"cell\">{done}{what}</td><td role=\"cell\">{since}</td></tr>",
         id = Text(device.id.as_str()),
         phase = Text(phase),
-        machine = Text(&machine(device)),
+        machine = machine(device),
         what = Text(what.map_or("", String::as_str)),
     );
 }
