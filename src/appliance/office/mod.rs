@@ -15,6 +15,7 @@ pub mod published;
 #[cfg(test)]
 mod rules_tests;
 mod sessions;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -34,7 +35,7 @@ use groundcrew_registry::checkpoint::{self, Checkpoint};
 use groundcrew_registry::profile::Profiles;
 use groundcrew_registry::rules::Rules;
 use groundcrew_registry::search::Search;
-use groundcrew_registry::state::{ApproveError, Limits};
+use groundcrew_registry::state::{ApproveError, Limits, Record};
 use groundcrew_registry::{Actor, Change, Entry, Registry};
 
 pub use command::{
@@ -64,6 +65,9 @@ pub struct Office {
     challenger: Challenger,
     writer: Writer,
     registry_file: PathBuf,
+    snapshot_file: PathBuf,
+    /// The journal's line up to which the snapshot goes.
+    frozen: AtomicU64,
     /// The DHCP service, while the site is served.
     desk: OnceLock<Arc<Desk>>,
     /// The status page's door, while the site is served.
@@ -75,6 +79,9 @@ pub struct Office {
     vouched: AtomicU64,
     inner: Mutex<Inner>,
 }
+
+/// At a stop, a snapshot is worth its writing after so many lines.
+const AT_STOP: u64 = 1000;
 
 /// What changes, under one lock. Nothing is awaited while it is held.
 struct Inner {
@@ -88,15 +95,41 @@ struct Inner {
 }
 
 impl Office {
-    /// Reads the journal, checks it line by line, and takes over the store.
+    /// Reads the last snapshot and what the journal says since, checks that line
+    /// by line, and takes over the store.
     pub fn open(site: &Site, settings: &Settings, store: Store) -> anyhow::Result<Self> {
         let keys = SiteKeys::read(&site.keys_dir())?;
-        let mut registry = Registry::new(settings.site.clone(), Limits::default());
         let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
-        for (number, line) in (1u64..).zip(store.journal()?) {
-            let entry = Entry::read(&line).with_context(|| format!("journal line {number}"))?;
+        let snapshot_file = site.snapshot_file();
+        let key = keys.journal.public();
+        let (mut registry, frozen) =
+            match snapshot::load(&snapshot_file, &settings.site, &key, &store) {
+                Some((registry, seal)) => {
+                    floor.raise(seal.at);
+                    (registry, seal.seq)
+                }
+                None => (Registry::new(settings.site.clone(), Limits::default()), 0),
+            };
+        let mut last = UnixTime::new(0);
+        store.journal_after(frozen, |line| {
+            let number = registry.chain().seq() + 1;
+            let entry = Entry::read(line).with_context(|| format!("journal line {number}"))?;
             registry.apply(&entry)?;
-            floor.raise(entry.at());
+            last = entry.at();
+            floor.raise(last);
+            Ok(())
+        })?;
+        let mut frozen = frozen;
+        if registry.chain().seq() - frozen >= snapshot::EVERY {
+            let now = registry.freeze();
+            match snapshot::write(&snapshot_file, &now, last, &keys.journal) {
+                Ok(()) => frozen = now.seq(),
+                Err(error) => tracing::warn!("the next start will take as long: {error:#}"),
+            }
+        }
+        for waiting in store.waiting()? {
+            floor.raise(waiting.lobby.at);
+            registry.wait(waiting)?;
         }
         let grants = store.grants()?.into_iter().collect();
         let signed = last_checkpoint(&store, &keys)?;
@@ -115,6 +148,8 @@ impl Office {
             changes: watch::Sender::new(0),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
+            snapshot_file,
+            frozen: AtomicU64::new(frozen),
             inner: Mutex::new(Inner {
                 registry,
                 sessions: Sessions::default(),
@@ -151,6 +186,28 @@ impl Office {
             place.write(rows).done().await;
         }
         self.writer.flush().await;
+        self.snapshot_if_grown(AT_STOP);
+    }
+
+    /// Writes a snapshot where the journal grew by `lines` since the last one.
+    /// Takes as long as the registry is large: not for a task that others wait for.
+    pub fn snapshot_if_grown(&self, lines: u64) {
+        let (frozen, now) = {
+            let inner = self.lock();
+            let grown = inner.registry.chain().seq() - self.frozen.load(Ordering::Relaxed);
+            let Ok(now) = self.credible_now(&inner) else {
+                return;
+            };
+            if grown < lines.max(1) {
+                return;
+            }
+            (inner.registry.freeze(), now)
+        };
+        match snapshot::write(&self.snapshot_file, &frozen, now, &self.keys.journal) {
+            Ok(()) => self.frozen.store(frozen.seq(), Ordering::Relaxed),
+            // The one before still holds, or the journal does.
+            Err(error) => tracing::warn!("{error:#}"),
+        }
     }
 
     /// Signs what the journal says, if a day went by since it grew.
@@ -413,16 +470,10 @@ impl Office {
     /// before anybody is answered.
     fn record(&self, inner: &mut Inner, now: UnixTime, changes: Vec<Change>) -> Vec<store::Change> {
         match inner.registry.record(now, changes) {
-            Ok(entries) => {
+            Ok(records) => {
                 inner.floor.raise(now);
                 self.changed();
-                let mut rows: Vec<store::Change> = entries
-                    .into_iter()
-                    .map(|entry| {
-                        tracing::info!(device = %entry.device(), by = %entry.actor(), "{}", entry.event().name());
-                        store::Change::Journal { seq: entry.seq(), line: entry.line().to_owned() }
-                    })
-                    .collect();
+                let mut rows: Vec<store::Change> = records.into_iter().map(row).collect();
                 let seq = inner.registry.chain().seq();
                 if checkpoint::due(seq, inner.signed, now) {
                     rows.extend(self.checkpoint(inner, now));
@@ -437,6 +488,30 @@ impl Office {
                 std::process::exit(1);
             }
         }
+    }
+}
+
+/// What the registry wants written, as the store writes it.
+fn row(record: Record) -> store::Change {
+    match record {
+        Record::Entry(entry) => {
+            tracing::info!(device = %entry.device(), by = %entry.actor(), "{}", entry.event().name());
+            store::Change::Journal {
+                seq: entry.seq(),
+                line: entry.into_line(),
+            }
+        }
+        Record::Waits(waiting) => {
+            let cause = waiting.request.cause.as_ref().map(ToString::to_string);
+            tracing::info!(device = %waiting.device, "waits: {}", cause.unwrap_or_default());
+            store::Change::Waits {
+                device: waiting.device,
+                lobby: waiting.lobby,
+                // Serialising into text fails on no such type.
+                request: serde_json::to_string(&waiting.request).unwrap_or_default(),
+            }
+        }
+        Record::WaitsNoMore(device) => store::Change::WaitsNoMore(device),
     }
 }
 

@@ -83,6 +83,11 @@ impl Site {
         self.dir.join("registry.db")
     }
 
+    /// What the journal says, up to a line: a start's shortcut.
+    pub fn snapshot_file(&self) -> PathBuf {
+        self.dir.join("registry.snapshot")
+    }
+
     /// Where commands reach a running appliance.
     pub fn control_socket(&self) -> PathBuf {
         self.dir.join("control.sock")

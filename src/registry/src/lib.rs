@@ -25,6 +25,7 @@ pub mod matching;
 pub mod profile;
 pub mod rules;
 pub mod search;
+pub mod snapshot;
 pub mod state;
 pub mod transfer;
 

@@ -382,6 +382,7 @@ mod tests {
             failures: None,
             admitted: None,
             pending: None,
+            lobby: None,
             reprovision: None,
             last_request: None,
             slot: None,

@@ -1,7 +1,7 @@
 use super::*;
+use crate::encoding::Bytes;
 use crate::hardware::identity::Identity;
 use crate::hardware::mac::MacAddr;
-use crate::encoding::Bytes;
 use crate::hardware::report::{Disk, HardwareReport, Nic, Tpm, TpmAbout};
 use crate::hardware::uuid::SmbiosUuid;
 use crate::time::UnixTime;
@@ -157,7 +157,10 @@ fn a_tpm_and_an_nvme_disk_are_written_as_windows_does() {
         ]
     );
     assert_eq!(hash.identity().ek, tpm.ek);
-    assert!(hash.records.contains(&Record::EkModulus(Box::new([0xa5; 256]))));
+    assert!(
+        hash.records
+            .contains(&Record::EkModulus(Box::new([0xa5; 256])))
+    );
     let read = HardwareHash::from_text(&hash.to_text().unwrap()).unwrap();
     assert_eq!(read, hash);
 }

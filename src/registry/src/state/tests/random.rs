@@ -131,7 +131,11 @@ proptest! {
     #[test]
     fn whatever_happens(acts in proptest::collection::vec(act(), 0..60)) {
         let mut site = Site::with(Limits { waiting: 4 });
-        for act in &acts {
+        let (mut early, half) = (site.registry.clone(), acts.len() / 2);
+        for (n, act) in acts.iter().enumerate() {
+            if n == half {
+                early = site.registry.clone();
+            }
             perform(&mut site, act);
             prop_assert!(site.registry.lobby().count() <= 4);
         }
@@ -139,6 +143,9 @@ proptest! {
         // The journal alone makes the same state, and verifies.
         let restarted = site.restarted();
         prop_assert!(restarted == site.registry);
+        prop_assert!(site.from_snapshot(&site.registry, site.lines.len()) == site.registry);
+        let after = early.chain().seq() as usize;
+        prop_assert!(site.from_snapshot(&early, after) == site.registry);
         let chain = journal::verify(site.registry.site(), site.lines.iter().map(String::as_str));
         prop_assert_eq!(chain.unwrap(), site.registry.chain());
     }
