@@ -84,6 +84,9 @@ DIR/site is what the appliance serves.")]
     /// Open the status page, where devices are approved without a shell
     #[command(subcommand)]
     Page(super::page::PageCommand),
+    /// See what happened to devices that boot, why, and what to do about it
+    #[command(subcommand)]
+    Boot(super::boot::BootCommand),
     /// Copy a site, served or not, into one file
     Backup(super::backup::BackupArgs),
     /// Make a site from a backup
@@ -100,6 +103,9 @@ DIR/site is what the appliance serves.")]
     /// See how a site's trust stands; carry what HQ signed to a site
     #[command(subcommand)]
     Trust(super::hq_args::TrustCommand),
+    /// See whether the clock is believed, and say what time it is
+    #[command(subcommand)]
+    Clock(super::clock::ClockCommand),
 }
 
 /// `groundcrew init`.

@@ -12,6 +12,7 @@ use groundcrew_registry::device::{Registration, Tag};
 use groundcrew_registry::export::ExportRow;
 use serde::{Deserialize, Serialize};
 
+use crate::flight::{StoryLine, StoryView};
 use crate::lan::{LeaseView, NetView};
 use crate::page::PageCode;
 
@@ -92,6 +93,15 @@ pub enum Command {
     },
     /// Let a held device go on.
     Release(DeviceId),
+    /// The devices that booted, or tried to.
+    ListBoots {
+        /// With neighbours on the network that never asked to boot.
+        all: bool,
+    },
+    /// What happened to a device: by MAC, UUID, serial number, address or id.
+    ExplainBoot(String),
+    /// Release a device that is held for failing again and again.
+    ReleaseBoot(String),
     /// Accept the changed hardware of a device that waits.
     Accept(DeviceId),
     /// Set or clear a device's tag.
@@ -165,6 +175,10 @@ pub enum Outcome {
     Leases(Vec<LeaseView>),
     /// [`Command::ShowNet`].
     Net(Box<NetView>),
+    /// [`Command::ListBoots`].
+    Boots(Vec<StoryLine>),
+    /// [`Command::ExplainBoot`].
+    Boot(Box<StoryView>),
     /// [`Command::ExplainDevice`], [`Command::ExplainIdentities`].
     Explained(Vec<ExplainView>),
     /// [`Command::Transfer`].

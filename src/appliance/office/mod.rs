@@ -47,10 +47,13 @@ pub use pace::Pace;
 
 use tokio::sync::watch;
 
-use crate::lan::Desk;
+use crate::flight::Flight;
+use crate::lan::Lan;
 use crate::page::Gate;
-use crate::site::{Settings, Site, SiteKeys, publish};
+use crate::site::settings::Staleness;
+use crate::site::{Settings, Site, SiteKeys, publish, time};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
+use crate::transfers::Board;
 use challenge::Challenger;
 use sessions::Sessions;
 
@@ -61,6 +64,7 @@ pub struct Office {
     organisation: String,
     profiles: Profiles,
     rules: Rules,
+    staleness: Staleness,
     keys: SiteKeys,
     challenger: Challenger,
     writer: Writer,
@@ -68,12 +72,14 @@ pub struct Office {
     snapshot_file: PathBuf,
     /// The journal's line up to which the snapshot goes.
     frozen: AtomicU64,
-    /// The DHCP service, while the site is served.
-    desk: OnceLock<Arc<Desk>>,
     /// The status page's door, while the site is served.
     gate: OnceLock<Arc<Gate>>,
     /// Counts what happened, for whoever watches.
     changes: watch::Sender<u64>,
+    /// The DHCP services, while the site is served.
+    lan: OnceLock<Arc<Lan>>,
+    transfers: Board,
+    flight: Arc<Flight>,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -100,6 +106,10 @@ impl Office {
     pub fn open(site: &Site, settings: &Settings, store: Store) -> anyhow::Result<Self> {
         let keys = SiteKeys::read(&site.keys_dir())?;
         let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
+        // Metadata that does not hold is told by whoever needs it.
+        if let Some(issued) = publish::load(site).ok().and_then(|repo| repo.issued_at()) {
+            floor.raise(issued);
+        }
         let snapshot_file = site.snapshot_file();
         let key = keys.journal.public();
         let (mut registry, frozen) =
@@ -139,13 +149,16 @@ impl Office {
             organisation: settings.organisation.clone(),
             profiles: settings.profiles.clone(),
             rules: settings.rules.clone(),
+            staleness: settings.staleness,
             keys,
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
             writer: store.start()?,
-            desk: OnceLock::new(),
             gate: OnceLock::new(),
             changes: watch::Sender::new(0),
+            lan: OnceLock::new(),
+            transfers: Board::default(),
+            flight: Arc::new(Flight::open(&site.flight_file())),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
             snapshot_file,
@@ -163,6 +176,16 @@ impl Office {
     /// The site's keys.
     pub fn keys(&self) -> &SiteKeys {
         &self.keys
+    }
+
+    /// Files on their way.
+    pub fn transfers(&self) -> &Board {
+        &self.transfers
+    }
+
+    /// What happens to devices that boot.
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
     }
 
     /// The way to the disk.
@@ -375,6 +398,9 @@ impl Office {
             Command::ListLeases => self.leases(),
             Command::ReleaseLease(ip) => self.release_lease(ip).await,
             Command::ShowNet => self.net(),
+            Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
+            Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
+            Command::ReleaseBoot(name) => self.flight.release(&name).map(Outcome::Done),
         }
     }
 
@@ -442,9 +468,24 @@ impl Office {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The site has signed that it is so late.
+    pub fn proven(&self, time: UnixTime) {
+        self.lock().floor.raise(time);
+    }
+
+    /// Whether the clock is believed.
+    pub fn knows_the_time(&self) -> bool {
+        self.credible_now(&self.lock()).is_ok()
+    }
+
     /// The time to record and sign with.
     fn credible_now(&self, inner: &Inner) -> Result<UnixTime, Refusal> {
-        match inner.floor.now(crate::clock::read()) {
+        let mut floor = inner.floor;
+        // Read anew: a technician may have set the clock, or taken that back.
+        if let Some(decided) = time::decided(&self.site).unwrap_or_default() {
+            floor.raise(decided);
+        }
+        match floor.now(crate::clock::read()) {
             Now::Clock(now) if now < self.vouched_until(now) => Ok(now),
             Now::Clock(_) => Err(Refusal::ClockBeyond),
             Now::Floor(_) => Err(Refusal::ClockUnknown),

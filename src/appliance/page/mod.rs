@@ -8,6 +8,8 @@
 //! form carries a token besides. The page works without scripts; with one, it
 //! follows the registry by server-sent events.
 
+use std::net::Ipv4Addr;
+
 mod gate;
 mod render;
 mod routes;
@@ -15,3 +17,11 @@ mod routes;
 pub use gate::{Gate, PageCode};
 pub use render::invitation;
 pub use routes::{Site as PageSite, routes};
+
+/// Where the page is.
+pub fn url(address: Ipv4Addr, https_port: u16) -> String {
+    match https_port {
+        443 => format!("https://{address}/"),
+        port => format!("https://{address}:{port}/"),
+    }
+}

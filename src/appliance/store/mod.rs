@@ -8,6 +8,7 @@
 //! remember must not answer.
 
 mod schema;
+mod wal;
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -26,8 +27,10 @@ use tokio::sync::{mpsc, oneshot};
 /// Changes that may wait for the writer. Past it, requests are turned away.
 const QUEUE: usize = 16 * 1024;
 
-/// Changes between two checkpoints of the write-ahead log: some megabytes.
+/// Changes, and commits, between two checkpoints of the write-ahead log. A commit
+/// writes a handful of pages, so that both stay inside [`wal::ROOM`].
 const CHECKPOINT_EVERY: usize = 4096;
+const CHECKPOINT_COMMITS: usize = 1024;
 
 /// The most changes one transaction takes: bounds the wait for its sync.
 const BATCH: usize = 2048;
@@ -86,6 +89,8 @@ pub enum Change {
     },
     /// The device has no such request any more.
     WaitsNoMore(DeviceId),
+    /// No checkpoint counts any more: the key that signed them is not the site's.
+    ForgetCheckpoints,
     /// The grant of a device that was taken out of service is worth nothing.
     DropGrant(DeviceId),
     /// A hardware hash, kept for export: content, so one that is there stays.
@@ -186,6 +191,15 @@ impl Store {
         transaction.commit().context("writing the registry")
     }
 
+    /// Makes the commits to come faster, where the disk has room for that.
+    pub fn make_room(&self) {
+        if let Err(error) = wal::make_room(&self.db, &self.path) {
+            tracing::warn!(
+                "the registry's log gets no room in advance, so answers take longer: {error:#}"
+            );
+        }
+    }
+
     /// Gives the registry to its writer thread.
     pub fn start(self) -> anyhow::Result<Writer> {
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -241,6 +255,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         reader(path)?.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     anyhow::ensure!(answer == "ok", "the registry is damaged: {answer}");
     Ok(())
+}
+
+/// The journal's last line, read beside a running writer.
+pub fn last_journal_line(path: &Path) -> anyhow::Result<Option<String>> {
+    schema::last_journal_line(&reader(path)?).context("reading the journal")
 }
 
 /// One line of the journal. Reads beside the writer.
@@ -369,19 +388,21 @@ fn write_until_closed(
     grown: &std::sync::mpsc::SyncSender<()>,
 ) {
     let mut batches = Vec::new();
-    let mut since = 0;
+    let (mut since, mut commits) = (0, 0);
     while queue.blocking_recv_many(&mut batches, BATCH) > 0 {
         if let Err(error) = commit(&mut store.db, &batches) {
             tracing::error!("cannot write the registry, so nothing more is answered: {error}");
             std::process::exit(1);
         }
+        commits += 1;
         for batch in batches.drain(..) {
             since += batch.changes.len();
             // Whoever asked may have gone away; the change stands.
             let _ = batch.done.send(());
         }
-        if since >= CHECKPOINT_EVERY && grown.try_send(()).is_ok() {
-            since = 0;
+        let grew = since >= CHECKPOINT_EVERY || commits >= CHECKPOINT_COMMITS;
+        if grew && grown.try_send(()).is_ok() {
+            (since, commits) = (0, 0);
         }
     }
 }
