@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod dhcp;
+pub mod machine;
 pub mod switch;
 
 use std::fs;
@@ -240,6 +241,26 @@ impl TestSite {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "site.toml has no {from:?}");
         fs::write(path, text.replacen(from, to, 1)).unwrap();
+    }
+
+    /// Builds the sample bundle and publishes it, so that devices can be granted something.
+    pub fn publish_welcome(&self) {
+        let (source, out) = (
+            self.dir().join("sources/welcome"),
+            self.folder.path().join("welcome"),
+        );
+        let mut build = Command::new(GROUNDCREW);
+        build
+            .args(["bundle", "build"])
+            .arg(source)
+            .arg("--out")
+            .arg(&out);
+        succeeded("bundle build", &build.output().unwrap());
+        let (out, hq) = (out.display().to_string(), self.hq().display().to_string());
+        succeeded(
+            "bundle publish",
+            &self.groundcrew(&["bundle", "publish", &out, "--hq", &hq]),
+        );
     }
 
     pub fn groundcrew(&self, arguments: &[&str]) -> Output {
