@@ -19,7 +19,10 @@ const DAY: f64 = 86_400.0;
 /// Debian's ntpdig (ntpsec), as a device behind the switch runs it; it sets nothing.
 fn ntpdig(net: &Net) -> Output {
     let mut client = net.in_client("ntpdig");
-    client.args(["-j", "-t", "2", "10.77.0.1"]).output().unwrap()
+    client
+        .args(["-j", "-t", "2", "10.77.0.1"])
+        .output()
+        .unwrap()
 }
 
 /// The client's distance from the server, in seconds.
@@ -53,7 +56,10 @@ fn a_stock_client_gets_the_time_from_the_site_s_interface_only() {
         .args(["-t", "1", "127.0.0.1"])
         .output()
         .unwrap();
-    assert!(!elsewhere.status.success(), "it answers on other interfaces");
+    assert!(
+        !elsewhere.status.success(),
+        "it answers on other interfaces"
+    );
     drop(appliance);
     // A clock ahead is believed as long as HQ vouches, and passed on as it is.
     let mut ahead = Appliance::spawn_at(&net, &site.dir(), "+300d");
@@ -74,7 +80,10 @@ fn an_appliance_with_a_wrong_clock_tells_no_time_and_says_what_to_do() {
         let mut appliance = Appliance::spawn_at(&net, &site.dir(), clock);
         appliance.wait_for("ready: ");
         let told = appliance.wait_for("the clock stands at");
-        assert!(told.contains(why) && told.contains("groundcrew clock set"), "{told}");
+        assert!(
+            told.contains(why) && told.contains("groundcrew clock set"),
+            "{told}"
+        );
         let output = ntpdig(&net);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(!said.contains("offset"), "{clock}: {said}");
@@ -96,7 +105,10 @@ fn who_may_not_set_the_clock_is_told_and_nothing_is_decided() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("run this as root"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("run this as root"),
+        "{said}"
+    );
     assert!(!site.dir().join("clock.json").exists());
 }
 
@@ -110,10 +122,16 @@ fn a_year_without_hq_is_loud_before_it_is_spent() {
     let (good, status) = at("+320d", &site, &["trust", "status"]);
     assert!(good && status.contains("look budget"), "{status}");
     let (_, checked) = at("+320d", &site, &["check", "--quiet-wire"]);
-    assert!(checked.contains("look   trust metadata: the budget"), "{checked}");
+    assert!(
+        checked.contains("look   trust metadata: the budget"),
+        "{checked}"
+    );
     let mut appliance = Appliance::spawn_at(&net, &site.dir(), "+320d");
     let told = appliance.wait_for("HQ is missed");
-    assert!(told.contains("budget") && told.contains("hq renew"), "{told}");
+    assert!(
+        told.contains("budget") && told.contains("hq renew"),
+        "{told}"
+    );
     drop(appliance);
 
     let (good, status) = at("+370d", &site, &["trust", "status"]);

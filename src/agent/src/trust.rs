@@ -192,10 +192,13 @@ impl Trust {
         let path = Downgrades::target_path(&site);
         let listed = self.client.as_ref().and_then(|client| client.target(&path));
         let allowed = match listed.map(|target| target.length) {
-            None => Ok(Downgrades { site, allowed: Vec::new() }),
-            Some(length) if length > MAX_DOWNGRADES => {
-                Err(DowngradeError::Shape(format!("longer than {MAX_DOWNGRADES} bytes")))
-            }
+            None => Ok(Downgrades {
+                site,
+                allowed: Vec::new(),
+            }),
+            Some(length) if length > MAX_DOWNGRADES => Err(DowngradeError::Shape(format!(
+                "longer than {MAX_DOWNGRADES} bytes"
+            ))),
             Some(_) => Downgrades::read(&self.target(public, &path, say)?, &site),
         };
         let now = self.now();

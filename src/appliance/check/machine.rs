@@ -81,9 +81,7 @@ fn clock(site: &Site) -> Finding {
     match time::standing(site, crate::clock::read()) {
         Ok(standing) => match standing.trouble() {
             None => Finding::good("clock", standing.clock.to_string()),
-            Some(trouble) => {
-                Finding::problem("clock", trouble, "groundcrew clock show tells more")
-            }
+            Some(trouble) => Finding::problem("clock", trouble, "groundcrew clock show tells more"),
         },
         Err(error) => Finding::problem("clock", format!("{error:#}"), ""),
     }

@@ -103,10 +103,20 @@ mod tests {
     fn people_s_spellings_are_read() {
         let time = parse("2026-11-23 10:00").unwrap();
         assert_eq!(time.to_string(), "2026-11-23T10:00:00Z");
-        for same in ["2026-11-23T10:00", "2026-11-23 10:00:00", "2026-11-23T10:00:00Z"] {
+        for same in [
+            "2026-11-23T10:00",
+            "2026-11-23 10:00:00",
+            "2026-11-23T10:00:00Z",
+        ] {
             assert_eq!(parse(same), Ok(time), "{same}");
         }
-        for wrong in ["", "10:00", "23.11.2026 10:00", "2026-11-23 25:00", "2026-02-30 10:00"] {
+        for wrong in [
+            "",
+            "10:00",
+            "23.11.2026 10:00",
+            "2026-11-23 25:00",
+            "2026-02-30 10:00",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -9,9 +9,9 @@ use groundcrew_core::keys::PublicKey;
 use groundcrew_core::trust::Downgrade;
 
 use super::hq_args::{
-    HqAllowDowngradeArgs, HqCommand, HqFinalizeArgs, HqInitArgs, HqKeyAddArgs, HqKeyCommand, HqKeyNewArgs,
-    HqKeyRemoveArgs, HqKeyRotateArgs, HqShowArgs, HqSignArgs, HqSiteAddArgs, HqSiteCharterArgs,
-    HqSiteCommand, HqSiteRekeyArgs, TermsArgs,
+    HqAllowDowngradeArgs, HqCommand, HqFinalizeArgs, HqInitArgs, HqKeyAddArgs, HqKeyCommand,
+    HqKeyNewArgs, HqKeyRemoveArgs, HqKeyRotateArgs, HqShowArgs, HqSignArgs, HqSiteAddArgs,
+    HqSiteCharterArgs, HqSiteCommand, HqSiteRekeyArgs, TermsArgs,
 };
 use crate::durable::{self, Access};
 use crate::hq::ceremony::{Ceremony, file_name};
@@ -94,7 +94,11 @@ fn show(args: &HqShowArgs) -> anyhow::Result<()> {
     }
     for (name, region) in &state.regions {
         let sites: Vec<&str> = region.sites.iter().map(|site| site.as_str()).collect();
-        println!("region {name}: key {}, sites {}", region.key.hex(), sites.join(", "));
+        println!(
+            "region {name}: key {}, sites {}",
+            region.key.hex(),
+            sites.join(", ")
+        );
     }
     let mut waiting: Vec<_> = std::fs::read_dir(hq.dir().join("ceremonies"))?
         .flatten()
@@ -241,7 +245,11 @@ fn key_rotate(args: &HqKeyRotateArgs) -> anyhow::Result<()> {
     carry_out(&hq, &change, &args.hq)
 }
 
-pub(super) fn carry_out(hq: &Hq, change: &Change, args: &super::hq_args::HqArg) -> anyhow::Result<()> {
+pub(super) fn carry_out(
+    hq: &Hq,
+    change: &Change,
+    args: &super::hq_args::HqArg,
+) -> anyhow::Result<()> {
     let progress = hq.carry_out(change, &args.passphrase.passphrase())?;
     tell(&progress);
     if let Progress::Done(hq) = &progress {

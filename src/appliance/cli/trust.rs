@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::hq_args::{TrustCommand, TrustExportArgs, TrustImportArgs, TrustRekeyArgs, TrustStatusArgs};
+use super::hq_args::{
+    TrustCommand, TrustExportArgs, TrustImportArgs, TrustRekeyArgs, TrustStatusArgs,
+};
 use crate::hq::{Hq, courier};
 use crate::site::status::{self, Urgency};
 use crate::site::{Site, courier as incoming, rekey};
@@ -34,7 +36,10 @@ fn rekey(args: &TrustRekeyArgs) -> anyhow::Result<()> {
     let keys = rekey::request(&Site::at(&args.site.dir))?;
     keys.write(&args.file)?;
     let (file, fingerprint) = (args.file.display(), keys.fingerprint()?);
-    println!("Made new keys for {}; the old ones are in force until HQ has signed.", keys.site);
+    println!(
+        "Made new keys for {}; the old ones are in force until HQ has signed.",
+        keys.site
+    );
     println!("Bring {file} to HQ, and read out its fingerprint: {fingerprint}");
     println!("There: groundcrew hq site rekey {file} --fingerprint {fingerprint}");
     Ok(())

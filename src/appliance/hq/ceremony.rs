@@ -15,11 +15,11 @@ use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
 use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::{PublicKey, SigningKey};
-use groundcrew_core::trust::{Charter, Downgrades};
 use groundcrew_core::trust::tuf::repo::{
     Standing, add_signatures, claimed_root, claimed_targets, delegated_authority, draft_root,
 };
 use groundcrew_core::trust::tuf::{Repo, Root, TargetFile, Targets};
+use groundcrew_core::trust::{Charter, Downgrades};
 use serde::{Deserialize, Serialize};
 
 use super::{Hq, State, region};
@@ -301,11 +301,14 @@ impl Draft {
     /// How far each authority is satisfied; equal ones once.
     pub fn standings(&self) -> anyhow::Result<Vec<Standing>> {
         if let Some(region) = &self.region {
-            let by = self.by.as_ref().context("a region's list without targets")?;
+            let by = self
+                .by
+                .as_ref()
+                .context("a region's list without targets")?;
             let by = claimed_targets(&by.0)?;
             let authority = delegated_authority(&by, region.as_str());
-            let authority = authority
-                .with_context(|| format!("the targets delegate nothing to {region}"))?;
+            let authority =
+                authority.with_context(|| format!("the targets delegate nothing to {region}"))?;
             return Ok(vec![Standing::of::<Targets>(&self.file.0, &authority)?]);
         }
         let by = self.by.as_ref().map(|by| claimed_root(&by.0)).transpose()?;

@@ -7,19 +7,19 @@ use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
 use groundcrew_core::ids::{Slug, Version};
 use groundcrew_core::keys::PublicKey;
-use groundcrew_core::trust::{Charter, Downgrade, Downgrades};
 use groundcrew_core::trust::tuf::TargetFile;
 use groundcrew_core::trust::tuf::repo::{
     TargetChange, claimed_root, claimed_targets, draft_root, draft_targets,
 };
+use groundcrew_core::trust::{Charter, Downgrade, Downgrades};
 
 use super::ceremony::{self, Blob, Ceremony, Draft, FORM};
 use super::region::RegionChange;
 use super::secret::Passphrase;
 use super::{Hq, KeyRole, SiteRecord, State};
 use crate::site::SiteKeys;
-use crate::site::rekey::PublicKeys;
 use crate::site::publish::OFFLINE_LIFETIME;
+use crate::site::rekey::PublicKeys;
 
 /// How much longer than targets a root is valid.
 const ROOT_LIFETIME: u64 = OFFLINE_LIFETIME * 5;
@@ -277,7 +277,12 @@ impl Hq {
         Ok(Progress::Waiting { file, standing })
     }
 
-    pub(super) fn change(&self, purpose: String, after: State, targets: Vec<TargetChange>) -> Change {
+    pub(super) fn change(
+        &self,
+        purpose: String,
+        after: State,
+        targets: Vec<TargetChange>,
+    ) -> Change {
         Change {
             purpose,
             after,
@@ -348,7 +353,9 @@ impl Hq {
         }
         if let Some(region) = &change.region {
             let by = drafts.last().filter(|draft| draft.site.is_none());
-            let by = by.map(|draft| draft.file.0.clone()).or_else(|| self.targets_bytes());
+            let by = by
+                .map(|draft| draft.file.0.clone())
+                .or_else(|| self.targets_bytes());
             drafts.push(Draft {
                 site: None,
                 region: Some(region.name.clone()),

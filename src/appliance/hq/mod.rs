@@ -11,11 +11,13 @@ pub mod change;
 pub mod courier;
 pub mod found;
 pub mod region;
-pub mod secret;
 #[cfg(test)]
 mod region_tests;
+pub mod secret;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theft_tests;
 
 use std::collections::BTreeMap;
 use std::fs;

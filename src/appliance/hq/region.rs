@@ -119,7 +119,9 @@ impl Hq {
     ) -> anyhow::Result<Change> {
         let mut after = self.state().clone();
         region_of(&mut after, name)?;
-        let held = self.targets_bytes().context("HQ has signed no targets yet")?;
+        let held = self
+            .targets_bytes()
+            .context("HQ has signed no targets yet")?;
         let targets = claimed_targets(&held)?;
         let delegations = targets.delegations.as_ref();
         let role = delegations.and_then(|d| d.roles.iter().find(|r| r.name == name.as_str()));

@@ -4,7 +4,10 @@ use std::fs;
 
 use groundcrew_core::ids::{Slug, Version};
 use groundcrew_core::keys::SigningKey;
-use groundcrew_core::trust::tuf::repo::{TargetChange, add_signatures, claimed_targets, draft_targets};
+use groundcrew_core::time::Now;
+use groundcrew_core::trust::tuf::repo::{
+    TargetChange, add_signatures, claimed_targets, draft_targets,
+};
 use groundcrew_core::trust::tuf::{NotFound, Poll, TargetFile};
 use groundcrew_core::trust::{Charter, Client, ImageTrust};
 
@@ -40,8 +43,12 @@ pub(super) fn run(client: &mut Client, site: &Site) -> Result<(), String> {
 }
 
 /// A device that starts from this image, refreshes at this site, and asks for a path.
-pub(super) fn asks(image: &ImageTrust, site: &Site, path: &str) -> Result<Option<TargetFile>, String> {
-    let now = publish::now(site, &publish::load(site).unwrap());
+pub(super) fn asks(
+    image: &ImageTrust,
+    site: &Site,
+    path: &str,
+) -> Result<Option<TargetFile>, String> {
+    let now = Now::Clock(crate::clock::read());
     let mut client = image.client(now, None).map_err(|error| error.to_string())?;
     run(&mut client, site)?;
     client.want(path);
@@ -63,7 +70,9 @@ fn world() -> (World, SigningKey) {
     let world = World::new(1, 1);
     world.add_site("berlin");
     let key = SigningKey::from_seed([42; 32]).unwrap();
-    let change = world.hq().add_region(&slug("emea"), key.public(), &[slug("berlin")]);
+    let change = world
+        .hq()
+        .add_region(&slug("emea"), key.public(), &[slug("berlin")]);
     let file = waiting(world.carry_out(&change.unwrap()));
     sign(&world, &file, &key);
     (world, key)
@@ -109,7 +118,10 @@ fn a_region_s_key_signs_and_devices_of_its_sites_resolve_it() {
     crate::site::courier::import(&tokio, &export).unwrap();
     assert_eq!(asks(&self::image(&tokio), &tokio, PATH).unwrap(), None);
     // ... until it joins.
-    world.hq().join_region(&slug("emea"), &[slug("tokio")]).unwrap();
+    world
+        .hq()
+        .join_region(&slug("emea"), &[slug("tokio")])
+        .unwrap();
     crate::site::courier::import(&tokio, &world.export("tokio")).unwrap();
     assert!(asks(&self::image(&tokio), &tokio, PATH).unwrap().is_some());
 }
@@ -117,10 +129,19 @@ fn a_region_s_key_signs_and_devices_of_its_sites_resolve_it() {
 #[test]
 fn a_region_signs_for_its_own_paths_only() {
     let (world, key) = world();
-    for path in ["bundles/welcome/9.0.json", "sites/berlin.json", "bundles/emeax/1.0.json"] {
+    for path in [
+        "bundles/welcome/9.0.json",
+        "sites/berlin.json",
+        "bundles/emeax/1.0.json",
+    ] {
         let file = vec![(path.to_owned(), b"x".to_vec())];
         let refused = world.hq().list_in_region(&slug("emea"), "x", &file);
-        assert!(refused.unwrap_err().to_string().contains("is not the region's"));
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("is not the region's")
+        );
     }
     // Whoever has the key can sign such a list all the same; it means nothing.
     let hq = world.hq();
@@ -132,9 +153,17 @@ fn a_region_signs_for_its_own_paths_only() {
     fs::write(hq.region_file(&slug("emea")), list).unwrap();
     let before = image(&world.site());
     world.import(&world.export("berlin")).unwrap();
-    let charter = asks(&before, &world.site(), "sites/berlin.json").unwrap().unwrap();
-    assert!(charter.verify(b"evil").is_err(), "HQ's own list comes first");
-    assert_eq!(asks(&before, &world.site(), "bundles/welcome/9.0.json").unwrap(), None);
+    let charter = asks(&before, &world.site(), "sites/berlin.json")
+        .unwrap()
+        .unwrap();
+    assert!(
+        charter.verify(b"evil").is_err(),
+        "HQ's own list comes first"
+    );
+    assert_eq!(
+        asks(&before, &world.site(), "bundles/welcome/9.0.json").unwrap(),
+        None
+    );
     let chosen = crate::office::published::choose(
         &world.site(),
         &publish::load(&world.site()).unwrap(),

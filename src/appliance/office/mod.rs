@@ -17,6 +17,8 @@ mod rules_tests;
 mod sessions;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theft_tests;
 mod view;
 
 use std::collections::HashMap;

@@ -75,9 +75,9 @@ fn remind(site: &Site) {
             Urgency::Soon => {
                 tracing::warn!("HQ is missed: {what} is valid until {expires} only; {todo}");
             }
-            Urgency::Broken => tracing::error!(
-                "nobody can be let in: {what} expired at {expires}; {todo}"
-            ),
+            Urgency::Broken => {
+                tracing::error!("nobody can be let in: {what} expired at {expires}; {todo}")
+            }
         }
     }
 }

@@ -56,8 +56,9 @@ pub fn import(site: &Site, file: &Path) -> anyhow::Result<Imported> {
         return checked.write(site, &keys);
     }
     // The registry's lock: no appliance may go on with the old keys.
-    let mut store = Store::open(&site.registry_file())
-        .context("the site's keys change: stop the appliance first, and start it again afterwards")?;
+    let mut store = Store::open(&site.registry_file()).context(
+        "the site's keys change: stop the appliance first, and start it again afterwards",
+    )?;
     if new {
         rekey::swap(site)?;
     }

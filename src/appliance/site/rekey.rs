@@ -14,8 +14,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use groundcrew_core::enroll::Grant;
 use groundcrew_core::dsse::Envelope;
+use groundcrew_core::enroll::Grant;
 use groundcrew_core::keys::PublicKey;
 use groundcrew_core::{Digest, SiteId};
 use groundcrew_registry::checkpoint::{Checkpoint, Verifier};
@@ -61,7 +61,10 @@ impl PublicKeys {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| {
-            format!("{} is not what `groundcrew trust rekey` writes", path.display())
+            format!(
+                "{} is not what `groundcrew trust rekey` writes",
+                path.display()
+            )
         })
     }
 

@@ -17,8 +17,8 @@ use toml::Spanned;
 
 use super::{Cidr, Pool};
 pub use dhcp::RelayedSubnet;
-pub use trust::Staleness;
 use dhcp::{RawMode, RawReservation, RawSubnet, check_mode, relayed_subnets, reservations};
+pub use trust::Staleness;
 
 /// What `site.toml` says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -224,7 +224,10 @@ mod tests {
         for (clock, why) in [
             (UnixTime::new(0), "before"),
             (at("2039-01-19T03:14:08Z"), "HQ's signatures ended"),
-            (UnixTime::new(now.seconds() - 7200), "this site signed its metadata"),
+            (
+                UnixTime::new(now.seconds() - 7200),
+                "this site signed its metadata",
+            ),
         ] {
             let standing = standing(&site, clock).unwrap();
             let trouble = standing.trouble().unwrap();
@@ -268,7 +271,10 @@ mod tests {
         let now = crate::clock::read();
         let denied = |_| Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
         let error = decide(&site, now.plus(900), now, denied).unwrap_err();
-        assert!(format!("{error:#}").contains("run this as root"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("run this as root"),
+            "{error:#}"
+        );
         assert_eq!(decided(&site).unwrap(), None);
         decide(&site, now.plus(30), now, denied).unwrap();
         assert_eq!(decided(&site).unwrap(), Some(now.plus(30)));

@@ -99,7 +99,11 @@ impl Request {
         // Without a known time all other timestamps stay 0 (RFC 4330).
         if let Some((received, sent)) = times {
             put(&mut out, 8, &ROOT_DISPERSION);
-            put(&mut out, 16, &timestamp(Duration::from_secs(received.as_secs())));
+            put(
+                &mut out,
+                16,
+                &timestamp(Duration::from_secs(received.as_secs())),
+            );
             put(&mut out, 32, &timestamp(received));
             put(&mut out, 40, &timestamp(sent));
         }
@@ -139,9 +143,15 @@ mod tests {
 
     #[test]
     fn a_known_time_is_told() {
-        let answer = Request::parse(&request(4, 3)).unwrap().answer(Some((TIME, TIME)));
+        let answer = Request::parse(&request(4, 3))
+            .unwrap()
+            .answer(Some((TIME, TIME)));
         assert_eq!(answer[..4], [4 << 3 | 4, 10, 6, 0xec]);
-        assert_eq!(&answer[24..32], b"transmit", "what it sent comes back as origin");
+        assert_eq!(
+            &answer[24..32],
+            b"transmit",
+            "what it sent comes back as origin"
+        );
         let seconds = 4_004_416_800u32.to_be_bytes();
         assert_eq!(answer[32..36], seconds);
         assert_eq!(answer[36..40], [0x80, 0, 0, 0], "half a second");

@@ -111,7 +111,15 @@ mod tests {
         assert_eq!(short.warn, 5 * DAY);
         let senseless = staleness("stale_after = \"10d\"\nwarn_before = \"10d\"");
         assert!(senseless.unwrap_err().contains("less than `stale_after`"));
-        assert!(staleness("stale_after = \"1y\"").unwrap_err().contains("365d"));
-        assert!(staleness("stale_after = \"0d\"").unwrap_err().contains("out of bounds"));
+        assert!(
+            staleness("stale_after = \"1y\"")
+                .unwrap_err()
+                .contains("365d")
+        );
+        assert!(
+            staleness("stale_after = \"0d\"")
+                .unwrap_err()
+                .contains("out of bounds")
+        );
     }
 }

@@ -81,12 +81,16 @@ impl Downgrades {
 
     /// Reads verified bytes, which must speak of `site`.
     pub fn read(bytes: &[u8], site: &SiteId) -> Result<Self, DowngradeError> {
-        let read: Self = serde_json::from_slice(bytes)
-            .map_err(|error| DowngradeError::Shape(error.to_string().chars().take(200).collect()))?;
+        let read: Self = serde_json::from_slice(bytes).map_err(|error| {
+            DowngradeError::Shape(error.to_string().chars().take(200).collect())
+        })?;
         if read.site == *site {
             return Ok(read);
         }
-        Err(DowngradeError::Shape(format!("it is for the site {}", read.site)))
+        Err(DowngradeError::Shape(format!(
+            "it is for the site {}",
+            read.site
+        )))
     }
 
     /// Whether `device`, which had the version `had`, may get `bundle` now.
@@ -131,8 +135,10 @@ mod tests {
     #[test]
     fn only_what_is_named_there_and_then() {
         let here: SiteId = "lab".parse().unwrap();
-        let (one, other): (DeviceId, DeviceId) =
-            ("lab-7k2m9qx4".parse().unwrap(), "lab-7k2m9qx5".parse().unwrap());
+        let (one, other): (DeviceId, DeviceId) = (
+            "lab-7k2m9qx4".parse().unwrap(),
+            "lab-7k2m9qx5".parse().unwrap(),
+        );
         let list = Downgrades {
             site: here.clone(),
             allowed: vec![
@@ -155,10 +161,20 @@ mod tests {
             list.allow(&bundle(text), had, device, now)
         };
         assert_eq!(ask("base@1.0", &one, 99), Ok(()));
-        assert!(matches!(ask("base@1.0", &one, 100), Err(DowngradeError::Over { .. })));
-        for (text, device) in [("base@1.0", &other), ("base@1.1", &one), ("welcome@1.0", &one)] {
+        assert!(matches!(
+            ask("base@1.0", &one, 100),
+            Err(DowngradeError::Over { .. })
+        ));
+        for (text, device) in [
+            ("base@1.0", &other),
+            ("base@1.1", &one),
+            ("welcome@1.0", &one),
+        ] {
             let refused = ask(text, device, 1);
-            assert!(matches!(refused, Err(DowngradeError::Older { .. })), "{text}");
+            assert!(
+                matches!(refused, Err(DowngradeError::Older { .. })),
+                "{text}"
+            );
         }
         assert_eq!(ask("kiosk@2.0", &other, 49), Ok(()));
         let elsewhere = Downgrades::read(&list.to_json().unwrap(), &"elsewhere".parse().unwrap());

@@ -93,14 +93,10 @@ impl Repo {
         self.delegated = held.into_iter().filter(still).collect();
     }
 
-    fn delegate(
-        &self,
-        name: &str,
-        bytes: &[u8],
-    ) -> Result<Verified<Metadata<Targets>>, RepoError> {
+    fn delegate(&self, name: &str, bytes: &[u8]) -> Result<Verified<Metadata<Targets>>, RepoError> {
         let top = self.targets().ok_or(RepoError::NoTargets)?;
-        let authority = delegated_authority(top, name)
-            .ok_or_else(|| RepoError::NotDelegated(shown(name)))?;
+        let authority =
+            delegated_authority(top, name).ok_or_else(|| RepoError::NotDelegated(shown(name)))?;
         let file = parse::<Targets>(name, bytes)?;
         let by = || format!("targets version {}", top.version);
         Ok(verify(name, file, &authority, by)?)

@@ -13,8 +13,8 @@ use serde_json::Map;
 
 use super::check::{consistent_name, next_root, not_below, parse, trusted_root, verify};
 use super::client::Trusted;
-use super::draft::changed_targets;
 pub use super::delegated::{delegated_authority, delegated_file};
+use super::draft::changed_targets;
 pub use super::draft::{Standing, claimed_root, claimed_targets, draft_targets};
 use super::error::TufError;
 use super::metadata::{
@@ -361,7 +361,9 @@ impl Repo {
         let content = snapshot.content();
         content.expires >= until
             && content.meta.get("targets.json") == self.targets_meta().as_ref()
-            && self.delegated_meta().all(|(file, meta)| content.meta.get(&file) == Some(&meta))
+            && self
+                .delegated_meta()
+                .all(|(file, meta)| content.meta.get(&file) == Some(&meta))
             && believed::<Snapshot>(snapshot.bytes(), &authority).is_ok()
     }
 
