@@ -112,18 +112,26 @@ fn list(args: &BootListArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn overview(lines: &[StoryLine], width: usize) -> String {
+    let today = lines
+        .first()
+        .map_or_else(String::new, |line| line.last.to_string());
     let row = |line: &StoryLine| {
         let when = line.last.to_string();
+        // The time of the newest day, the day of older ones.
+        let when = match when.get(..10) == today.get(..10) {
+            true => when.get(11..19),
+            false => when.get(..10),
+        };
         let why = match (line.state, &line.short) {
             (_, Some(short)) => short.clone(),
-            (State::Booting, None) => format!("on its way: {}", line.reached),
+            (State::Booting, None) => "on its way".to_owned(),
             (state, None) => state.name().to_owned(),
         };
         vec![
             shown(&line.names.title()),
-            when.get(5..16).unwrap_or(&when).replace('T', " "),
+            when.unwrap_or_default().to_owned(),
             firmware(line.firmware.as_deref()).to_owned(),
-            line.reached.to_string(),
+            line.reached.short().to_owned(),
             why,
         ]
     };

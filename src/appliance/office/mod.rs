@@ -43,7 +43,7 @@ pub use command::{
 pub use enroll::Refusal;
 
 use crate::flight::Flight;
-use crate::lan::Desk;
+use crate::lan::Lan;
 use crate::site::settings::Staleness;
 use crate::site::{Settings, Site, SiteKeys, publish, time};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
@@ -64,8 +64,8 @@ pub struct Office {
     challenger: Challenger,
     writer: Writer,
     registry_file: PathBuf,
-    /// The DHCP service, while the site is served.
-    desk: OnceLock<Arc<Desk>>,
+    /// The DHCP services, while the site is served.
+    lan: OnceLock<Arc<Lan>>,
     transfers: Board,
     flight: Arc<Flight>,
     pace: Pace,
@@ -113,7 +113,7 @@ impl Office {
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
             writer: store.start()?,
-            desk: OnceLock::new(),
+            lan: OnceLock::new(),
             transfers: Board::default(),
             flight: Arc::new(Flight::open(&site.flight_file())),
             pace: Pace::default(),

@@ -15,10 +15,10 @@ use groundcrew_netboot::path::BootPath;
 
 use super::files::{FileBody, Tree, plain};
 use super::http::Peer;
-use super::texts::{self, decide, describe, order};
+use super::texts::{decide, describe, order};
 use crate::flight::Flight;
 use crate::office::Office;
-use crate::site::{Settings, Site};
+use crate::site::Site;
 
 struct Boot {
     office: Arc<Office>,
@@ -28,9 +28,8 @@ struct Boot {
     blobs: Tree,
 }
 
-/// The routes of the plain HTTP port.
-pub fn routes(site: &Site, settings: &Settings, boot: Tree, office: Arc<Office>) -> Router {
-    let scripts = texts::settings(settings);
+/// The routes of the plain HTTP port of one network; `scripts`: what is so there.
+pub fn routes(site: &Site, scripts: ScriptSettings, boot: Tree, office: Arc<Office>) -> Router {
     let state = Arc::new(Boot {
         office,
         scripts,
@@ -54,6 +53,9 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    if let Some(peer) = peer {
+        boot.office.seen(peer);
+    }
     let state = boot.office.boot_state(&query);
     let decision = decide(&state);
     let device = query

@@ -7,7 +7,7 @@ mod control;
 mod dhcp;
 mod files;
 mod http;
-mod plain;
+pub mod plain;
 mod ra;
 mod run;
 mod sntp;

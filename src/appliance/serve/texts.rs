@@ -11,12 +11,12 @@ use groundcrew_netboot::text::{Machine, TextRequest};
 use groundcrew_registry::boot::BootState;
 
 use crate::office::Office;
-use crate::site::Settings;
+use crate::site::{Network, Settings};
 
-/// What all texts of a site have in common.
-pub fn settings(settings: &Settings) -> ScriptSettings {
+/// What all texts of a site have in common on one of its networks.
+pub fn settings(settings: &Settings, network: &Network) -> ScriptSettings {
     ScriptSettings {
-        http: SocketAddrV4::new(settings.address.address, settings.ports.http),
+        http: SocketAddrV4::new(network.address.address, settings.ports.http),
         https_port: settings.ports.https,
         appliance: format!("groundcrew {}", env!("CARGO_PKG_VERSION")),
         site: format!("{} ({})", settings.site, settings.organisation),
@@ -41,6 +41,7 @@ impl Texts {
     /// name is an ordinary file's.
     pub fn of(&self, path: &BootPath, peer: IpAddr) -> Option<String> {
         let request = TextRequest::of(path)?;
+        self.office.seen(peer);
         let (mac, uuid) = self.machine(request.machine, peer);
         let query = IpxeQuery {
             mac,

@@ -16,6 +16,7 @@ use groundcrew_netboot::tftp::{
     self, Admission, Admit, Caps, End, ErrorCode, Limits, ReadRequest, Step, Transfer, Window,
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -52,11 +53,15 @@ pub struct Listener {
     address: Ipv4Addr,
 }
 
-/// Binds the well-known port on the site's address.
-pub async fn bind(address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
-    let socket = UdpSocket::bind(SocketAddrV4::new(address, port)).await;
-    let socket = socket
+/// Binds the well-known port on the appliance's address on one interface.
+pub fn bind(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    super::run::keep_to(&socket, interface)?;
+    socket
+        .bind(&SocketAddrV4::new(address, port).into())
         .with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
+    let socket = UdpSocket::from_std(socket.into())?;
     Ok(Listener { socket, address })
 }
 

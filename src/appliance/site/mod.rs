@@ -18,7 +18,7 @@ use anyhow::Context as _;
 
 pub use cidr::{Cidr, Pool};
 pub use keys::SiteKeys;
-pub use settings::Settings;
+pub use settings::{Network, Settings};
 
 /// The folder of a site. It may move: nothing inside names its own path.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ macro_rules! causes {
             /// Every cause there is.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// In a few words, for lists: at most 38 characters.
+            /// In a few words, for lists: at most 36 characters.
             pub const fn short(self) -> &'static str {
                 match self { $(Self::$name => $short,)+ }
             }
@@ -68,7 +68,7 @@ causes! {
         "The file's transfer broke off: packets are lost on the way. A bad cable or port, a switch that drops fragments or bursts, or somebody switched the device off.",
         "Try another cable and switch port, without a hub or dock in between. If it breaks off at the same byte every time, look for a firewall or an MTU that is too small on the way.";
     /// The device refused what TFTP's options were agreed to be.
-    BlksizeRefused: "its firmware refused the TFTP options",
+    BlksizeRefused: "its firmware refused TFTP options",
         "The device ended the transfer when it heard the block size or window (TFTP error 8) and did not ask again without. Its network boot firmware has a fault here.",
         "Update the device's firmware (BIOS/UEFI or network card), or choose UEFI HTTP Boot in its boot menu if it has one.";
     /// An answer through a relay does not arrive.
@@ -76,7 +76,7 @@ causes! {
         "The device's questions come through a relay (IP helper) and are answered, but it goes on asking: our answers do not come back through the relay.",
         "Check that this appliance can reach the relay's address (ping it) and has a route to that network, and that no firewall stops UDP port 67 on the way back.";
     /// An offer was sent, and the device goes on asking.
-    OfferNotHeard: "goes on asking: our offer is not heard",
+    OfferNotHeard: "goes on asking, hears no offer",
         "The device was answered, and went on asking or went silent. Our offer does not reach it, or its firmware does not accept it.",
         "Look for DHCP snooping on the switch (this appliance's port must be trusted), for a port that is still waking up (spanning tree: enable portfast), and for another network card's cable.";
     /// There is no free address.
