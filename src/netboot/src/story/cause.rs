@@ -38,7 +38,7 @@ causes! {
     /// Another server's offer was taken.
     OtherServerTaken: "took another DHCP server's offer",
         "Two DHCP servers answer on this network, and the device took the other one's offer. That one does not lead here.",
-        "Switch the other server off on this network, or let it give the addresses and set `mode = \"proxy\"` in [dhcp] of site.toml. `groundcrew net show` names the servers heard.";
+        "Switch the other server off on this network, or let it give the addresses and set `mode = \"proxy\"` in site.toml. `groundcrew net show` names the servers heard.";
     /// The boot offer beside another server's address was not taken up.
     ProxyOfferIgnored: "ignored the boot offer (ProxyDHCP)",
         "The device took its address from the other DHCP server and did not take up our boot offer beside it. Some firmware ignores a boot offer that comes apart from the address.",
@@ -82,7 +82,7 @@ causes! {
     /// There is no free address.
     PoolEmpty: "no free address in the pool",
         "All addresses of the pool are in use, so the device got none.",
-        "Widen `pool` in [dhcp] of site.toml or shorten `lease`; `groundcrew lease list` shows who has them, `groundcrew lease release ADDRESS` takes one back.";
+        "Widen `pool` in site.toml or shorten `lease`; `groundcrew lease list` shows who has them, `groundcrew lease release ADDRESS` takes one back.";
     /// The address is used by another machine.
     AddressConflict: "its address is used by somebody else",
         "The address that the device was to get is used by another machine that did not get it here. It is put aside for an hour.",
@@ -94,11 +94,11 @@ causes! {
     /// This appliance answers nobody in its present role.
     NotServing: "the appliance answers nobody now",
         "The appliance does not answer on this network at the moment: it still listens for other DHCP servers, or it is not to give addresses and heard nobody who does.",
-        "`groundcrew net show` says which. Choose `mode` in [dhcp] of site.toml: `authoritative` on a network of its own, `proxy` beside another server.";
+        "`groundcrew net show` says which. Choose `mode` in site.toml: `authoritative` on a network of its own, `proxy` beside another server.";
     /// It came through a relay that the site does not know.
     UnknownRelay: "came through a relay nobody set up",
         "The question came through a relay (IP helper) of a network that site.toml does not name, so there is no address to give.",
-        "Add a [[dhcp.subnet]] with the relay's address to site.toml, or remove this appliance from the relay's list.";
+        "Add a [[network.subnet]] with the relay's address to site.toml, or remove this appliance from the relay's list.";
     /// It got its address and never asked for its loader.
     LoaderNotAskedFor: "never asked for its loader",
         "The device got an address and the name of its loader, and did not ask for it. Something between the device and this appliance stops TFTP (UDP port 69) or HTTP.",
