@@ -12,7 +12,7 @@ use groundcrew_netboot::story::{Cause, Names, Past, State, pcap};
 use super::args::SiteArg;
 use super::{client, table};
 use crate::flight::{StoryLine, StoryView};
-use crate::office::{Command, Outcome};
+use crate::office::{Command, Once, Outcome};
 use crate::site::Site;
 
 /// `groundcrew boot`.
@@ -30,6 +30,15 @@ Examples:
 The device is named by its MAC address, serial number, UUID, id, or present address.
 Exit status: 0 nothing is wrong, 1 the boot failed (or the device is not known).")]
     Explain(BootExplainArgs),
+    /// Let a device boot something else at its next start, once
+    #[command(after_help = "\
+Examples:
+  groundcrew boot once 52:54:00:77:00:01 menu
+  groundcrew boot once PF3A1B2C memtest
+  groundcrew boot once 52:54:00:77:00:01 --clear
+
+The order is used up when the device's iPXE asks what to boot.")]
+    Once(BootOnceArgs),
     /// Send a device round again that was held for failing the same way
     #[command(after_help = "\
 Example:
@@ -68,6 +77,23 @@ pub struct BootExplainArgs {
     pub pcap: Option<PathBuf>,
 }
 
+/// `groundcrew boot once`.
+#[derive(Debug, Args)]
+pub struct BootOnceArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device
+    #[arg(value_name = "MAC|SERIAL|UUID|ID")]
+    pub device: String,
+    /// What it boots
+    #[arg(value_enum, required_unless_present = "clear")]
+    pub what: Option<Once>,
+    /// Take the order back
+    #[arg(long, conflicts_with = "what")]
+    pub clear: bool,
+}
+
 /// `groundcrew boot release`.
 #[derive(Debug, Args)]
 pub struct BootReleaseArgs {
@@ -84,6 +110,13 @@ pub fn run(command: BootCommand) -> anyhow::Result<ExitCode> {
     match command {
         BootCommand::List(args) => list(&args),
         BootCommand::Explain(args) => explain(&args),
+        BootCommand::Once(args) => done(
+            &args.site,
+            Command::BootOnce {
+                device: args.device,
+                once: args.what,
+            },
+        ),
         BootCommand::Release(args) => done(&args.site, Command::ReleaseBoot(args.device)),
     }
 }

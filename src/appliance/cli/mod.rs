@@ -12,6 +12,7 @@ mod explain;
 mod hash;
 mod hq;
 pub mod hq_args;
+pub mod hq_region;
 mod image;
 mod init;
 mod inventory;

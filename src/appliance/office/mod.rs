@@ -10,6 +10,7 @@ mod enroll;
 mod grant;
 mod import;
 mod leases;
+mod once;
 mod pace;
 pub mod published;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use command::{
     Outcome, ProfileView, RefusedRow,
 };
 pub use enroll::Refusal;
+pub use once::Once;
 
 use crate::flight::Flight;
 use crate::lan::Lan;
@@ -68,6 +70,7 @@ pub struct Office {
     lan: OnceLock<Arc<Lan>>,
     transfers: Board,
     flight: Arc<Flight>,
+    orders: once::Orders,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -100,6 +103,7 @@ impl Office {
             registry.apply(&entry)?;
             floor.raise(entry.at());
         }
+        let once = store.once()?;
         let grants = store.grants()?.into_iter().collect();
         let signed = last_checkpoint(&store, &keys)?;
         Ok(Self {
@@ -115,6 +119,7 @@ impl Office {
             writer: store.start()?,
             lan: OnceLock::new(),
             transfers: Board::default(),
+            orders: once::Orders::new(once),
             flight: Arc::new(Flight::open(&site.flight_file())),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
@@ -278,6 +283,7 @@ impl Office {
             Command::ShowNet => self.net(),
             Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
             Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
+            Command::BootOnce { device, once } => self.boot_once(&device, once).await,
             Command::ReleaseBoot(name) => self.flight.release(&name).map(Outcome::Done),
         }
     }

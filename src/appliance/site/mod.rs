@@ -7,6 +7,7 @@ pub mod create;
 pub mod import;
 pub mod keys;
 pub mod publish;
+pub mod rekey;
 pub mod settings;
 pub mod staleness;
 pub mod status;

@@ -80,7 +80,9 @@ fn dhcp_request(data: &[u8]) {
         http: SocketAddrV4::new(SERVER, 80),
         loaders: Loaders::debian(),
     };
-    let _ = boot.offer_for(&BootClient::of(&request), BootWord::Agent, true);
+    for word in [BootWord::Agent, BootWord::OwnDisk] {
+        let _ = boot.offer_for(&BootClient::of(&request), word, true);
+    }
 }
 
 fn dhcp_answer(data: &[u8]) {
