@@ -7,6 +7,7 @@ mod control;
 mod dhcp;
 mod files;
 mod http;
+mod order;
 pub mod plain;
 mod ra;
 mod run;

@@ -248,7 +248,13 @@ fn start(
             flight: Arc::clone(office.flight()),
         };
         tasks.spawn(tftp::run(door.tftp, shelf, shutdown.clone()));
-        let boot_routes = boot::routes(site, scripts, boot_tree.clone(), Arc::clone(office));
+        let boot_routes = boot::routes(
+            site,
+            scripts,
+            settings.menu,
+            boot_tree.clone(),
+            Arc::clone(office),
+        );
         tasks.spawn(http::run(
             door.http,
             http::Port::Plain(board),
