@@ -193,7 +193,12 @@ pub struct ImageBuildArgs {
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
     /// List the devices the site knows
-    List(DeviceListArgs),
+    #[command(after_help = "\
+Examples:
+  groundcrew device list
+  groundcrew device list --phase waiting
+  groundcrew device list --find 'latitude 5440' --limit 20")]
+    List(DeviceFindArgs),
     /// Everything known of one device
     Show(DeviceShowArgs),
     /// Register devices from an Autopilot CSV
@@ -281,6 +286,26 @@ Example:
 }
 
 /// `groundcrew device list`.
+#[derive(Debug, Args)]
+pub struct DeviceFindArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// Only those with TEXT in id, serial, maker, model, tag, code or MAC
+    #[arg(long, value_name = "TEXT")]
+    pub find: Option<String>,
+    /// Only those in this phase, such as waiting, failed or held
+    #[arg(long, value_name = "PHASE")]
+    pub phase: Option<String>,
+    /// At most N, those that need somebody first
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A list.
 #[derive(Debug, Args)]
 pub struct DeviceListArgs {
     #[command(flatten)]

@@ -63,7 +63,7 @@ pub fn one(inner: &Inner, device: &Device) -> DeviceView {
             .map(|p| format!("{} {}/{}: {}", p.phase, p.done, p.total, p.message)),
         step: progress
             .filter(|p| working && p.total > 0)
-            .map(|p| [p.done.into(), p.total.into()]),
+            .map(|p| [p.done, p.total]),
     }
 }
 

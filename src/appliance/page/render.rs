@@ -168,7 +168,7 @@ fn lobby(visitor: &Visitor, waiting: &FoundView) -> String {
 fn card(out: &mut String, visitor: &Visitor, device: &DeviceView) {
     let Some(code) = device.code else { return };
     let id = device.id.as_str();
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<li><h3>{what}</h3><p class=\"code\" aria-label=\"Code {spelt}\">{code}</p>\
          <p>{id}</p><p class=\"soft\">{reason}</p><div class=\"do\">\
@@ -177,7 +177,7 @@ fn card(out: &mut String, visitor: &Visitor, device: &DeviceView) {
          <details><summary class=\"no\" id=\"s-{id}\">Reject…</summary>\
          <form method=\"post\" action=\"/device/{id}/reject\">{form}<label for=\"r-{id}\">Why (its screen shows it)</label>\
          <input id=\"r-{id}\" name=\"reason\" maxlength=\"200\" required>\
-         <div class=\"do\"><button class=\"no\" aria-label=\"Reject {id}\">Reject</button></div></form></details></div></li>\n",
+         <div class=\"do\"><button class=\"no\" aria-label=\"Reject {id}\">Reject</button></div></form></details></div></li>",
         what = machine(device),
         spelt = code
             .to_string()
