@@ -17,6 +17,7 @@ mod journal;
 mod lease;
 pub mod logging;
 mod net;
+mod secure;
 mod table;
 mod transfer;
 mod trust;

@@ -5,9 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::ImageError;
-
-/// The file's name in the boot folder.
-pub(super) const NAME: &str = "local.efi";
+use super::names::OWN_DISK as NAME;
 
 const SCRIPT: &str = include_str!("../../../image/local.cfg");
 
@@ -49,6 +47,9 @@ fn run(memdisk: &Path, out: &Path) -> Result<(), ImageError> {
         .args([
             "--format",
             "x86_64-efi",
+            // Signed with the site's key it is started by firmware, not by shim;
+            // what it starts is checked by firmware again.
+            "--disable-shim-lock",
             "--prefix",
             "(memdisk)/boot/grub",
             "--memdisk",

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::dhcp::{
-    BootClient, BootService, Counters, Handled, Identity, Lease, LeaseEvent, LeaseState, Loaders,
-    Mode, Moment, Notice, Reply, Request, Server, Service, Subnet, SubnetConfig, Verdict, Via,
+    BootClient, BootService, Counters, Handled, Identity, Lease, LeaseEvent, LeaseState, Mode,
+    Moment, Notice, Reply, Request, Server, Service, Subnet, SubnetConfig, Verdict, Via,
 };
 use std::net::SocketAddrV4;
 
@@ -61,7 +61,7 @@ impl Desk {
     ) -> anyhow::Result<Self> {
         let boot = BootService {
             http: SocketAddrV4::new(settings.address.address, settings.ports.http),
-            loaders: Loaders::debian(),
+            loaders: settings.boot.loaders(),
         };
         let me = Identity {
             address: settings.address.address,

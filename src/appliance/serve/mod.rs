@@ -14,6 +14,7 @@ mod texts;
 mod tftp;
 mod tls;
 mod upkeep;
+mod word;
 
 pub use run::run;
 

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
+use super::word::Words;
 use super::{Shutdown, api, boot, control, dhcp, http, ra, texts, tftp, tls, upkeep};
 use crate::lan::Desk;
 use crate::office::Office;
@@ -135,7 +136,8 @@ fn start(
     office.attach(Arc::clone(&desk));
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
-    tasks.spawn(dhcp::run(sockets.dhcp, desk, shutdown.clone()));
+    let words = Words::new(settings, office);
+    tasks.spawn(dhcp::run(sockets.dhcp, desk, words, shutdown.clone()));
     let board = office.transfers().clone();
     let shelf = tftp::Shelf {
         tree: boot_tree.clone(),

@@ -2,6 +2,7 @@
 //! Mistakes are shown with file, line and caret. Nothing here looks at the
 //! machine: `groundcrew check` does.
 
+mod boot;
 mod dhcp;
 
 use std::net::Ipv4Addr;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::{Cidr, Pool};
+pub use boot::{Arm64Loader, BiosLoader, Boot, HttpLoader, UefiLoader};
 pub use dhcp::RelayedSubnet;
 use dhcp::{RawMode, RawReservation, RawSubnet, check_mode, relayed_subnets, reservations};
 
@@ -31,6 +33,8 @@ pub struct Settings {
     pub address: Cidr,
     /// What DHCP hands out.
     pub dhcp: Dhcp,
+    /// Which loaders are given out.
+    pub boot: Boot,
     /// Where services listen.
     pub ports: Ports,
     /// What groups of devices get.
@@ -167,6 +171,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             subnets,
             reservations,
         },
+        boot: raw.boot.checked(),
         ports: Ports {
             tftp: raw.ports.tftp.into_inner(),
             http: raw.ports.http.into_inner(),
@@ -254,6 +259,8 @@ struct Raw {
     network: RawNetwork,
     #[serde(default)]
     dhcp: RawDhcp,
+    #[serde(default)]
+    boot: boot::RawBoot,
     #[serde(default)]
     ports: RawPorts,
     #[serde(default)]

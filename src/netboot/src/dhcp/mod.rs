@@ -33,7 +33,7 @@ mod tests_support;
 pub mod wire;
 
 pub use arch::{Arch, Platform};
-pub use boot::{BootService, BootWord, Loaders};
+pub use boot::{BootService, BootWord, LoaderFile, Loaders};
 pub use client::{BootClient, Quirk};
 pub use leases::{ClientKey, Lease, LeaseEvent, LeaseState};
 pub use mode::{Evidence, Mode, Notice, Role};
