@@ -170,14 +170,16 @@ class Lab:
                 self.say(f"its disk, read offline: file system sound, /etc/hostname is {found}", device.name)
 
     def _verdict(self):
-        wanted = "refused" if self.options.mode == "tamper" else "provisioned"
+        wanted = "refused" if self.options.mode in ("tamper", "refuse") else "provisioned"
         ok = all(device.outcome == wanted for device in self._devices)
         self.marks["total"] = round(self.say.seconds(), 1)
         self.say.plain("\n" + report.table(self._devices))
         if self._memory:
             peak = self._appliance.memory_kib()[1]
             self.say.plain(f"appliance: {self._memory[0] / 1024:.1f} MiB resident when ready, {peak / 1024:.1f} MiB at most")
-        if ok and wanted == "refused":
+        if ok and self.options.mode == "refuse":
+            self.say.plain("the image was fetched and refused by firmware; nothing of it ran, and the own disk came up")
+        elif ok and wanted == "refused":
             named = all(self._tampered[:12] in device.reason for device in self._devices)
             self.say.plain("the changed bundle was refused" + (", its blob named," if named else "") + " and the installed systems are untouched")
         if self.options.proxy:
