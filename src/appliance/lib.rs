@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod durable;
+pub mod flight;
 pub mod hq;
 pub mod image;
 pub mod lan;

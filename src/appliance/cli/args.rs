@@ -81,6 +81,9 @@ DIR/site is what the appliance serves.")]
     /// See what is served on the devices' network, and who else answers there
     #[command(subcommand)]
     Net(NetCommand),
+    /// See what happened to devices that boot, why, and what to do about it
+    #[command(subcommand)]
+    Boot(super::boot::BootCommand),
     /// Copy a site, served or not, into one file
     Backup(super::backup::BackupArgs),
     /// Make a site from a backup
@@ -97,6 +100,9 @@ DIR/site is what the appliance serves.")]
     /// See how a site's trust stands; carry what HQ signed to a site
     #[command(subcommand)]
     Trust(super::hq_args::TrustCommand),
+    /// See whether the clock is believed, and say what time it is
+    #[command(subcommand)]
+    Clock(super::clock::ClockCommand),
 }
 
 /// `groundcrew init`.

@@ -71,11 +71,16 @@ fn uki(args: &ImageBuildArgs, settings: &Settings) -> anyhow::Result<Option<UkiS
 }
 
 /// The kernel's command line inside the image: nobody can add to it, so it says
-/// where the appliance is. The address the agent asks DHCP for.
+/// where the appliance is. On several networks it is somewhere else on each, and
+/// the agent takes the server that gave it its address.
 fn command_line(settings: &Settings) -> String {
+    let server = match settings.networks.as_slice() {
+        [only] => format!("gc.server={} ", only.address.address),
+        _ => String::new(),
+    };
     format!(
-        "gc.server={} gc.http={} gc.https={} console=tty0 console=ttyS0,115200 loglevel=6",
-        settings.address.address, settings.ports.http, settings.ports.https
+        "{server}gc.http={} gc.https={} console=tty0 console=ttyS0,115200 loglevel=6",
+        settings.ports.http, settings.ports.https
     )
 }
 
@@ -111,7 +116,7 @@ fn image_trust(site: &Site) -> anyhow::Result<Vec<u8>> {
         minimum: groundcrew_core::trust::tuf::MinimumVersions::default(),
     };
     trust
-        .verify(publish::now(&repo))
+        .verify(publish::now(site, &repo))
         .context("devices would refuse this site")?;
     Ok(trust.to_json()?)
 }

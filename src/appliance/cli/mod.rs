@@ -3,13 +3,16 @@
 
 pub mod args;
 mod backup;
+mod boot;
 mod bundle;
 mod client;
+pub mod clock;
 mod device;
 mod explain;
 mod hash;
 mod hq;
 pub mod hq_args;
+pub mod hq_region;
 mod image;
 mod init;
 mod inventory;
@@ -43,11 +46,13 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Journal(command) => journal::run(command),
         Command::Lease(command) => lease::run(command),
         Command::Net(command) => net::run(command),
+        Command::Boot(command) => boot::run(command),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Hash(command) => hash::run(command),
         Command::Profile(command) => explain::profile(command),
         Command::Hq(command) => hq::run(command),
+        Command::Clock(command) => clock::run(command),
         Command::Trust(command) => trust::run(command),
     }
 }

@@ -127,6 +127,7 @@ fn terms(devices: u32, tags: &[&str]) -> Terms {
         tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
         devices,
         lifetime: 100 * 86_400,
+        minimum: Vec::new(),
     }
 }
 

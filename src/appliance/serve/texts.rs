@@ -6,16 +6,17 @@ use std::sync::Arc;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::ipxe::{AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
+use groundcrew_netboot::story::Order;
 use groundcrew_netboot::text::{Machine, TextRequest};
 use groundcrew_registry::boot::BootState;
 
 use crate::office::Office;
-use crate::site::Settings;
+use crate::site::{Network, Settings};
 
-/// What all texts of a site have in common.
-pub fn settings(settings: &Settings) -> ScriptSettings {
+/// What all texts of a site have in common on one of its networks.
+pub fn settings(settings: &Settings, network: &Network) -> ScriptSettings {
     ScriptSettings {
-        http: SocketAddrV4::new(settings.address.address, settings.ports.http),
+        http: SocketAddrV4::new(network.address.address, settings.ports.http),
         https_port: settings.ports.https,
         appliance: format!("groundcrew {}", env!("CARGO_PKG_VERSION")),
         site: format!("{} ({})", settings.site, settings.organisation),
@@ -40,6 +41,7 @@ impl Texts {
     /// name is an ordinary file's.
     pub fn of(&self, path: &BootPath, peer: IpAddr) -> Option<String> {
         let request = TextRequest::of(path)?;
+        self.office.seen(peer);
         let (mac, uuid) = self.machine(request.machine, peer);
         let query = IpxeQuery {
             mac,
@@ -47,6 +49,8 @@ impl Texts {
             ..IpxeQuery::default()
         };
         let decision = decide(&self.office.boot_state(&query));
+        let flight = self.office.flight();
+        flight.text(&query, Some(peer), order(&decision), &describe(&decision));
         let device = mac.map(|mac| mac.to_string());
         let device = device.or(uuid.map(|uuid| uuid.to_string()));
         tracing::info!(%peer, file = %path, mac = mac.map(tracing::field::display), "boot text: {}", describe(&decision));
@@ -99,6 +103,15 @@ fn agent() -> BootDecision {
         _ => BootDecision::OwnDisk {
             why: "this appliance has no boot image".to_owned(),
         },
+    }
+}
+
+/// The decision, as stories tell it.
+pub fn order(decision: &BootDecision) -> Order {
+    match decision {
+        BootDecision::Agent(_) => Order::Agent,
+        BootDecision::OwnDisk { .. } => Order::OwnDisk,
+        BootDecision::Hold { .. } => Order::Wait,
     }
 }
 

@@ -4,13 +4,14 @@
 
 use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
+use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::PublicKey;
-use groundcrew_core::time::{Now, TimeFloor};
+use groundcrew_core::time::Now;
 use groundcrew_core::trust::Charter;
 use groundcrew_core::trust::tuf::repo::{Repo, RepoFile, claimed_root, target_file};
 use groundcrew_core::trust::tuf::signed::Authority;
 
-use super::{Site, SiteKeys, publish};
+use super::{Site, SiteKeys, publish, staleness};
 
 /// What a site needs of HQ.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Package {
     pub roots: Vec<Vec<u8>>,
     /// HQ's targets.
     pub targets: Vec<u8>,
+    /// Lists of the regions that the site is in, by the region's name.
+    pub regions: Vec<(Slug, Vec<u8>)>,
     /// Target files by path: the charter, and manifests of bundles.
     pub files: Vec<(String, Vec<u8>)>,
 }
@@ -34,6 +37,13 @@ pub struct Imported {
     pub targets: (Option<u64>, u64),
     /// How many target files came along.
     pub files: usize,
+}
+
+impl Imported {
+    /// Whether anything of it was new here.
+    pub fn is_news(&self) -> bool {
+        self.root.0 != Some(self.root.1) || self.targets.0 != Some(self.targets.1)
+    }
 }
 
 /// A package that was found good, ready to be written.
@@ -71,9 +81,13 @@ pub fn check(site: &Site, package: &Package, keys: &SiteKeys) -> anyhow::Result<
         repo.import_targets(&package.targets)
             .context("the targets")?,
     );
-    unexpired(&repo)?;
+    for (name, list) in &package.regions {
+        let file = repo.import_delegated(name.as_str(), list);
+        metadata.push(file.with_context(|| format!("the list of the region {name}"))?);
+    }
+    unexpired(site, &repo)?;
     ours(&repo, keys)?;
-    let files = listed(&repo, package, keys)?;
+    let files = listed(site, &repo, package, keys)?;
     let targets = repo.targets().map_or(0, |targets| targets.version.get());
     let imported = Imported {
         root: (before.map(|b| b.0), repo.root().version.get()),
@@ -99,6 +113,10 @@ impl Checked {
         publish::write_targets(site, &self.files)?;
         publish::write_metadata(site, &self.metadata)?;
         publish::sign_online(site, &mut self.repo, keys)?;
+        // The same courier's file a second time is no news.
+        if self.imported.is_news() {
+            staleness::hear(site, publish::now(site, &self.repo).time())?;
+        }
         Ok(self.imported)
     }
 }
@@ -150,12 +168,8 @@ fn with_roots(held: Option<Repo>, roots: &[Vec<u8>]) -> anyhow::Result<(Repo, Ve
     Ok((repo, metadata))
 }
 
-fn unexpired(repo: &Repo) -> anyhow::Result<()> {
-    let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
-    if let Some(issued) = repo.timestamp().and_then(|timestamp| timestamp.issued_at) {
-        floor.raise(issued);
-    }
-    let now = floor.now(crate::clock::read()).time();
+fn unexpired(site: &Site, repo: &Repo) -> anyhow::Result<()> {
+    let now = publish::now(site, repo).time();
     let targets = repo.targets().map(|targets| targets.expires);
     for (what, expires) in [("root", Some(repo.root().expires)), ("targets", targets)] {
         if let Some(expires) = expires.filter(|expires| *expires <= now) {
@@ -191,19 +205,24 @@ fn ours(repo: &Repo, keys: &SiteKeys) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn names(authority: &Authority<'_>, key: PublicKey) -> bool {
+pub(super) fn names(authority: &Authority<'_>, key: PublicKey) -> bool {
     let mut ids = authority.role.keyids.iter();
     ids.any(|id| authority.keys.get(id).and_then(|k| k.ed25519()) == Some(key))
 }
 
 /// The files, each as the targets list it; the charter is among them and names
 /// this appliance.
-fn listed(repo: &Repo, package: &Package, keys: &SiteKeys) -> anyhow::Result<Vec<RepoFile>> {
-    let targets = repo.targets().context("no targets")?;
+fn listed(
+    site: &Site,
+    repo: &Repo,
+    package: &Package,
+    keys: &SiteKeys,
+) -> anyhow::Result<Vec<RepoFile>> {
     let mut files = Vec::new();
     for (path, bytes) in &package.files {
-        let target = targets.targets.get(path);
-        let target = target.with_context(|| format!("{path} is not listed in HQ's targets"))?;
+        let target = repo.listed(path);
+        let target = target
+            .with_context(|| format!("{path} is not listed by HQ nor by a region of this site"))?;
         target.verify(bytes).with_context(|| path.clone())?;
         files.push(target_file(path, bytes.clone())?);
     }
@@ -218,6 +237,6 @@ fn listed(repo: &Repo, package: &Package, keys: &SiteKeys) -> anyhow::Result<Vec
             && charter.journal_key == keys.journal.public(),
         "the charter names other keys than this site's: devices would not believe this appliance"
     );
-    charter.unexpired(Now::Clock(publish::now(repo).time()))?;
+    charter.unexpired(Now::Clock(publish::now(site, repo).time()))?;
     Ok(files)
 }

@@ -76,6 +76,8 @@ pub enum Change {
         /// The signed checkpoint.
         envelope: Envelope,
     },
+    /// No checkpoint counts any more: the key that signed them is not the site's.
+    ForgetCheckpoints,
     /// The grant of a device that was taken out of service is worth nothing.
     DropGrant(DeviceId),
     /// A hardware hash, kept for export: content, so one that is there stays.
@@ -226,6 +228,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         reader(path)?.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     anyhow::ensure!(answer == "ok", "the registry is damaged: {answer}");
     Ok(())
+}
+
+/// The journal's last line, read beside a running writer.
+pub fn last_journal_line(path: &Path) -> anyhow::Result<Option<String>> {
+    schema::last_journal_line(&reader(path)?).context("reading the journal")
 }
 
 /// One line of the journal. Reads beside the writer.
