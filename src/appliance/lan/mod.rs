@@ -7,7 +7,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -23,6 +23,7 @@ use std::net::SocketAddrV4;
 pub use all::{Lan, stored, stored_release};
 pub use view::{CountersView, InterfaceView, LeaseView, NetView, OtherView, SubnetView};
 
+use crate::flight::Flight;
 use crate::site::{Cidr, Network};
 use crate::store::{Busy, Change, Commit, Writer};
 
@@ -36,6 +37,8 @@ pub struct Desk {
     network: Network,
     known: Box<Knows>,
     began: Instant,
+    address: Ipv4Addr,
+    flight: Option<Arc<Flight>>,
 }
 
 /// What the site knows of a device that asks, by what its packet says.
@@ -102,7 +105,18 @@ impl Desk {
             network: network.clone(),
             known,
             began,
+            address: me.address,
+            flight: None,
         })
+    }
+
+    /// The same, and what happens is told to `flight`.
+    #[must_use]
+    pub fn recorded(self, flight: Arc<Flight>) -> Self {
+        Self {
+            flight: Some(flight),
+            ..self
+        }
     }
 
     /// The interface's name.
@@ -115,11 +129,16 @@ impl Desk {
         self.lock().service.watch().mode()
     }
 
-    /// Decides on a packet, queues its rows and says what is worth saying.
+    /// Decides on a packet as it came, queues its rows and says what is worth saying.
     ///
     /// # Errors
     /// The disk does not keep up; then nothing happened.
-    pub fn handle(&self, request: &Request, via: Via) -> Result<Option<Answer>, Busy> {
+    pub fn handle(
+        &self,
+        packet: &[u8],
+        request: &Request,
+        via: Via,
+    ) -> Result<Option<Answer>, Busy> {
         // A place first: with a full queue nothing may have happened in memory.
         let place = self.writer.place()?;
         // Asked before the lock: the office has one of its own.
@@ -136,6 +155,9 @@ impl Desk {
             (handled, commit)
         };
         let Handled { outcome, notice } = handled;
+        if let Some(flight) = &self.flight {
+            flight.dhcp(packet, request, via, self.address, &outcome);
+        }
         self.say(notice);
         let client = outcome.client;
         Ok(said(outcome.verdict, request).map(|reply| Answer {
@@ -152,6 +174,9 @@ impl Desk {
 
     /// A packet to the clients' port.
     pub fn overhear(&self, packet: &[u8]) {
+        if let Some(flight) = &self.flight {
+            flight.overheard(packet, self.address);
+        }
         let notice = self.lock().service.overhear(packet, moment(self.began));
         self.say(notice);
     }
@@ -210,6 +235,9 @@ impl Desk {
 
     /// Another machine uses an address that was about to be offered: put aside.
     pub fn conflict(&self, ip: Ipv4Addr, user: MacAddr) {
+        if let Some(flight) = &self.flight {
+            flight.conflict(ip, user);
+        }
         tracing::warn!(%ip, %user, "DHCP: {ip} is used by {user}, which did not get it here; it is put aside for an hour");
         let Ok(place) = self.writer.place() else {
             return;

@@ -7,20 +7,23 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
+use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::{self, IpxeQuery, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
 
-use super::files::{Tree, plain};
+use super::files::{FileBody, Tree, plain};
 use super::http::Peer;
-use super::texts::{decide, describe};
+use super::texts::{decide, describe, order};
+use crate::flight::Flight;
 use crate::office::Office;
 use crate::site::Site;
 
 struct Boot {
     office: Arc<Office>,
     scripts: ScriptSettings,
+    page: String,
     boot: Tree,
     trust: Tree,
     blobs: Tree,
@@ -28,16 +31,20 @@ struct Boot {
 
 /// The routes of the plain HTTP port of one network; `scripts`: what is so there.
 pub fn routes(site: &Site, scripts: ScriptSettings, boot: Tree, office: Arc<Office>) -> Router {
+    let page = crate::page::url(*scripts.http.ip(), scripts.https_port);
     let state = Arc::new(Boot {
         office,
         scripts,
+        page,
         boot,
         trust: Tree::new(site.trust_dir()),
         blobs: Tree::new(site.blobs_dir()),
     });
     Router::new()
         .route(ipxe::SCRIPT_PATH, get(script))
+        .route("/", get(to_page))
         .route(ipxe::FIRST_SCRIPT_PATH, get(first_script))
+        .route(words::PATH, get(last_words))
         // Everything else is a file; the fallback sees paths that no router
         // normalised, doubled slashes and all.
         .fallback(file)
@@ -49,8 +56,9 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         Ok(query) => query,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
-    if let Some(Peer(peer)) = request.extensions().get() {
-        boot.office.seen(peer.ip());
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    if let Some(peer) = peer {
+        boot.office.seen(peer);
     }
     let state = boot.office.boot_state(&query);
     let decision = decide(&state);
@@ -66,11 +74,28 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         "boot text: {}",
         describe(&decision)
     );
+    let flight = boot.office.flight();
+    flight.text(&query, peer, order(&decision), &describe(&decision));
     text(&decision.script(&boot.scripts, &device, query.firmware))
 }
 
 async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
     text(&ipxe::first_script(&boot.scripts))
+}
+
+/// The status page is served by HTTPS only.
+async fn to_page(State(boot): State<Arc<Boot>>) -> Redirect {
+    Redirect::temporary(&boot.page)
+}
+
+/// A device says why it gives up. Nobody vouches for it, so it changes nothing.
+async fn last_words(State(boot): State<Arc<Boot>>, request: Request) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    match LastWords::read(request.uri().query().unwrap_or_default()) {
+        Some(words) if boot.office.flight().words(peer, &words) => plain(StatusCode::OK, "heard\n"),
+        Some(_) => plain(StatusCode::TOO_MANY_REQUESTS, "heard often enough\n"),
+        None => plain(StatusCode::BAD_REQUEST, "these words cannot be read\n"),
+    }
 }
 
 fn text(script: &str) -> Response {
@@ -109,11 +134,45 @@ async fn file(State(boot): State<Arc<Boot>>, request: Request) -> Response {
             "nothing lies here; boot files are under /boot/\n",
         );
     };
-    let response = tree.answer(method, request.headers(), rest).await;
+    let mut response = tree.answer(method, request.headers(), rest).await;
     let status = response.status().as_u16();
+    if let Some(peer) = peer {
+        record(
+            boot.office.flight(),
+            peer.ip(),
+            method,
+            &path,
+            &mut response,
+        );
+    }
     tracing::debug!(
         peer = peer.map(tracing::field::display),
         "HTTP {method} /{path} -> {status}"
     );
     response
+}
+
+/// What is not there at once, what is sent when it was sent. A HEAD is only a
+/// question for the size; of the trust metadata one file stands for all.
+fn record(
+    flight: &Arc<Flight>,
+    peer: std::net::IpAddr,
+    method: &Method,
+    path: &str,
+    response: &mut Response,
+) {
+    let status = response.status();
+    let of_agent = path.starts_with("tuf/") || path.starts_with("blobs/");
+    if of_agent && !path.starts_with("blobs/") && path != "tuf/metadata/timestamp.json" {
+        return;
+    }
+    if status.is_client_error() {
+        return flight.http_refused(peer, path, status.as_u16());
+    }
+    if method == Method::GET
+        && let Some(body) = response.extensions_mut().get_mut::<FileBody>()
+    {
+        let size = body.end - body.start;
+        body.watch = Some(flight.http(peer, path, status.as_u16(), size));
+    }
 }

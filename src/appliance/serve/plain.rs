@@ -204,6 +204,9 @@ impl Connection {
                 }
             }
             ticket.reached(at - body.start);
+            if let Some(watch) = &body.watch {
+                watch.reached(at - body.start);
+            }
         }
         if length < WORTH_A_LINE {
             ticket.forget();

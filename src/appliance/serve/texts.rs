@@ -6,6 +6,7 @@ use std::sync::Arc;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::ipxe::{AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
+use groundcrew_netboot::story::Order;
 use groundcrew_netboot::text::{Machine, TextRequest};
 use groundcrew_registry::boot::BootState;
 
@@ -48,6 +49,8 @@ impl Texts {
             ..IpxeQuery::default()
         };
         let decision = decide(&self.office.boot_state(&query));
+        let flight = self.office.flight();
+        flight.text(&query, Some(peer), order(&decision), &describe(&decision));
         let device = mac.map(|mac| mac.to_string());
         let device = device.or(uuid.map(|uuid| uuid.to_string()));
         tracing::info!(%peer, file = %path, mac = mac.map(tracing::field::display), "boot text: {}", describe(&decision));
@@ -81,6 +84,7 @@ pub fn decide(state: &BootState) -> BootDecision {
         BootState::Failed { device, reason, .. } => {
             own_disk(format!("{device} could not be provisioned: {reason}"))
         }
+        BootState::Held { device, reason, .. } => own_disk(format!("{device} is held: {reason}")),
         BootState::Rejected { device, reason, .. } => {
             own_disk(format!("{device} was refused: {reason}"))
         }
@@ -100,6 +104,15 @@ fn agent() -> BootDecision {
         _ => BootDecision::OwnDisk {
             why: "this appliance has no boot image".to_owned(),
         },
+    }
+}
+
+/// The decision, as stories tell it.
+pub fn order(decision: &BootDecision) -> Order {
+    match decision {
+        BootDecision::Agent(_) => Order::Agent,
+        BootDecision::OwnDisk { .. } => Order::OwnDisk,
+        BootDecision::Hold { .. } => Order::Wait,
     }
 }
 

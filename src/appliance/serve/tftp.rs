@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use groundcrew_netboot::story::TftpStep;
 use groundcrew_netboot::tftp::{
     self, Admission, Admit, Caps, End, ErrorCode, Limits, ReadRequest, Step, Transfer, Window,
 };
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use super::Shutdown;
 use super::files::Tree;
 use super::texts::Texts;
+use crate::flight::Flight;
 use crate::transfers::{Board, Protocol, Ticket};
 
 /// A transfer at rest holds no file bytes, so many may run. One address stands
@@ -41,6 +43,8 @@ pub struct Shelf {
     pub texts: Arc<Texts>,
     /// Who looks on.
     pub board: Board,
+    /// Who remembers.
+    pub flight: Arc<Flight>,
 }
 
 /// The well-known port, bound.
@@ -106,10 +110,18 @@ pub async fn run(listener: Listener, shelf: Shelf, mut stop: Shutdown) {
                 }
             },
         };
-        match tftp::parse_request(buffer.get(..length).unwrap_or_default()) {
+        let packet = buffer.get(..length).unwrap_or_default();
+        let us = SocketAddr::from((listener.address, tftp::PORT));
+        shelf.flight.tftp_packet(peer, us, true, packet);
+        match tftp::parse_request(packet) {
             Ok(request) => admit(&desk, &listener, &shelf, &stop, peer, request),
             Err(refusal) => {
                 tracing::debug!(%peer, "TFTP request refused: {refusal}");
+                if refusal.packet().is_some() {
+                    shelf
+                        .flight
+                        .tftp(peer, "a file", TftpStep::refused(&refusal));
+                }
                 if let Some(packet) = refusal.packet() {
                     // A full send buffer only costs the peer the explanation.
                     let _ = listener.socket.try_send_to(&packet, peer);
@@ -134,8 +146,16 @@ fn admit(
                 calls.repeat.notify_one();
             }
         }
-        Admit::AddressBusy => tracing::debug!(%peer, "TFTP: too many transfers of one address"),
+        Admit::AddressBusy => {
+            shelf
+                .flight
+                .tftp(peer, request.path.as_str(), TftpStep::Busy);
+            tracing::debug!(%peer, "TFTP: too many transfers of one address");
+        }
         Admit::Busy { ends } => {
+            shelf
+                .flight
+                .tftp(peer, request.path.as_str(), TftpStep::Busy);
             tracing::debug!(%peer, "TFTP: too many transfers");
             if let Some(calls) = ends.and_then(|peer| state.calls.get(&peer)) {
                 calls.end.notify_one();
@@ -209,6 +229,8 @@ impl Job {
         let socket = UdpSocket::bind(SocketAddrV4::new(self.address, 0)).await?;
         socket.connect(self.peer).await?;
         let Some(content) = self.open().await else {
+            let name = self.request.path.as_str();
+            self.shelf.flight.tftp(self.peer, name, TftpStep::Missing);
             let packet = tftp::error_packet(ErrorCode::FileNotFound, "no such file");
             socket.send(&packet).await?;
             return Err(std::io::Error::other("no such file"));
@@ -219,7 +241,11 @@ impl Job {
             .shelf
             .board
             .begin(Protocol::Tftp, self.peer, file, size);
+        let began = Instant::now();
         let (end, done) = self.converse(&socket, &content, size, &ticket, stop).await;
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let step = TftpStep::ended(&end, done, size, ms);
+        self.shelf.flight.tftp(self.peer, file, step);
         match &end {
             End::Complete => ticket.done(),
             End::PeerError(..) if done == 0 => ticket.forget(),
@@ -241,6 +267,13 @@ impl Job {
     ) -> (End, u64) {
         let epoch = Instant::now();
         let mut transfer = Transfer::new(&self.request, size, &Limits::default(), epoch.elapsed());
+        let (flight, peer) = (&self.shelf.flight, self.peer);
+        let us = socket.local_addr().unwrap_or(peer);
+        flight.tftp(
+            peer,
+            self.request.path.as_str(),
+            begun(&self.request, &transfer, size),
+        );
         let (mut incoming, mut heard) = ([0; 1024], false);
         loop {
             match transfer.poll(epoch.elapsed()) {
@@ -249,7 +282,10 @@ impl Job {
                     ticket.reached(done);
                     return (end, done);
                 }
-                Step::Send(packet) => send(socket, &packet).await,
+                Step::Send(packet) => {
+                    flight.tftp_packet(peer, us, false, &packet);
+                    send(socket, &packet).await;
+                }
                 Step::Window(window) => {
                     ticket.reached(transfer.progress().0);
                     ticket.repeated(transfer.repeats());
@@ -265,11 +301,13 @@ impl Job {
                     tokio::select! {
                         received = socket.recv(&mut incoming) => match received {
                             Ok(length) => {
+                                let packet = incoming.get(..length).unwrap_or_default();
                                 if !heard {
                                     heard = true;
                                     self.desk.heard(self.peer);
                                 }
-                                transfer.received(incoming.get(..length).unwrap_or_default(), epoch.elapsed());
+                                flight.tftp_packet(peer, us, true, packet);
+                                transfer.received(packet, epoch.elapsed());
                             }
                             Err(error) => tracing::trace!("TFTP: {error}"),
                         },
@@ -296,6 +334,17 @@ impl Job {
                 Some(Content::Text(text.into_bytes()))
             }
         }
+    }
+}
+
+fn begun(request: &ReadRequest, transfer: &Transfer, size: u64) -> TftpStep {
+    let (block, window) = transfer.negotiated();
+    let asked = request.block_size.or(request.window).is_some();
+    TftpStep::Begun {
+        size,
+        block,
+        window,
+        options: asked || request.transfer_size || request.timeout.is_some(),
     }
 }
 

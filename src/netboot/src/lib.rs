@@ -22,5 +22,6 @@ pub mod path;
 pub mod quirk;
 pub mod ra;
 pub mod sntp;
+pub mod story;
 pub mod text;
 pub mod tftp;

@@ -21,7 +21,7 @@ use groundcrew_core::trust::tuf::signed::Unverified;
 use groundcrew_core::trust::tuf::{Root, Snapshot, Targets, Timestamp};
 use groundcrew_core::{Digest, UnixTime};
 use groundcrew_netboot::dhcp::probe::{Answer, OtherServer};
-use groundcrew_netboot::dhcp::{BootClient, Request};
+use groundcrew_netboot::dhcp::{BootClient, BootService, BootWord, Loaders, Request};
 use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery, OnFailure, ScriptSettings};
 use groundcrew_netboot::path::{BootPath, MAX_DEPTH, MAX_LEN};
 use groundcrew_netboot::ra::NeighborDiscovery;
@@ -76,7 +76,13 @@ fn dhcp_request(data: &[u8]) {
         return;
     };
     let _ = (request.link_selection(), request.server_override());
-    let _ = BootClient::of(&request);
+    let boot = BootService {
+        http: SocketAddrV4::new(SERVER, 80),
+        loaders: Loaders::debian(),
+    };
+    for word in [BootWord::Agent, BootWord::OwnDisk] {
+        let _ = boot.offer_for(&BootClient::of(&request), word, true);
+    }
 }
 
 fn dhcp_answer(data: &[u8]) {

@@ -201,7 +201,7 @@ fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, packet: &[u8], via: Via) {
             return tracing::debug!("DHCP packet dropped: {error}");
         }
     };
-    let answer = match desk.handle(&request, via) {
+    let answer = match desk.handle(packet, &request, via) {
         Ok(Some(answer)) => answer,
         Ok(None) => return,
         Err(busy) => return tracing::warn!(mac = %request.mac, "DHCP packet dropped: {busy}"),

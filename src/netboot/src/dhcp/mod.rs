@@ -31,6 +31,7 @@ mod strangers;
 pub mod subnet;
 #[cfg(test)]
 mod tests_support;
+pub mod told;
 mod turn;
 pub mod wire;
 
