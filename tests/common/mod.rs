@@ -9,6 +9,7 @@ pub mod switch;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -108,7 +109,7 @@ impl Drop for Net {
     }
 }
 
-fn in_namespace(namespace: &str, program: &str) -> Command {
+pub fn in_namespace(namespace: &str, program: &str) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace, program]);
     command
@@ -129,6 +130,28 @@ pub fn succeeded(what: &str, output: &Output) -> String {
     );
     assert!(output.status.success(), "{what} failed:\n{out}{err}");
     out.into_owned()
+}
+
+/// udhcpc on a namespace's `dev0`; its last words.
+pub fn udhcpc(namespace: &str, folder: &Path, more: &[&str]) -> String {
+    let script = folder.join("bound");
+    let text = "#!/bin/sh\n[ \"$1\" = bound ] && echo \"bound $ip from $serverid\"\nexit 0\n";
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = in_namespace(namespace, "busybox");
+    command
+        .args([
+            "udhcpc", "-i", "dev0", "-n", "-q", "-f", "-t", "5", "-T", "1",
+        ])
+        .args(more)
+        .arg("-s")
+        .arg(&script);
+    let output = command.output().unwrap();
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// A fresh HQ and site, with a boot file whose bytes are known.
@@ -264,8 +287,13 @@ impl Appliance {
 
     /// Waits for a log line that holds `text`.
     pub fn wait_for(&mut self, text: &str) -> String {
+        self.wait_long(text, Duration::from_secs(20))
+    }
+
+    /// The same for what takes longer than `patience` between two lines.
+    pub fn wait_long(&mut self, text: &str, patience: Duration) -> String {
         loop {
-            match self.log.recv_timeout(Duration::from_secs(20)) {
+            match self.log.recv_timeout(patience) {
                 Ok(line) => {
                     self.seen.push(line.clone());
                     if line.contains(text) {

@@ -81,6 +81,9 @@ DIR/site is what the appliance serves.")]
     /// See what is served on the devices' network, and who else answers there
     #[command(subcommand)]
     Net(NetCommand),
+    /// See what happened to devices that boot, why, and what to do about it
+    #[command(subcommand)]
+    Boot(super::boot::BootCommand),
     /// Copy a site, served or not, into one file
     Backup(super::backup::BackupArgs),
     /// Make a site from a backup

@@ -3,6 +3,7 @@
 
 pub mod args;
 mod backup;
+mod boot;
 mod bundle;
 mod client;
 pub mod clock;
@@ -44,6 +45,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Journal(command) => journal::run(command),
         Command::Lease(command) => lease::run(command),
         Command::Net(command) => net::run(command),
+        Command::Boot(command) => boot::run(command),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Hash(command) => hash::run(command),

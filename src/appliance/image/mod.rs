@@ -20,6 +20,7 @@ mod local;
 mod manifest;
 mod progress;
 mod recipe;
+pub mod secure;
 #[cfg(test)]
 mod tests;
 

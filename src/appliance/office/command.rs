@@ -10,6 +10,7 @@ use groundcrew_registry::device::{Registration, Tag};
 use groundcrew_registry::export::ExportRow;
 use serde::{Deserialize, Serialize};
 
+use crate::flight::{StoryLine, StoryView};
 use crate::lan::{LeaseView, NetView};
 
 /// Something to do, and for whom the journal says it was done.
@@ -64,6 +65,15 @@ pub enum Command {
     ReleaseLease(std::net::Ipv4Addr),
     /// What is served on the devices' network.
     ShowNet,
+    /// The devices that booted, or tried to.
+    ListBoots {
+        /// With neighbours on the network that never asked to boot.
+        all: bool,
+    },
+    /// What happened to a device: by MAC, UUID, serial number, address or id.
+    ExplainBoot(String),
+    /// Release a device that is held for failing again and again.
+    ReleaseBoot(String),
     /// Accept the changed hardware of a device that waits.
     Accept(DeviceId),
     /// Set or clear a device's tag.
@@ -133,6 +143,10 @@ pub enum Outcome {
     Leases(Vec<LeaseView>),
     /// [`Command::ShowNet`].
     Net(Box<NetView>),
+    /// [`Command::ListBoots`].
+    Boots(Vec<StoryLine>),
+    /// [`Command::ExplainBoot`].
+    Boot(Box<StoryView>),
     /// [`Command::ExplainDevice`], [`Command::ExplainIdentities`].
     Explained(Vec<ExplainView>),
     /// [`Command::Transfer`].

@@ -44,10 +44,12 @@ pub use command::{
 };
 pub use enroll::Refusal;
 
-use crate::lan::Desk;
+use crate::flight::Flight;
+use crate::lan::Lan;
 use crate::site::settings::Staleness;
 use crate::site::{Settings, Site, SiteKeys, publish, time};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
+use crate::transfers::Board;
 use challenge::Challenger;
 use pace::Pace;
 use sessions::Sessions;
@@ -64,8 +66,10 @@ pub struct Office {
     challenger: Challenger,
     writer: Writer,
     registry_file: PathBuf,
-    /// The DHCP service, while the site is served.
-    desk: OnceLock<Arc<Desk>>,
+    /// The DHCP services, while the site is served.
+    lan: OnceLock<Arc<Lan>>,
+    transfers: Board,
+    flight: Arc<Flight>,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -111,7 +115,9 @@ impl Office {
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
             writer: store.start()?,
-            desk: OnceLock::new(),
+            lan: OnceLock::new(),
+            transfers: Board::default(),
+            flight: Arc::new(Flight::open(&site.flight_file())),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
             inner: Mutex::new(Inner {
@@ -127,6 +133,16 @@ impl Office {
     /// The site's keys.
     pub fn keys(&self) -> &SiteKeys {
         &self.keys
+    }
+
+    /// Files on their way.
+    pub fn transfers(&self) -> &Board {
+        &self.transfers
+    }
+
+    /// What happens to devices that boot.
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
     }
 
     /// The way to the disk.
@@ -262,6 +278,9 @@ impl Office {
             Command::ListLeases => self.leases(),
             Command::ReleaseLease(ip) => self.release_lease(ip).await,
             Command::ShowNet => self.net(),
+            Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
+            Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
+            Command::ReleaseBoot(name) => self.flight.release(&name).map(Outcome::Done),
         }
     }
 

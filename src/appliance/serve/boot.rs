@@ -9,16 +9,16 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
-use groundcrew_netboot::ipxe::{
-    self, AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings,
-};
+use groundcrew_core::words::{self, LastWords};
+use groundcrew_netboot::ipxe::{self, IpxeQuery, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
-use groundcrew_registry::boot::BootState;
 
-use super::files::{Tree, plain};
+use super::files::{FileBody, Tree, plain};
 use super::http::Peer;
+use super::texts::{decide, describe, order};
+use crate::flight::Flight;
 use crate::office::Office;
-use crate::site::{Settings, Site};
+use crate::site::Site;
 
 struct Boot {
     office: Arc<Office>,
@@ -28,17 +28,8 @@ struct Boot {
     blobs: Tree,
 }
 
-/// The routes of the plain HTTP port.
-pub fn routes(site: &Site, settings: &Settings, boot: Tree, office: Arc<Office>) -> Router {
-    let http = std::net::SocketAddrV4::new(settings.address.address, settings.ports.http);
-    let scripts = ScriptSettings {
-        http,
-        https_port: settings.ports.https,
-        appliance: format!("groundcrew {}", env!("CARGO_PKG_VERSION")),
-        site: format!("{} ({})", settings.site, settings.organisation),
-        attempts: 3,
-        on_failure: OnFailure::OwnDisk,
-    };
+/// The routes of the plain HTTP port of one network; `scripts`: what is so there.
+pub fn routes(site: &Site, scripts: ScriptSettings, boot: Tree, office: Arc<Office>) -> Router {
     let state = Arc::new(Boot {
         office,
         scripts,
@@ -49,6 +40,7 @@ pub fn routes(site: &Site, settings: &Settings, boot: Tree, office: Arc<Office>)
     Router::new()
         .route(ipxe::SCRIPT_PATH, get(script))
         .route(ipxe::FIRST_SCRIPT_PATH, get(first_script))
+        .route(words::PATH, get(last_words))
         // Everything else is a file; the fallback sees paths that no router
         // normalised, doubled slashes and all.
         .fallback(file)
@@ -60,6 +52,10 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         Ok(query) => query,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    if let Some(peer) = peer {
+        boot.office.seen(peer);
+    }
     let state = boot.office.boot_state(&query);
     let decision = decide(&state);
     let device = query
@@ -74,11 +70,23 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         "boot text: {}",
         describe(&decision)
     );
+    let flight = boot.office.flight();
+    flight.text(&query, peer, order(&decision), &describe(&decision));
     text(&decision.script(&boot.scripts, &device, query.firmware))
 }
 
 async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
     text(&ipxe::first_script(&boot.scripts))
+}
+
+/// A device says why it gives up. Nobody vouches for it, so it changes nothing.
+async fn last_words(State(boot): State<Arc<Boot>>, request: Request) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    match LastWords::read(request.uri().query().unwrap_or_default()) {
+        Some(words) if boot.office.flight().words(peer, &words) => plain(StatusCode::OK, "heard\n"),
+        Some(_) => plain(StatusCode::TOO_MANY_REQUESTS, "heard often enough\n"),
+        None => plain(StatusCode::BAD_REQUEST, "these words cannot be read\n"),
+    }
 }
 
 fn text(script: &str) -> Response {
@@ -87,49 +95,6 @@ fn text(script: &str) -> Response {
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// What a device shall boot, by what the registry knows of it.
-fn decide(state: &BootState) -> BootDecision {
-    let own_disk = |why: String| BootDecision::OwnDisk { why };
-    match state {
-        BootState::Provision { .. } | BootState::Unknown => agent(),
-        BootState::OwnDisk {
-            device,
-            bundle,
-            since,
-        } => own_disk(format!("{device} has {bundle} since {since}")),
-        BootState::Failed { device, reason, .. } => {
-            own_disk(format!("{device} could not be provisioned: {reason}"))
-        }
-        BootState::Rejected { device, reason, .. } => {
-            own_disk(format!("{device} was refused: {reason}"))
-        }
-    }
-}
-
-fn agent() -> BootDecision {
-    match (
-        BootPath::from_tftp("vmlinuz"),
-        BootPath::from_tftp("initrd.img"),
-    ) {
-        (Ok(kernel), Ok(initrd)) => BootDecision::Agent(AgentBoot {
-            kernel,
-            initrds: vec![initrd],
-            args: Vec::new(),
-        }),
-        _ => BootDecision::OwnDisk {
-            why: "this appliance has no boot image".to_owned(),
-        },
-    }
-}
-
-fn describe(decision: &BootDecision) -> String {
-    match decision {
-        BootDecision::Agent(_) => "load the agent".to_owned(),
-        BootDecision::OwnDisk { why } => format!("own disk ({why})"),
-        BootDecision::Hold { message, .. } => format!("hold ({message})"),
-    }
 }
 
 /// `/boot/…`, `/tuf/…` and `/blobs/…`.
@@ -160,11 +125,45 @@ async fn file(State(boot): State<Arc<Boot>>, request: Request) -> Response {
             "nothing lies here; boot files are under /boot/\n",
         );
     };
-    let response = tree.answer(method, request.headers(), rest).await;
+    let mut response = tree.answer(method, request.headers(), rest).await;
     let status = response.status().as_u16();
+    if let Some(peer) = peer {
+        record(
+            boot.office.flight(),
+            peer.ip(),
+            method,
+            &path,
+            &mut response,
+        );
+    }
     tracing::debug!(
         peer = peer.map(tracing::field::display),
         "HTTP {method} /{path} -> {status}"
     );
     response
+}
+
+/// What is not there at once, what is sent when it was sent. A HEAD is only a
+/// question for the size; of the trust metadata one file stands for all.
+fn record(
+    flight: &Arc<Flight>,
+    peer: std::net::IpAddr,
+    method: &Method,
+    path: &str,
+    response: &mut Response,
+) {
+    let status = response.status();
+    let of_agent = path.starts_with("tuf/") || path.starts_with("blobs/");
+    if of_agent && !path.starts_with("blobs/") && path != "tuf/metadata/timestamp.json" {
+        return;
+    }
+    if status.is_client_error() {
+        return flight.http_refused(peer, path, status.as_u16());
+    }
+    if method == Method::GET
+        && let Some(body) = response.extensions_mut().get_mut::<FileBody>()
+    {
+        let size = body.end - body.start;
+        body.watch = Some(flight.http(peer, path, status.as_u16(), size));
+    }
 }

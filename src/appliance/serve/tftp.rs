@@ -11,16 +11,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use groundcrew_netboot::story::TftpStep;
 use groundcrew_netboot::tftp::{
     self, Admission, Admit, Caps, End, ErrorCode, Limits, ReadRequest, Step, Transfer, Window,
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 
 use super::Shutdown;
 use super::files::Tree;
+use super::texts::Texts;
+use crate::flight::Flight;
+use crate::transfers::{Board, Protocol, Ticket};
 
 /// A transfer at rest holds no file bytes, so many may run. One address stands
 /// for many machines where they share a router.
@@ -29,17 +34,34 @@ const CAPS: Caps = Caps {
     per_address: 256,
 };
 
+/// What is sent, and where it is seen.
+#[derive(Clone)]
+pub struct Shelf {
+    /// Files.
+    pub tree: Tree,
+    /// Texts made for one device, where no file has that name.
+    pub texts: Arc<Texts>,
+    /// Who looks on.
+    pub board: Board,
+    /// Who remembers.
+    pub flight: Arc<Flight>,
+}
+
 /// The well-known port, bound.
 pub struct Listener {
     socket: UdpSocket,
     address: Ipv4Addr,
 }
 
-/// Binds the well-known port on the site's address.
-pub async fn bind(address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
-    let socket = UdpSocket::bind(SocketAddrV4::new(address, port)).await;
-    let socket = socket
+/// Binds the well-known port on the appliance's address on one interface.
+pub fn bind(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    super::run::keep_to(&socket, interface)?;
+    socket
+        .bind(&SocketAddrV4::new(address, port).into())
         .with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
+    let socket = UdpSocket::from_std(socket.into())?;
     Ok(Listener { socket, address })
 }
 
@@ -53,7 +75,7 @@ struct DeskState {
 }
 
 /// Answers until told to stop.
-pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
+pub async fn run(listener: Listener, shelf: Shelf, mut stop: Shutdown) {
     let desk = Desk(Arc::new(Mutex::new(DeskState {
         admission: Admission::new(CAPS),
         repeats: HashMap::new(),
@@ -71,10 +93,18 @@ pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
                 }
             },
         };
-        match tftp::parse_request(buffer.get(..length).unwrap_or_default()) {
-            Ok(request) => admit(&desk, &listener, &tree, &stop, peer, request),
+        let packet = buffer.get(..length).unwrap_or_default();
+        let us = SocketAddr::from((listener.address, tftp::PORT));
+        shelf.flight.tftp_packet(peer, us, true, packet);
+        match tftp::parse_request(packet) {
+            Ok(request) => admit(&desk, &listener, &shelf, &stop, peer, request),
             Err(refusal) => {
                 tracing::debug!(%peer, "TFTP request refused: {refusal}");
+                if refusal.packet().is_some() {
+                    shelf
+                        .flight
+                        .tftp(peer, "a file", TftpStep::refused(&refusal));
+                }
                 if let Some(packet) = refusal.packet() {
                     // A full send buffer only costs the peer the explanation.
                     let _ = listener.socket.try_send_to(&packet, peer);
@@ -87,7 +117,7 @@ pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
 fn admit(
     desk: &Desk,
     listener: &Listener,
-    tree: &Tree,
+    shelf: &Shelf,
     stop: &Shutdown,
     peer: SocketAddr,
     request: ReadRequest,
@@ -99,8 +129,18 @@ fn admit(
                 repeat.notify_one();
             }
         }
-        Admit::AddressBusy => tracing::debug!(%peer, "TFTP: too many transfers of one address"),
-        Admit::Busy => tracing::warn!(%peer, "TFTP: too many transfers"),
+        Admit::AddressBusy => {
+            shelf
+                .flight
+                .tftp(peer, request.path.as_str(), TftpStep::Busy);
+            tracing::debug!(%peer, "TFTP: too many transfers of one address");
+        }
+        Admit::Busy => {
+            shelf
+                .flight
+                .tftp(peer, request.path.as_str(), TftpStep::Busy);
+            tracing::warn!(%peer, "TFTP: too many transfers");
+        }
         Admit::Begin => {
             let repeat = Arc::new(Notify::new());
             state.repeats.insert(peer, Arc::clone(&repeat));
@@ -108,7 +148,7 @@ fn admit(
                 peer,
                 address: listener.address,
                 request,
-                tree: tree.clone(),
+                shelf: shelf.clone(),
                 repeat,
             };
             let (desk, stop) = (desk.clone(), stop.clone());
@@ -138,7 +178,7 @@ struct Job {
     peer: SocketAddr,
     address: Ipv4Addr,
     request: ReadRequest,
-    tree: Tree,
+    shelf: Shelf,
     repeat: Arc<Notify>,
 }
 
@@ -162,34 +202,87 @@ impl Job {
         }
     }
 
-    async fn transfer(self, mut stop: Shutdown) -> std::io::Result<(End, u64)> {
+    async fn transfer(self, stop: Shutdown) -> std::io::Result<(End, u64)> {
         // A socket of its own, so that a transfer has its own port (RFC 1350 §4).
         let socket = UdpSocket::bind(SocketAddrV4::new(self.address, 0)).await?;
         socket.connect(self.peer).await?;
-        let Some(file) = self.open().await else {
+        let Some(content) = self.open().await else {
+            let name = self.request.path.as_str();
+            self.shelf.flight.tftp(self.peer, name, TftpStep::Missing);
             let packet = tftp::error_packet(ErrorCode::FileNotFound, "no such file");
             socket.send(&packet).await?;
             return Err(std::io::Error::other("no such file"));
         };
+        let size = content.size()?;
+        let file = self.request.path.as_str();
+        let ticket = self
+            .shelf
+            .board
+            .begin(Protocol::Tftp, self.peer, file, size);
+        let began = Instant::now();
+        let (end, done) = self.converse(&socket, &content, size, &ticket, stop).await;
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let step = TftpStep::ended(&end, done, size, ms);
+        self.shelf.flight.tftp(self.peer, file, step);
+        match &end {
+            End::Complete => ticket.done(),
+            End::PeerError(..) if done == 0 => ticket.forget(),
+            End::PeerError(code, text) => ticket.failed(format!("the peer: {code} {text}")),
+            End::Silence => ticket.failed("no acknowledgement"),
+            End::TooLong => ticket.failed("it took too long"),
+            End::Aborted => ticket.failed("given up here"),
+        }
+        Ok((end, done))
+    }
+
+    async fn converse(
+        &self,
+        socket: &UdpSocket,
+        content: &Content,
+        size: u64,
+        ticket: &Ticket,
+        mut stop: Shutdown,
+    ) -> (End, u64) {
         let epoch = Instant::now();
-        let size = file.metadata()?.len();
         let mut transfer = Transfer::new(&self.request, size, &Limits::default(), epoch.elapsed());
+        let (flight, peer) = (&self.shelf.flight, self.peer);
+        let us = socket.local_addr().unwrap_or(peer);
+        flight.tftp(
+            peer,
+            self.request.path.as_str(),
+            begun(&self.request, &transfer, size),
+        );
         let mut incoming = [0; 1024];
         loop {
             match transfer.poll(epoch.elapsed()) {
-                Step::Done(end) => return Ok((end, transfer.progress().0)),
-                Step::Send(packet) => send(&socket, &packet).await,
-                Step::Window(window) => match read(&file, &window) {
-                    Some(packets) => send_window(&socket, &packets, window.segment()).await,
-                    None => transfer.abort("the file cannot be read"),
-                },
+                Step::Done(end) => {
+                    let (done, _) = transfer.progress();
+                    ticket.reached(done);
+                    return (end, done);
+                }
+                Step::Send(packet) => {
+                    flight.tftp_packet(peer, us, false, &packet);
+                    send(socket, &packet).await;
+                }
+                Step::Window(window) => {
+                    ticket.reached(transfer.progress().0);
+                    ticket.repeated(transfer.repeats());
+                    match content.read(&window) {
+                        Some(packets) => send_window(socket, &packets, window.segment()).await,
+                        None => transfer.abort("the file cannot be read"),
+                    }
+                }
                 Step::Wait(until) => {
                     let sleep = until
                         .saturating_sub(epoch.elapsed())
                         .max(Duration::from_millis(1));
                     tokio::select! {
                         received = socket.recv(&mut incoming) => match received {
-                            Ok(length) => transfer.received(incoming.get(..length).unwrap_or_default(), epoch.elapsed()),
+                            Ok(length) => {
+                                let packet = incoming.get(..length).unwrap_or_default();
+                                flight.tftp_packet(peer, us, true, packet);
+                                transfer.received(packet, epoch.elapsed());
+                            }
                             Err(error) => tracing::trace!("TFTP: {error}"),
                         },
                         () = self.repeat.notified() => transfer.repeated(),
@@ -201,12 +294,58 @@ impl Job {
         }
     }
 
-    async fn open(&self) -> Option<File> {
-        let (tree, path) = (self.tree.clone(), self.request.path.to_string());
-        tokio::task::spawn_blocking(move || tree.open(&path))
+    /// The file of that name, else the text of that name.
+    async fn open(&self) -> Option<Content> {
+        let (tree, path) = (self.shelf.tree.clone(), self.request.path.to_string());
+        let file = tokio::task::spawn_blocking(move || tree.open(&path))
             .await
-            .ok()?
-            .ok()
+            .ok()?;
+        match file {
+            Ok(file) => Some(Content::File(file)),
+            Err(_) => {
+                let text = self.shelf.texts.of(&self.request.path, self.peer.ip())?;
+                Some(Content::Text(text.into_bytes()))
+            }
+        }
+    }
+}
+
+fn begun(request: &ReadRequest, transfer: &Transfer, size: u64) -> TftpStep {
+    let (block, window) = transfer.negotiated();
+    let asked = request.block_size.or(request.window).is_some();
+    TftpStep::Begun {
+        size,
+        block,
+        window,
+        options: asked || request.transfer_size || request.timeout.is_some(),
+    }
+}
+
+/// What a transfer reads from.
+enum Content {
+    File(File),
+    Text(Vec<u8>),
+}
+
+impl Content {
+    fn size(&self) -> std::io::Result<u64> {
+        match self {
+            Self::File(file) => Ok(file.metadata()?.len()),
+            Self::Text(text) => Ok(text.len() as u64),
+        }
+    }
+
+    /// One window of packets; nothing if the file is not what it was.
+    fn read(&self, window: &Window) -> Option<Vec<u8>> {
+        match self {
+            Self::File(file) => read(file, window),
+            Self::Text(text) => {
+                let start = usize::try_from(window.offset).ok()?;
+                let data = text.get(start..start.checked_add(window.length)?)?;
+                let mut packets = Vec::new();
+                window.write(data, &mut packets).then_some(packets)
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use anyhow::Context as _;
 
 pub use cidr::{Cidr, Pool};
 pub use keys::SiteKeys;
-pub use settings::Settings;
+pub use settings::{Network, Settings};
 
 /// The folder of a site. It may move: nothing inside names its own path.
 #[derive(Clone, Debug)]
@@ -84,6 +84,11 @@ impl Site {
     /// Devices, journal, leases.
     pub fn registry_file(&self) -> PathBuf {
         self.dir.join("registry.db")
+    }
+
+    /// What happened to devices that boot.
+    pub fn flight_file(&self) -> PathBuf {
+        self.dir.join("flight.db")
     }
 
     /// Where commands reach a running appliance.

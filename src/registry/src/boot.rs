@@ -51,6 +51,19 @@ pub enum BootState {
     Unknown,
 }
 
+impl BootState {
+    /// The device it is, if the site knows it.
+    pub fn device(&self) -> Option<&DeviceId> {
+        match self {
+            Self::Provision { device }
+            | Self::OwnDisk { device, .. }
+            | Self::Failed { device, .. }
+            | Self::Rejected { device, .. } => Some(device),
+            Self::Unknown => None,
+        }
+    }
+}
+
 impl Registry {
     /// The state of the machine with this serial number and UUID as the loader
     /// tells them, the UUID in whichever byte order. Junk counts as not told.
@@ -61,6 +74,17 @@ impl Registry {
         uuid: Option<SmbiosUuid>,
         mac: Option<MacAddr>,
     ) -> BootState {
+        self.booting(serial, uuid, mac)
+            .map_or(BootState::Unknown, state)
+    }
+
+    /// The device itself, by the same rules.
+    pub fn booting(
+        &self,
+        serial: Option<&str>,
+        uuid: Option<SmbiosUuid>,
+        mac: Option<MacAddr>,
+    ) -> Option<&Device> {
         let mut told = Identity {
             serial: serial.and_then(clean),
             uuid,
@@ -68,10 +92,9 @@ impl Registry {
         };
         told.set_macs(mac);
         let usable = self.junk().usable(&told);
-        let device = find(self.index(), &usable)
+        find(self.index(), &usable)
             .and_then(|slot| self.index().known(slot))
-            .and_then(|known| self.device(&known.device));
-        device.map_or(BootState::Unknown, state)
+            .and_then(|known| self.device(&known.device))
     }
 }
 

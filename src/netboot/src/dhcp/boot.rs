@@ -7,6 +7,18 @@ use super::client::{BootClient, Quirk, quirk};
 use crate::ipxe;
 use crate::path::BootPath;
 
+/// What a machine that boots from the network shall do, as far as DHCP decides
+/// it: only where the loader is a whole image that asks nobody. iPXE, GRUB and
+/// pxelinux are told by their text, which knows the machine better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BootWord {
+    /// Start the agent.
+    #[default]
+    Agent,
+    /// Start what is installed.
+    OwnDisk,
+}
+
 /// Where boot files lie and under which names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootService {
@@ -30,6 +42,11 @@ pub struct Loaders {
     pub efi_arm64: Option<BootPath>,
     /// For arm64 UEFI HTTP Boot.
     pub efi_arm64_http: Option<BootPath>,
+    /// What starts an x86-64 UEFI machine's own disk, where its loader is an
+    /// image that asks nobody.
+    pub own_disk_x64: Option<BootPath>,
+    /// The same for arm64.
+    pub own_disk_arm64: Option<BootPath>,
 }
 
 impl Loaders {
@@ -40,13 +57,29 @@ impl Loaders {
             bios_pxe: file("undionly.kpxe"),
             efi_x64: file("snponly.efi"),
             efi_x64_http: file("ipxe.efi"),
-            efi_arm64: None,
-            efi_arm64_http: None,
+            ..Self::default()
         }
     }
 
+    /// Whether any client is told by DHCP to start its own disk.
+    pub fn need_word(&self) -> bool {
+        self.own_disk_x64.is_some() || self.own_disk_arm64.is_some()
+    }
+
     /// The file for one row of the architecture table.
-    pub fn file(&self, loader: Loader) -> Option<&BootPath> {
+    pub fn file(&self, loader: Loader, word: BootWord) -> Option<&BootPath> {
+        let own_disk = match loader {
+            Loader::BiosPxe => None,
+            Loader::EfiX64 | Loader::EfiX64Http => self.own_disk_x64.as_ref(),
+            Loader::EfiArm64 | Loader::EfiArm64Http => self.own_disk_arm64.as_ref(),
+        };
+        match word {
+            BootWord::OwnDisk if own_disk.is_some() => own_disk,
+            _ => self.agent_file(loader),
+        }
+    }
+
+    fn agent_file(&self, loader: Loader) -> Option<&BootPath> {
         match loader {
             Loader::BiosPxe => self.bios_pxe.as_ref(),
             Loader::EfiX64 => self.efi_x64.as_ref(),
@@ -80,11 +113,11 @@ const NO_PXEDHCP: [u8; 3] = [176, 1, 1];
 impl BootService {
     /// What `client` is offered. `alone`: we give the address and no ProxyDHCP
     /// server is meant to be heard beside us.
-    pub fn offer_for(&self, client: &BootClient, alone: bool) -> Option<BootOffer> {
+    pub fn offer_for(&self, client: &BootClient, word: BootWord, alone: bool) -> Option<BootOffer> {
         match client {
             BootClient::Plain | BootClient::Unsupported(_) => None,
             BootClient::Pxe(arch) => Some(BootOffer {
-                file: self.loaders.file(arch.loader?)?.to_string(),
+                file: self.loaders.file(arch.loader?, word)?.to_string(),
                 nul: true,
                 vendor_class: None,
                 ipxe_options: None,
@@ -92,7 +125,7 @@ impl BootService {
                 quirks: &[&quirk::FILE_NAME_NUL, &quirk::NO_PXE_CLASS],
             }),
             BootClient::HttpBoot(arch) => Some(BootOffer {
-                file: self.boot_url(self.loaders.file(arch.loader?)?),
+                file: self.boot_url(self.loaders.file(arch.loader?, word)?),
                 nul: true,
                 vendor_class: Some("HTTPClient"),
                 ipxe_options: None,
