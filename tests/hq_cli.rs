@@ -44,7 +44,14 @@ fn an_encrypted_key_without_a_passphrase_says_what_is_missing() {
     let (hq, pass) = (folder.path().join("hq"), folder.path().join("pass"));
     std::fs::write(&pass, "correct horse\n").unwrap();
     let made = Command::new(GROUNDCREW)
-        .args(["hq", "init", "--org", "Test", "--encrypt", "--passphrase-file"])
+        .args([
+            "hq",
+            "init",
+            "--org",
+            "Test",
+            "--encrypt",
+            "--passphrase-file",
+        ])
         .args([&pass, &hq])
         .output()
         .unwrap();
@@ -60,14 +67,23 @@ fn an_encrypted_key_without_a_passphrase_says_what_is_missing() {
     let without = renew(Stdio::null());
     let said = text(&without);
     assert_eq!(without.status.code(), Some(1));
-    assert!(said.contains("root.pem needs a passphrase") && said.contains("--passphrase-file"), "{said}");
+    assert!(
+        said.contains("root.pem needs a passphrase") && said.contains("--passphrase-file"),
+        "{said}"
+    );
     // In the background of a terminal, where asking would stop it for good.
-    let line = format!("bash -mc '{GROUNDCREW} hq renew --hq {} & wait $!; echo code=$?'", hq.display());
+    let line = format!(
+        "bash -mc '{GROUNDCREW} hq renew --hq {} & wait $!; echo code=$?'",
+        hq.display()
+    );
     let output = Command::new("timeout")
         .args(["20", "script", "-qec", &line, "/dev/null"])
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let said = text(&output);
-    assert!(said.contains("--passphrase-file") && said.contains("code=1"), "{said}");
+    assert!(
+        said.contains("--passphrase-file") && said.contains("code=1"),
+        "{said}"
+    );
 }
