@@ -81,6 +81,9 @@ DIR/site is what the appliance serves.")]
     /// See what is served on the devices' network, and who else answers there
     #[command(subcommand)]
     Net(NetCommand),
+    /// Open the status page, where devices are approved without a shell
+    #[command(subcommand)]
+    Page(super::page::PageCommand),
     /// See what happened to devices that boot, why, and what to do about it
     #[command(subcommand)]
     Boot(super::boot::BootCommand),
@@ -226,6 +229,17 @@ Example:
 This trusts what the machine says of itself, as a registration does. To be sure which machine
 asks, compare codes: `groundcrew device approve ID CODE` accepts changed hardware too.")]
     Accept(DeviceOneArgs),
+    /// Keep a device from going on until it is released
+    #[command(after_help = "\
+Examples:
+  groundcrew device hold hq-7k2m9qx4 --reason 'display is broken'
+  groundcrew device release hq-7k2m9qx4
+
+A held device starts its own disk and is granted nothing. The site holds one by itself that failed
+three times in a row for the same reason.")]
+    Hold(DeviceHoldArgs),
+    /// Let a held device go on
+    Release(DeviceOneArgs),
     /// Say field by field why a machine is taken for a device, or for none
     #[command(after_help = "\
 Examples:
@@ -315,6 +329,19 @@ pub struct DeviceRejectArgs {
     pub id: groundcrew_core::DeviceId,
     /// Why; the device shows it
     #[arg(long, default_value = "refused by a technician")]
+    pub reason: String,
+}
+
+/// `groundcrew device hold`.
+#[derive(Debug, Args)]
+pub struct DeviceHoldArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device's id
+    pub id: groundcrew_core::DeviceId,
+    /// Why; the device shows it
+    #[arg(long, default_value = "held by a technician")]
     pub reason: String,
 }
 

@@ -34,6 +34,14 @@ pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
         DeviceCommand::Reprovision(args) => {
             change(&Site::at(args.site.dir), Command::Reprovision(args.id))
         }
+        DeviceCommand::Hold(args) => change(
+            &Site::at(args.site.dir),
+            Command::Hold {
+                device: args.id,
+                reason: args.reason,
+            },
+        ),
+        DeviceCommand::Release(args) => change(&Site::at(args.site.dir), Command::Release(args.id)),
         DeviceCommand::Accept(args) => change(&Site::at(args.site.dir), Command::Accept(args.id)),
         DeviceCommand::Tag(args) => change(
             &Site::at(args.site.dir),

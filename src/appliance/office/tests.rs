@@ -155,6 +155,51 @@ pub(super) fn waits(decision: &Decision) -> &str {
 }
 
 #[tokio::test]
+async fn a_start_believes_a_snapshot_only_where_the_journal_agrees() {
+    let world = World::new(&terms(10, &[]));
+    world.import(&["SYNTH-1", "SYNTH-2"]).await;
+    world.decision("SYNTH-9", 9).await;
+    world.office.snapshot_if_grown(0);
+    world.import(&["SYNTH-3"]).await;
+    world.office.writer.flush().await;
+    let listed = |office: &Office| {
+        let views = view::all(&office.lock());
+        serde_json::to_string(&views).unwrap()
+    };
+    let before = listed(&world.office);
+    let World { folder, office } = world;
+    let (site, file) = (office.site.clone(), office.snapshot_file.clone());
+    // The writer's thread lets go of the site's lock when the office is gone.
+    drop(office);
+    let reopen = || loop {
+        if let Ok(store) = Store::open(&site.registry_file()) {
+            return Office::open(&site, &site.settings().unwrap(), store).unwrap();
+        }
+        std::thread::yield_now();
+    };
+    let office = reopen();
+    assert_eq!(
+        (listed(&office), office.frozen.load(Ordering::Relaxed)),
+        (before.clone(), 2)
+    );
+    drop(office);
+    let text = std::fs::read_to_string(&file).unwrap();
+    for damaged in [
+        text.replacen("SYNTH-1", "SYNTH-7", 1),
+        text[..text.len() / 2].to_owned(),
+        String::new(),
+    ] {
+        std::fs::write(&file, damaged).unwrap();
+        let office = reopen();
+        assert_eq!(
+            (listed(&office), office.frozen.load(Ordering::Relaxed)),
+            (before.clone(), 0)
+        );
+    }
+    drop(folder);
+}
+
+#[tokio::test]
 async fn no_more_devices_are_let_in_than_the_charter_admits() {
     let world = World::new(&terms(2, &[]));
     world.import(&["SN-AAAA-1", "SN-AAAA-2", "SN-AAAA-3"]).await;

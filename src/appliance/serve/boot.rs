@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
 use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::{self, IpxeQuery, ScriptSettings};
@@ -23,6 +23,7 @@ use crate::site::Site;
 struct Boot {
     office: Arc<Office>,
     scripts: ScriptSettings,
+    page: String,
     boot: Tree,
     trust: Tree,
     blobs: Tree,
@@ -30,15 +31,18 @@ struct Boot {
 
 /// The routes of the plain HTTP port of one network; `scripts`: what is so there.
 pub fn routes(site: &Site, scripts: ScriptSettings, boot: Tree, office: Arc<Office>) -> Router {
+    let page = crate::page::url(*scripts.http.ip(), scripts.https_port);
     let state = Arc::new(Boot {
         office,
         scripts,
+        page,
         boot,
         trust: Tree::new(site.trust_dir()),
         blobs: Tree::new(site.blobs_dir()),
     });
     Router::new()
         .route(ipxe::SCRIPT_PATH, get(script))
+        .route("/", get(to_page))
         .route(ipxe::FIRST_SCRIPT_PATH, get(first_script))
         .route(words::PATH, get(last_words))
         // Everything else is a file; the fallback sees paths that no router
@@ -77,6 +81,11 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
 
 async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
     text(&ipxe::first_script(&boot.scripts))
+}
+
+/// The status page is served by HTTPS only.
+async fn to_page(State(boot): State<Arc<Boot>>) -> Redirect {
+    Redirect::temporary(&boot.page)
 }
 
 /// A device says why it gives up. Nobody vouches for it, so it changes nothing.
