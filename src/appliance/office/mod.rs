@@ -18,6 +18,8 @@ mod sessions;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theft_tests;
 mod view;
 
 use std::collections::HashMap;
