@@ -165,8 +165,22 @@ pub enum ImageCommand {
     #[command(after_help = "\
 Examples:
   groundcrew image build --site site
-  groundcrew image build --site site --kernel-deb linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb")]
+  groundcrew image build --site site --kernel-deb linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb
+  groundcrew image build --uki --sign-key boot-key.pem --sign-cert boot-cert.pem
+
+What `[boot]` in site.toml names is built without being asked for.")]
     Build(ImageBuildArgs),
+    /// Make a key that signs boot images, for Secure Boot
+    #[command(after_help = "\
+Example:
+  groundcrew image new-key --out boot-keys")]
+    NewKey(super::secure::NewKeyArgs),
+    /// Write what puts the key's certificate into machines
+    #[command(after_help = "\
+Example:
+  groundcrew image enroll-keys --sign-key boot-keys/boot-key.pem \\
+      --sign-cert boot-keys/boot-cert.pem --out enroll")]
+    EnrollKeys(super::secure::EnrollKeysArgs),
 }
 
 /// `groundcrew image build`.
@@ -184,6 +198,21 @@ pub struct ImageBuildArgs {
     /// Folder with ipxe.efi, snponly.efi and undionly.kpxe
     #[arg(long, value_name = "DIR")]
     pub ipxe_dir: Option<PathBuf>,
+    /// Make groundcrew.efi: kernel, initrd and command line in one
+    #[arg(long)]
+    pub uki: bool,
+    #[command(flatten)]
+    /// Signs the image
+    pub signer: super::secure::SignerArgs,
+    /// systemd's EFI stub, where its package is not installed
+    #[arg(long, value_name = "FILE")]
+    pub uki_stub: Option<PathBuf>,
+    /// Add Debian's signed shim and GRUB
+    #[arg(long)]
+    pub shim: bool,
+    /// Add pxelinux
+    #[arg(long)]
+    pub pxelinux: bool,
     /// What was built, as JSON
     #[arg(long)]
     pub json: bool,

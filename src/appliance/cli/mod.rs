@@ -21,6 +21,7 @@ mod lease;
 pub mod logging;
 mod net;
 pub mod page;
+mod secure;
 mod table;
 mod transfer;
 mod trust;

@@ -37,7 +37,6 @@ pub struct Desk {
     network: Network,
     known: Box<Knows>,
     began: Instant,
-    address: Ipv4Addr,
     flight: Option<Arc<Flight>>,
 }
 
@@ -71,10 +70,11 @@ pub struct Answer {
 
 impl Desk {
     /// The service as `site.toml` wants it, with the leases of earlier runs.
-    /// `http`: the port that boot files come from.
+    /// `http`: the port that boot files come from; `loaders`: which they are.
     pub fn new(
         network: &Network,
         http: u16,
+        loaders: Loaders,
         wire: Wire,
         leases: &[Lease],
         writer: Writer,
@@ -82,7 +82,7 @@ impl Desk {
     ) -> anyhow::Result<Self> {
         let boot = BootService {
             http: SocketAddrV4::new(network.address.address, http),
-            loaders: Loaders::debian(),
+            loaders,
         };
         let me = Identity {
             address: network.address.address,
@@ -105,7 +105,6 @@ impl Desk {
             network: network.clone(),
             known,
             began,
-            address: me.address,
             flight: None,
         })
     }
@@ -156,7 +155,7 @@ impl Desk {
         };
         let Handled { outcome, notice } = handled;
         if let Some(flight) = &self.flight {
-            flight.dhcp(packet, request, via, self.address, &outcome);
+            flight.dhcp(packet, request, via, self.network.address.address, &outcome);
         }
         self.say(notice);
         let client = outcome.client;
@@ -175,7 +174,7 @@ impl Desk {
     /// A packet to the clients' port.
     pub fn overhear(&self, packet: &[u8]) {
         if let Some(flight) = &self.flight {
-            flight.overheard(packet, self.address);
+            flight.overheard(packet, self.network.address.address);
         }
         let notice = self.lock().service.overhear(packet, moment(self.began));
         self.say(notice);

@@ -12,6 +12,7 @@ use groundcrew_registry::device::{Registration, Tag};
 use groundcrew_registry::export::ExportRow;
 use serde::{Deserialize, Serialize};
 
+use super::Once;
 use crate::flight::{StoryLine, StoryView};
 use crate::lan::{LeaseView, NetView};
 use crate::page::PageCode;
@@ -100,6 +101,13 @@ pub enum Command {
     },
     /// What happened to a device: by MAC, UUID, serial number, address or id.
     ExplainBoot(String),
+    /// Boot something else once, or (`None`) no longer.
+    BootOnce {
+        /// Which device, as for [`Command::ExplainBoot`].
+        device: String,
+        /// What.
+        once: Option<Once>,
+    },
     /// Release a device that is held for failing again and again.
     ReleaseBoot(String),
     /// Accept the changed hardware of a device that waits.

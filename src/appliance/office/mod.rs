@@ -10,6 +10,7 @@ mod enroll;
 mod grant;
 mod import;
 mod leases;
+mod once;
 mod pace;
 pub mod published;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use command::{
     ImportView, Order, Outcome, ProfileView, RefusedRow,
 };
 pub use enroll::Refusal;
+pub use once::Once;
 pub use pace::Pace;
 
 use tokio::sync::watch;
@@ -82,6 +84,7 @@ pub struct Office {
     lan: OnceLock<Arc<Lan>>,
     transfers: Board,
     flight: Arc<Flight>,
+    orders: once::Orders,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -143,6 +146,7 @@ impl Office {
             floor.raise(waiting.lobby.at);
             registry.wait(waiting)?;
         }
+        let once = store.once()?;
         let grants = store.grants()?.into_iter().collect();
         let signed = last_checkpoint(&store, &keys)?;
         Ok(Self {
@@ -160,6 +164,7 @@ impl Office {
             changes: watch::Sender::new(0),
             lan: OnceLock::new(),
             transfers: Board::default(),
+            orders: once::Orders::new(once),
             flight: Arc::new(Flight::open(&site.flight_file())),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
@@ -402,6 +407,7 @@ impl Office {
             Command::ShowNet => self.net(),
             Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
             Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
+            Command::BootOnce { device, once } => self.boot_once(&device, once).await,
             Command::ReleaseBoot(name) => self.flight.release(&name).map(Outcome::Done),
         }
     }

@@ -12,10 +12,12 @@ use axum::routing::get;
 use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::{self, IpxeQuery, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
+use groundcrew_netboot::story::Order;
 
 use super::files::{FileBody, Tree, plain};
 use super::http::Peer;
-use super::texts::{decide, describe, order};
+use super::order;
+use super::texts::{describe, told};
 use crate::flight::Flight;
 use crate::office::Office;
 use crate::site::Site;
@@ -24,18 +26,27 @@ struct Boot {
     office: Arc<Office>,
     scripts: ScriptSettings,
     page: String,
+    /// Seconds that the site's menu waits, where it wants one.
+    menu: Option<u16>,
     boot: Tree,
     trust: Tree,
     blobs: Tree,
 }
 
 /// The routes of the plain HTTP port of one network; `scripts`: what is so there.
-pub fn routes(site: &Site, scripts: ScriptSettings, boot: Tree, office: Arc<Office>) -> Router {
+pub fn routes(
+    site: &Site,
+    scripts: ScriptSettings,
+    menu: Option<u16>,
+    boot: Tree,
+    office: Arc<Office>,
+) -> Router {
     let page = crate::page::url(*scripts.http.ip(), scripts.https_port);
     let state = Arc::new(Boot {
+        page,
         office,
         scripts,
-        page,
+        menu,
         boot,
         trust: Tree::new(site.trust_dir()),
         blobs: Tree::new(site.blobs_dir()),
@@ -60,8 +71,7 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
     if let Some(peer) = peer {
         boot.office.seen(peer);
     }
-    let state = boot.office.boot_state(&query);
-    let decision = decide(&state);
+    let (decision, once) = order::decision(&boot.office, &query, peer, boot.menu).await;
     let device = query
         .serial
         .clone()
@@ -75,7 +85,8 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         describe(&decision)
     );
     let flight = boot.office.flight();
-    flight.text(&query, peer, order(&decision), &describe(&decision));
+    let told = if once { Order::Once } else { told(&decision) };
+    flight.text(&query, peer, told, &describe(&decision));
     text(&decision.script(&boot.scripts, &device, query.firmware))
 }
 

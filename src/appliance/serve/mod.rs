@@ -7,6 +7,7 @@ mod control;
 mod dhcp;
 mod files;
 mod http;
+mod order;
 pub mod plain;
 mod ra;
 mod run;
@@ -15,6 +16,7 @@ mod texts;
 mod tftp;
 mod tls;
 mod upkeep;
+mod word;
 
 pub use http::Peer;
 pub use run::run;

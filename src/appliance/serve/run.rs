@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
+use super::word::Words;
 use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
 use crate::flight;
 use crate::lan::{Desk, Lan};
@@ -214,6 +215,7 @@ fn desk(
     let desk = Desk::new(
         &door.network,
         settings.ports.http,
+        settings.boot.loaders(),
         door.dhcp.wire(),
         leases,
         office.writer().clone(),
@@ -238,7 +240,8 @@ fn start(
     for door in sockets.doors {
         let desk = desk(settings, office, leases, &door)?;
         desks.push(Arc::clone(&desk));
-        tasks.spawn(dhcp::run(door.dhcp, desk, shutdown.clone()));
+        let words = Words::new(settings, office);
+        tasks.spawn(dhcp::run(door.dhcp, desk, words, shutdown.clone()));
         let board = office.transfers().clone();
         let scripts = texts::settings(settings, &door.network);
         let shelf = tftp::Shelf {
@@ -248,7 +251,13 @@ fn start(
             flight: Arc::clone(office.flight()),
         };
         tasks.spawn(tftp::run(door.tftp, shelf, shutdown.clone()));
-        let boot_routes = boot::routes(site, scripts, boot_tree.clone(), Arc::clone(office));
+        let boot_routes = boot::routes(
+            site,
+            scripts,
+            settings.menu,
+            boot_tree.clone(),
+            Arc::clone(office),
+        );
         tasks.spawn(http::run(
             door.http,
             http::Port::Plain(board),

@@ -2,6 +2,7 @@
 //! Mistakes are shown with file, line and caret. Nothing here looks at the
 //! machine: `groundcrew check` does.
 
+mod boot;
 mod network;
 mod trust;
 
@@ -12,6 +13,7 @@ use groundcrew_registry::rules::{Rule, Rules};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+pub use boot::{Arm64Loader, BiosLoader, Boot, HttpLoader, UefiLoader};
 use network::RawNetwork;
 pub use network::{Network, RelayedSubnet};
 pub use trust::Staleness;
@@ -25,8 +27,12 @@ pub struct Settings {
     pub organisation: String,
     /// The interfaces it is served on, at least one.
     pub networks: Vec<Network>,
+    /// Which loaders are given out.
+    pub boot: Boot,
     /// Where services listen.
     pub ports: Ports,
+    /// Seconds that a boot menu waits, where the site wants one.
+    pub menu: Option<u16>,
     /// What groups of devices get.
     pub profiles: Profiles,
     /// Whether devices get the time from here.
@@ -72,6 +78,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
         site: raw.site.name,
         organisation: raw.site.organisation,
         networks,
+        boot: raw.boot.checked(),
         ports: Ports {
             tftp: raw.ports.tftp.into_inner(),
             http: raw.ports.http.into_inner(),
@@ -79,6 +86,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             sntp: raw.ports.sntp.into_inner(),
         },
         sntp: raw.time.sntp,
+        menu: None,
         staleness: raw.trust.checked(file, text)?,
         profiles,
         rules,
@@ -157,6 +165,8 @@ struct Raw {
     site: RawSite,
     #[serde(default)]
     network: Vec<Spanned<RawNetwork>>,
+    #[serde(default)]
+    boot: boot::RawBoot,
     #[serde(default)]
     ports: RawPorts,
     #[serde(default)]

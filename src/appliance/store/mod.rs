@@ -17,12 +17,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use groundcrew_core::dsse::Envelope;
+use groundcrew_core::hardware::MacAddr;
 use groundcrew_core::{DeviceId, Digest};
 use groundcrew_netboot::dhcp::Lease;
 use groundcrew_registry::device::Lobby;
 use groundcrew_registry::state::Waiting;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::office::Once;
 
 /// Changes that may wait for the writer. Past it, requests are turned away.
 const QUEUE: usize = 16 * 1024;
@@ -91,6 +94,15 @@ pub enum Change {
     WaitsNoMore(DeviceId),
     /// No checkpoint counts any more: the key that signed them is not the site's.
     ForgetCheckpoints,
+    /// An order for a device's next boot, in place of the one before.
+    PutOnce {
+        /// The device's card.
+        mac: MacAddr,
+        /// What.
+        once: Once,
+    },
+    /// The order for a device's next boot was carried out or taken back.
+    DropOnce(MacAddr),
     /// The grant of a device that was taken out of service is worth nothing.
     DropGrant(DeviceId),
     /// A hardware hash, kept for export: content, so one that is there stays.
@@ -174,6 +186,11 @@ impl Store {
     /// All leases, expired ones too.
     pub fn leases(&self) -> anyhow::Result<Vec<Lease>> {
         schema::leases(&self.db).context("reading the leases")
+    }
+
+    /// The orders that wait for a boot.
+    pub fn once(&self) -> anyhow::Result<Vec<(MacAddr, Once)>> {
+        schema::once(&self.db).context("reading the orders for one boot")
     }
 
     /// The signed grants of devices that have sent no receipt yet.

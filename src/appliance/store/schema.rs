@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use groundcrew_core::dsse::Envelope;
+use groundcrew_core::hardware::MacAddr;
 use groundcrew_core::{DeviceId, Digest, UnixTime};
 use groundcrew_netboot::dhcp::{Lease, LeaseState};
 use groundcrew_registry::device::Lobby;
@@ -11,6 +12,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::Change;
+use crate::office::Once;
 
 /// Raised with every change of the tables; a registry of a later version is
 /// refused rather than misread.
@@ -49,6 +51,10 @@ const LATER_TABLES: &str = "
 CREATE TABLE IF NOT EXISTS hash (
   digest TEXT PRIMARY KEY,     -- of the whole container
   bytes  BLOB NOT NULL         -- without the zeros at its end
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS boot_once (
+  mac  TEXT PRIMARY KEY,
+  what TEXT NOT NULL           -- menu, agent, disk, memtest, shell
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checkpoint (
   seq      INTEGER PRIMARY KEY, -- the journal line it signs
@@ -167,6 +173,16 @@ pub fn leases(db: &Connection) -> rusqlite::Result<Vec<Lease>> {
         .collect()
 }
 
+pub fn once(db: &Connection) -> rusqlite::Result<Vec<(MacAddr, Once)>> {
+    db.prepare("SELECT mac, what FROM boot_once")?
+        .query_map([], |row| {
+            let once = Once::from_word(&row.get::<_, String>(1)?);
+            let once = once.ok_or_else(|| unreadable(1, "an order for one boot"))?;
+            Ok((parsed(row, 0)?, once))
+        })?
+        .collect()
+}
+
 pub fn grants(db: &Connection) -> rusqlite::Result<Vec<(DeviceId, Envelope)>> {
     db.prepare("SELECT device, envelope FROM grant_")?
         .query_map([], |row| {
@@ -225,6 +241,12 @@ pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result
             transaction.prepare_cached("DELETE FROM waiting WHERE device = ?1")?.execute([device.as_str()])
         }
         Change::ForgetCheckpoints => transaction.prepare_cached("DELETE FROM checkpoint")?.execute([]),
+        Change::PutOnce { mac, once } => transaction
+            .prepare_cached("INSERT OR REPLACE INTO boot_once (mac, what) VALUES (?1, ?2)")?
+            .execute(params![mac.to_string(), once.word()]),
+        Change::DropOnce(mac) => transaction
+            .prepare_cached("DELETE FROM boot_once WHERE mac = ?1")?
+            .execute([mac.to_string()]),
         Change::DropGrant(device) => {
             transaction.prepare_cached("DELETE FROM grant_ WHERE device = ?1")?.execute([device.as_str()])
         }

@@ -86,6 +86,7 @@ fn dhcp_request(data: &[u8]) {
 }
 
 fn dhcp_answer(data: &[u8]) {
+    let _ = groundcrew_netboot::dhcp::told::Told::read(data);
     if let Some(answer) = Answer::parse(data) {
         let ours = OtherServer::parse(data, answer.mac, answer.xid);
         assert_eq!(ours.is_none(), answer.refuses);
