@@ -74,6 +74,8 @@ class Device:
         return first
 
     def _met(self, name, values, at):
+        if name == "agent" and self._mode == "peer":
+            return self.finish("started")
         if name == "code" and self._mode == "unknown":
             return "approve"
         if name == "refused":

@@ -89,6 +89,11 @@ class Network:
                 host.run(["ip", "netns", "del", name])
 
 
+def address6(namespace):
+    """An IPv6 prefix for whoever advertises one."""
+    _ip(namespace, f"addr add fd00:77::1/64 dev {INTERFACE} nodad")
+
+
 def tap(index):
     return f"tap{index}"
 
