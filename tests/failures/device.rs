@@ -57,6 +57,14 @@ impl Device {
         }
     }
 
+    /// The same machine, switched on again.
+    pub fn again(&self) -> Self {
+        Self {
+            xid: self.xid + 0x1_0000,
+            ..self.clone()
+        }
+    }
+
     /// A message of `kind`; `more`: further options.
     pub fn packet(&self, kind: u8, more: &[(u8, &[u8])]) -> Vec<u8> {
         let mut packet = vec![0; 236];

@@ -70,7 +70,7 @@ fn on_a_network_of_its_own() {
 #[test]
 fn a_reply_through_a_relay_is_lost() {
     let subnet = "mode = \"authoritative\"\nconflict_probe = false";
-    let more = "[[dhcp.subnet]]\nrelay = \"10.88.0.1/24\"\n\n[ports]";
+    let more = "[[network.subnet]]\nrelay = \"10.88.0.1/24\"\n\n[ports]";
     let stage = Stage::with(subnet, |site| site.edit_settings("[ports]", more));
     let mut device = Device::new(1, Firmware::Uefi);
     device.giaddr = Ipv4Addr::new(10, 88, 0, 1);

@@ -21,5 +21,6 @@ mod device;
 mod dhcp;
 mod disk;
 mod loader;
+mod order;
 mod replay;
 mod stage;

@@ -93,7 +93,7 @@ class Appliance:
         self._call("bundle", "publish", out, "--hq", self._top / "hq", "--site", self.site)
 
     def set_mode(self, mode):
-        """`[dhcp] mode` in site.toml, as a technician edits it."""
+        """`mode` of the `[[network]]` in site.toml, as a technician edits it."""
         path = self.site / "site.toml"
         text = path.read_text(encoding="utf-8")
         if 'mode = "authoritative"' not in text:

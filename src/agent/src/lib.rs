@@ -31,5 +31,6 @@ pub mod state;
 pub mod steady;
 pub mod system;
 pub mod tls;
+pub mod tpm;
 pub mod trust;
 pub mod uevent;

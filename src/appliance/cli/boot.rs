@@ -12,7 +12,7 @@ use groundcrew_netboot::story::{Cause, Names, Past, State, pcap};
 use super::args::SiteArg;
 use super::{client, table};
 use crate::flight::{StoryLine, StoryView};
-use crate::office::{Command, Outcome};
+use crate::office::{Command, Once, Outcome};
 use crate::site::Site;
 
 /// `groundcrew boot`.
@@ -30,6 +30,15 @@ Examples:
 The device is named by its MAC address, serial number, UUID, id, or present address.
 Exit status: 0 nothing is wrong, 1 the boot failed (or the device is not known).")]
     Explain(BootExplainArgs),
+    /// Let a device boot something else at its next start, once
+    #[command(after_help = "\
+Examples:
+  groundcrew boot once 52:54:00:77:00:01 menu
+  groundcrew boot once PF3A1B2C memtest
+  groundcrew boot once 52:54:00:77:00:01 --clear
+
+The order is used up when the device's iPXE asks what to boot.")]
+    Once(BootOnceArgs),
     /// Send a device round again that was held for failing the same way
     #[command(after_help = "\
 Example:
@@ -68,6 +77,23 @@ pub struct BootExplainArgs {
     pub pcap: Option<PathBuf>,
 }
 
+/// `groundcrew boot once`.
+#[derive(Debug, Args)]
+pub struct BootOnceArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device
+    #[arg(value_name = "MAC|SERIAL|UUID|ID")]
+    pub device: String,
+    /// What it boots
+    #[arg(value_enum, required_unless_present = "clear")]
+    pub what: Option<Once>,
+    /// Take the order back
+    #[arg(long, conflicts_with = "what")]
+    pub clear: bool,
+}
+
 /// `groundcrew boot release`.
 #[derive(Debug, Args)]
 pub struct BootReleaseArgs {
@@ -84,6 +110,13 @@ pub fn run(command: BootCommand) -> anyhow::Result<ExitCode> {
     match command {
         BootCommand::List(args) => list(&args),
         BootCommand::Explain(args) => explain(&args),
+        BootCommand::Once(args) => done(
+            &args.site,
+            Command::BootOnce {
+                device: args.device,
+                once: args.what,
+            },
+        ),
         BootCommand::Release(args) => done(&args.site, Command::ReleaseBoot(args.device)),
     }
 }
@@ -112,18 +145,26 @@ fn list(args: &BootListArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn overview(lines: &[StoryLine], width: usize) -> String {
+    let today = lines
+        .first()
+        .map_or_else(String::new, |line| line.last.to_string());
     let row = |line: &StoryLine| {
         let when = line.last.to_string();
+        // The time of the newest day, the day of older ones.
+        let when = match when.get(..10) == today.get(..10) {
+            true => when.get(11..19),
+            false => when.get(..10),
+        };
         let why = match (line.state, &line.short) {
             (_, Some(short)) => short.clone(),
-            (State::Booting, None) => format!("on its way: {}", line.reached),
+            (State::Booting, None) => "on its way".to_owned(),
             (state, None) => state.name().to_owned(),
         };
         vec![
             shown(&line.names.title()),
-            when.get(5..16).unwrap_or(&when).replace('T', " "),
+            when.unwrap_or_default().to_owned(),
             firmware(line.firmware.as_deref()).to_owned(),
-            line.reached.to_string(),
+            line.reached.short().to_owned(),
             why,
         ]
     };

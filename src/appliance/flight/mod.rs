@@ -203,6 +203,19 @@ impl Flight {
         mac.ok_or_else(|| anyhow::anyhow!("no card of {name} was seen yet: name it by its MAC"))
     }
 
+    /// The cards of the machine that asks what to boot, the asking one first.
+    pub fn cards(&self, query: &IpxeQuery, peer: Option<IpAddr>) -> Vec<MacAddr> {
+        let recorder = self.lock();
+        let found = recorder.find(&asker(query, peer));
+        let story = found.and_then(|id| recorder.story(id));
+        let known = story.map(|story| story.names.macs.clone());
+        query
+            .mac
+            .into_iter()
+            .chain(known.unwrap_or_default())
+            .collect()
+    }
+
     /// Writes what changed since the last time.
     pub fn write(&self) {
         loop {

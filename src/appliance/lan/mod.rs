@@ -37,7 +37,6 @@ pub struct Desk {
     network: Network,
     known: Box<Knows>,
     began: Instant,
-    address: Ipv4Addr,
     flight: Option<Arc<Flight>>,
 }
 
@@ -106,7 +105,6 @@ impl Desk {
             network: network.clone(),
             known,
             began,
-            address: me.address,
             flight: None,
         })
     }
@@ -157,7 +155,7 @@ impl Desk {
         };
         let Handled { outcome, notice } = handled;
         if let Some(flight) = &self.flight {
-            flight.dhcp(packet, request, via, self.address, &outcome);
+            flight.dhcp(packet, request, via, self.network.address.address, &outcome);
         }
         self.say(notice);
         let client = outcome.client;
@@ -176,7 +174,7 @@ impl Desk {
     /// A packet to the clients' port.
     pub fn overhear(&self, packet: &[u8]) {
         if let Some(flight) = &self.flight {
-            flight.overheard(packet, self.address);
+            flight.overheard(packet, self.network.address.address);
         }
         let notice = self.lock().service.overhear(packet, moment(self.began));
         self.say(notice);

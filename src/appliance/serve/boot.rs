@@ -7,15 +7,17 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
 use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::{self, IpxeQuery, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
+use groundcrew_netboot::story::Order;
 
 use super::files::{FileBody, Tree, plain};
 use super::http::Peer;
-use super::texts::{decide, describe, order};
+use super::order;
+use super::texts::{describe, told};
 use crate::flight::Flight;
 use crate::office::Office;
 use crate::site::Site;
@@ -23,22 +25,35 @@ use crate::site::Site;
 struct Boot {
     office: Arc<Office>,
     scripts: ScriptSettings,
+    page: String,
+    /// Seconds that the site's menu waits, where it wants one.
+    menu: Option<u16>,
     boot: Tree,
     trust: Tree,
     blobs: Tree,
 }
 
 /// The routes of the plain HTTP port of one network; `scripts`: what is so there.
-pub fn routes(site: &Site, scripts: ScriptSettings, boot: Tree, office: Arc<Office>) -> Router {
+pub fn routes(
+    site: &Site,
+    scripts: ScriptSettings,
+    menu: Option<u16>,
+    boot: Tree,
+    office: Arc<Office>,
+) -> Router {
+    let page = crate::page::url(*scripts.http.ip(), scripts.https_port);
     let state = Arc::new(Boot {
+        page,
         office,
         scripts,
+        menu,
         boot,
         trust: Tree::new(site.trust_dir()),
         blobs: Tree::new(site.blobs_dir()),
     });
     Router::new()
         .route(ipxe::SCRIPT_PATH, get(script))
+        .route("/", get(to_page))
         .route(ipxe::FIRST_SCRIPT_PATH, get(first_script))
         .route(words::PATH, get(last_words))
         // Everything else is a file; the fallback sees paths that no router
@@ -56,8 +71,7 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
     if let Some(peer) = peer {
         boot.office.seen(peer);
     }
-    let state = boot.office.boot_state(&query);
-    let decision = decide(&state);
+    let (decision, once) = order::decision(&boot.office, &query, peer, boot.menu).await;
     let device = query
         .serial
         .clone()
@@ -71,12 +85,18 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         describe(&decision)
     );
     let flight = boot.office.flight();
-    flight.text(&query, peer, order(&decision), &describe(&decision));
+    let told = if once { Order::Once } else { told(&decision) };
+    flight.text(&query, peer, told, &describe(&decision));
     text(&decision.script(&boot.scripts, &device, query.firmware))
 }
 
 async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
     text(&ipxe::first_script(&boot.scripts))
+}
+
+/// The status page is served by HTTPS only.
+async fn to_page(State(boot): State<Arc<Boot>>) -> Redirect {
+    Redirect::temporary(&boot.page)
 }
 
 /// A device says why it gives up. Nobody vouches for it, so it changes nothing.

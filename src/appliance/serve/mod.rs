@@ -7,6 +7,7 @@ mod control;
 mod dhcp;
 mod files;
 mod http;
+mod order;
 pub mod plain;
 mod ra;
 mod run;
@@ -17,6 +18,7 @@ mod tls;
 mod upkeep;
 mod word;
 
+pub use http::Peer;
 pub use run::run;
 
 use tokio::sync::watch;

@@ -10,6 +10,7 @@ use groundcrew_netboot::story::Order;
 use groundcrew_netboot::text::{Machine, TextRequest};
 use groundcrew_registry::boot::BootState;
 
+use super::order;
 use crate::office::Office;
 use crate::site::{Network, Settings};
 
@@ -49,8 +50,9 @@ impl Texts {
             ..IpxeQuery::default()
         };
         let decision = decide(&self.office.boot_state(&query));
+        let decision = order::unless_held(&self.office, decision, &query, Some(peer));
         let flight = self.office.flight();
-        flight.text(&query, Some(peer), order(&decision), &describe(&decision));
+        flight.text(&query, Some(peer), told(&decision), &describe(&decision));
         let device = mac.map(|mac| mac.to_string());
         let device = device.or(uuid.map(|uuid| uuid.to_string()));
         tracing::info!(%peer, file = %path, mac = mac.map(tracing::field::display), "boot text: {}", describe(&decision));
@@ -84,6 +86,7 @@ pub fn decide(state: &BootState) -> BootDecision {
         BootState::Failed { device, reason, .. } => {
             own_disk(format!("{device} could not be provisioned: {reason}"))
         }
+        BootState::Held { device, reason, .. } => own_disk(format!("{device} is held: {reason}")),
         BootState::Rejected { device, reason, .. } => {
             own_disk(format!("{device} was refused: {reason}"))
         }
@@ -91,27 +94,38 @@ pub fn decide(state: &BootState) -> BootDecision {
 }
 
 fn agent() -> BootDecision {
+    agent_boot().map_or_else(
+        || BootDecision::OwnDisk {
+            why: "this appliance has no boot image".to_owned(),
+        },
+        BootDecision::Agent,
+    )
+}
+
+/// The agent's kernel and initrd, as `image build` names them.
+pub fn agent_boot() -> Option<AgentBoot> {
     match (
         BootPath::from_tftp("vmlinuz"),
         BootPath::from_tftp("initrd.img"),
     ) {
-        (Ok(kernel), Ok(initrd)) => BootDecision::Agent(AgentBoot {
+        (Ok(kernel), Ok(initrd)) => Some(AgentBoot {
             kernel,
             initrds: vec![initrd],
             args: Vec::new(),
         }),
-        _ => BootDecision::OwnDisk {
-            why: "this appliance has no boot image".to_owned(),
-        },
+        _ => None,
     }
 }
 
 /// The decision, as stories tell it.
-pub fn order(decision: &BootDecision) -> Order {
+pub fn told(decision: &BootDecision) -> Order {
     match decision {
         BootDecision::Agent(_) => Order::Agent,
         BootDecision::OwnDisk { .. } => Order::OwnDisk,
         BootDecision::Hold { .. } => Order::Wait,
+        BootDecision::Held { .. } => Order::Held,
+        BootDecision::Menu(_) => Order::Menu,
+        BootDecision::Shell | BootDecision::Memtest => Order::Once,
     }
 }
 
@@ -121,5 +135,11 @@ pub fn describe(decision: &BootDecision) -> String {
         BootDecision::Agent(_) => "load the agent".to_owned(),
         BootDecision::OwnDisk { why } => format!("own disk ({why})"),
         BootDecision::Hold { message, .. } => format!("hold ({message})"),
+        BootDecision::Held { lines, .. } => {
+            lines.iter().take(2).cloned().collect::<Vec<_>>().join(" ")
+        }
+        BootDecision::Menu(menu) => format!("a menu, else {}", describe(&menu.default)),
+        BootDecision::Shell => "the shell of iPXE".to_owned(),
+        BootDecision::Memtest => "the memory test".to_owned(),
     }
 }

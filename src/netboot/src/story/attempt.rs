@@ -75,6 +75,29 @@ impl fmt::Display for Stage {
     }
 }
 
+impl Stage {
+    /// In at most seven letters, for lists.
+    pub const fn short(self) -> &'static str {
+        match self {
+            Self::Seen => "-",
+            Self::Asked => "asked",
+            Self::Offered => "offer",
+            Self::Address => "address",
+            Self::LoaderBegun | Self::LoaderSent => "loader",
+            Self::LoaderRuns => "iPXE",
+            Self::Told => "told",
+            Self::OwnDisk => "disk",
+            Self::KernelSent => "kernel",
+            Self::InitrdSent => "initrd",
+            Self::AgentRuns => "agent",
+            Self::Asking => "asking",
+            Self::LetIn => "let in",
+            Self::Working => "working",
+            Self::Finished => "done",
+        }
+    }
+}
+
 /// Events `first..end` of a story.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {

@@ -16,7 +16,7 @@ macro_rules! causes {
             /// Every cause there is.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// In a few words, for lists: at most 38 characters.
+            /// In a few words, for lists: at most 36 characters.
             pub const fn short(self) -> &'static str {
                 match self { $(Self::$name => $short,)+ }
             }
@@ -38,7 +38,7 @@ causes! {
     /// Another server's offer was taken.
     OtherServerTaken: "took another DHCP server's offer",
         "Two DHCP servers answer on this network, and the device took the other one's offer. That one does not lead here.",
-        "Switch the other server off on this network, or let it give the addresses and set `mode = \"proxy\"` in [dhcp] of site.toml. `groundcrew net show` names the servers heard.";
+        "Switch the other server off on this network, or let it give the addresses and set `mode = \"proxy\"` in site.toml. `groundcrew net show` names the servers heard.";
     /// The boot offer beside another server's address was not taken up.
     ProxyOfferIgnored: "ignored the boot offer (ProxyDHCP)",
         "The device took its address from the other DHCP server and did not take up our boot offer beside it. Some firmware ignores a boot offer that comes apart from the address.",
@@ -68,7 +68,7 @@ causes! {
         "The file's transfer broke off: packets are lost on the way. A bad cable or port, a switch that drops fragments or bursts, or somebody switched the device off.",
         "Try another cable and switch port, without a hub or dock in between. If it breaks off at the same byte every time, look for a firewall or an MTU that is too small on the way.";
     /// The device refused what TFTP's options were agreed to be.
-    BlksizeRefused: "its firmware refused the TFTP options",
+    BlksizeRefused: "its firmware refused TFTP options",
         "The device ended the transfer when it heard the block size or window (TFTP error 8) and did not ask again without. Its network boot firmware has a fault here.",
         "Update the device's firmware (BIOS/UEFI or network card), or choose UEFI HTTP Boot in its boot menu if it has one.";
     /// An answer through a relay does not arrive.
@@ -76,13 +76,13 @@ causes! {
         "The device's questions come through a relay (IP helper) and are answered, but it goes on asking: our answers do not come back through the relay.",
         "Check that this appliance can reach the relay's address (ping it) and has a route to that network, and that no firewall stops UDP port 67 on the way back.";
     /// An offer was sent, and the device goes on asking.
-    OfferNotHeard: "goes on asking: our offer is not heard",
+    OfferNotHeard: "goes on asking, hears no offer",
         "The device was answered, and went on asking or went silent. Our offer does not reach it, or its firmware does not accept it.",
         "Look for DHCP snooping on the switch (this appliance's port must be trusted), for a port that is still waking up (spanning tree: enable portfast), and for another network card's cable.";
     /// There is no free address.
     PoolEmpty: "no free address in the pool",
         "All addresses of the pool are in use, so the device got none.",
-        "Widen `pool` in [dhcp] of site.toml or shorten `lease`; `groundcrew lease list` shows who has them, `groundcrew lease release ADDRESS` takes one back.";
+        "Widen `pool` in site.toml or shorten `lease`; `groundcrew lease list` shows who has them, `groundcrew lease release ADDRESS` takes one back.";
     /// The address is used by another machine.
     AddressConflict: "its address is used by somebody else",
         "The address that the device was to get is used by another machine that did not get it here. It is put aside for an hour.",
@@ -94,11 +94,11 @@ causes! {
     /// This appliance answers nobody in its present role.
     NotServing: "the appliance answers nobody now",
         "The appliance does not answer on this network at the moment: it still listens for other DHCP servers, or it is not to give addresses and heard nobody who does.",
-        "`groundcrew net show` says which. Choose `mode` in [dhcp] of site.toml: `authoritative` on a network of its own, `proxy` beside another server.";
+        "`groundcrew net show` says which. Choose `mode` in site.toml: `authoritative` on a network of its own, `proxy` beside another server.";
     /// It came through a relay that the site does not know.
     UnknownRelay: "came through a relay nobody set up",
         "The question came through a relay (IP helper) of a network that site.toml does not name, so there is no address to give.",
-        "Add a [[dhcp.subnet]] with the relay's address to site.toml, or remove this appliance from the relay's list.";
+        "Add a [[network.subnet]] with the relay's address to site.toml, or remove this appliance from the relay's list.";
     /// It got its address and never asked for its loader.
     LoaderNotAskedFor: "never asked for its loader",
         "The device got an address and the name of its loader, and did not ask for it. Something between the device and this appliance stops TFTP (UDP port 69) or HTTP.",

@@ -292,7 +292,7 @@ fn three_failures_of_one_kind_hold_and_a_word_releases() {
 #[test]
 fn words_for_technicians_fit_their_places() {
     for cause in Cause::ALL {
-        assert!(cause.short().chars().count() <= 38, "{cause:?}");
+        assert!(cause.short().chars().count() <= 36, "{cause:?}");
         for text in [cause.likely(), cause.cure()] {
             assert!(text.ends_with('.') && text.len() > 20, "{cause:?}: {text}");
         }

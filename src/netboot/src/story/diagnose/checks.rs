@@ -282,7 +282,8 @@ impl<'a> View<'a> {
     /// Nothing was said: what the silence means depends on where it began.
     fn silence(&self) -> Option<Finding> {
         match self.reached {
-            Stage::Finished | Stage::OwnDisk => None,
+            Stage::Finished => None,
+            Stage::OwnDisk => plainly(Cause::OwnDiskByOrder),
             Stage::Seen => plainly(Cause::OwnDiskByFirmware),
             Stage::Asked => plainly(Cause::NotServing),
             Stage::Offered => self.offered(),
