@@ -34,6 +34,8 @@ ROWS = [
     Row("sb-http-uki-other-key", ("--fw", "sb-http-uki", "--refuse", "other-key"), peer=False),
     Row("proxy-bios", ("--fw", "proxy-bios"), peer=False),
     Row("proxy-uefi", ("--fw", "proxy-uefi"), peer=False),
+    Row("relay-bios", ("--fw", "relay-bios"), peer=False),
+    Row("relay-uefi", ("--fw", "relay-uefi"), peer=False),
     Row("bios-8-at-once", ("--fw", "bios", "--devices", "8")),
 ]
 # Beside plain BIOS and UEFI, which scripts/test runs anyway.

@@ -24,8 +24,8 @@ class Interrupted(Exception):
 class Lab:
     def __init__(self, options, say):
         self.options = options
-        if options.proxy:
-            host.TOOLS["dnsmasq"] = "gives the addresses with --proxy"
+        if options.proxy or options.mode == "peer":
+            host.TOOLS["dnsmasq"] = "gives the addresses in the appliance's place"
         self.say = say
         self.marks = {}  # stage -> seconds it took
         self._events = queue.Queue()
@@ -36,6 +36,8 @@ class Lab:
         self._memory = None
         self._interrupted = False
         self._kinds = kinds.chosen(options.fw)
+        if any(kind.relay for kind in self._kinds):
+            host.TOOLS["dhcrelay"] = "relays DHCP"
         self._enrolled = None  # certificate that the machines trust, beside Microsoft's
 
     def run(self):
@@ -97,6 +99,9 @@ class Lab:
         stack.callback(self._network.down)
         self._network.up(len(self._hardware()))
         self.say(f"network {network.ADDRESS} on {network.INTERFACE} in namespace {self._network.appliance}")
+        if any(kind.relay for kind in self._kinds):
+            self._network.route(self._folder / "logs/dhcrelay.log")
+            self.say(f"a router at {network.RELAY} relays DHCP to the appliance")
         if self.options.proxy:
             self._network.serve_dhcp(self._folder / "logs/dnsmasq.log")
             self.say(f"dnsmasq gives the addresses, from {network.OTHER}; the appliance plays ProxyDHCP")
@@ -111,6 +116,8 @@ class Lab:
             self._step("import", f"groundcrew device import ({len(self._hardware())} hardware hashes)", lambda: site.import_devices(csv))
         for kind in self._kinds:
             site.set_boot(kind.boot)
+        if any(kind.relay for kind in self._kinds):
+            site.add_subnet(network.RELAY)
         self._step("image", "groundcrew image build", lambda: site.build_image(kernel_deb, self._signing_key()))
         self._step("publish", "groundcrew bundle build and publish", lambda: site.publish(self.options.bundle))
 

@@ -107,6 +107,18 @@ impl Loaders {
 
     /// Whether any client is told by DHCP to start its own disk.
     pub fn need_word(&self) -> bool {
+        self.all().any(|loader| loader.own_disk.is_some())
+    }
+
+    /// Every file that a client may be sent to.
+    pub fn files(&self) -> Vec<&BootPath> {
+        self.all()
+            .flat_map(|loader| [Some(&loader.file), loader.own_disk.as_ref()])
+            .flatten()
+            .collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &LoaderFile> {
         let all = [
             &self.bios_pxe,
             &self.efi_x64,
@@ -114,7 +126,7 @@ impl Loaders {
             &self.efi_arm64,
             &self.efi_arm64_http,
         ];
-        all.into_iter().flatten().any(|l| l.own_disk.is_some())
+        all.into_iter().flatten()
     }
 
     /// The loader for one row of the architecture table.
@@ -227,62 +239,5 @@ impl BootService {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dhcp::arch::Arch;
-
-    fn offered(loaders: Loaders, arch: u16, word: BootWord) -> Option<String> {
-        let http = SocketAddrV4::new([10, 77, 0, 1].into(), 80);
-        let arch = Arch::by_id(arch).unwrap();
-        let client = if arch.http {
-            BootClient::HttpBoot(arch)
-        } else {
-            BootClient::Pxe(arch)
-        };
-        let service = BootService { http, loaders };
-        service
-            .offer_for(&client, word, true)
-            .map(|offer| offer.file)
-    }
-
-    #[test]
-    fn only_a_whole_image_is_replaced_for_the_own_disk() {
-        let mixed = || Loaders {
-            efi_x64_http: LoaderFile::whole("groundcrew.efi", "local.efi"),
-            ..Loaders::debian()
-        };
-        assert!(mixed().need_word() && !Loaders::debian().need_word());
-        let file = |arch, word| offered(mixed(), arch, word).unwrap();
-        assert_eq!(file(7, BootWord::OwnDisk), "snponly.efi");
-        assert_eq!(
-            file(16, BootWord::Agent),
-            "http://10.77.0.1/boot/groundcrew.efi"
-        );
-        assert_eq!(
-            file(16, BootWord::OwnDisk),
-            "http://10.77.0.1/boot/local.efi"
-        );
-        assert_eq!(offered(mixed(), 11, BootWord::Agent), None);
-    }
-
-    #[test]
-    fn an_ipxe_rom_gets_its_text_unless_the_site_wants_another_loader() {
-        let http = SocketAddrV4::new([10, 77, 0, 1].into(), 80);
-        let ipxe = |loaders, arch| {
-            let service = BootService { http, loaders };
-            let client = BootClient::Ipxe(Arch::by_id(arch).unwrap());
-            service
-                .offer_for(&client, BootWord::Agent, true)
-                .unwrap()
-                .file
-        };
-        assert!(ipxe(Loaders::debian(), 0).starts_with("http://10.77.0.1/ipxe?"));
-        let loaders = Loaders {
-            bios_pxe: LoaderFile::that_asks("pxelinux.0").map(LoaderFile::for_ipxe_too),
-            efi_x64: LoaderFile::whole("groundcrew.efi", "local.efi"),
-            ..Loaders::debian()
-        };
-        assert_eq!(ipxe(loaders.clone(), 0), "pxelinux.0");
-        assert_eq!(ipxe(loaders, 7), "http://10.77.0.1/boot/groundcrew.efi");
-    }
-}
+#[path = "boot_tests.rs"]
+mod tests;
