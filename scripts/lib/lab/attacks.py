@@ -17,7 +17,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import appliance, host, hwhash, machine, milestones, network, oem, verify
@@ -39,6 +39,7 @@ class Attack:
     tls: str = "site"  # whose TLS key the rogue has
     clock: int = 0  # days that the machine's clock is ahead
     after: str = ""  # an attack that has to have been played before
+    twin: bool = False  # two machines that call themselves the same, and an honest way between
 
 
 ATTACKS = [
@@ -56,6 +57,7 @@ ATTACKS = [
     Attack("impersonated", "somebody else's TLS key", r"not the appliance of this site", tls="own"),
     Attack("grant-replayed", "a grant that another device got", r"the grant names another signing key", after="swapped-blob"),
     Attack("stale-grant", "a grant for another start of this machine", r"another nonce: it is for another start of this machine"),
+    Attack("race", "two machines with the words of one registration, at once", r"^[0-9A-Z]{4}-[0-9A-Z]{4}", twin=True),
     Attack("foreign-grant", "a grant of another site, by its key", r"no signature on the envelope matches"),
 ]
 
@@ -76,6 +78,8 @@ class Attacks:
         self._say = say
         self._attacks = chosen(options.attack)
         self._hardware = [Hardware.make(index, index + 1, "bios") for index in range(len(self._attacks))]
+        # The twin's tap and MAC come after everybody else's.
+        self._twin = Hardware.make(len(self._attacks), len(self._attacks) + 1, "bios")
         self._accel = host.accelerator(options.kvm)
 
     def run(self):
@@ -93,7 +97,7 @@ class Attacks:
                 (self._folder / name).mkdir()
             self._network = network.Network()
             stack.callback(self._network.down)
-            self._network.up(len(self._attacks))
+            self._network.up(len(self._attacks) + 1)
             self._network.join_other()
             self._make_site(binaries, kernel_deb)
             self._serve(stack)
@@ -157,19 +161,24 @@ class Attacks:
         needed = {attack.after for attack in self._attacks}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             # What others need comes first, and is over before they begin.
+            one = lambda pair: (self._race if pair[0].twin else self._one)(*pair, oem_image)  # noqa: E731
             for batch in ([p for p in pairs if p[0].name in needed], [p for p in pairs if p[0].name not in needed]):
-                for row in pool.map(lambda pair: self._one(*pair, oem_image), batch):
+                for row in pool.map(one, batch):
                     rows[row["name"]] = row
         return [rows[attack.name] for attack in self._attacks]
+
+    def _machine(self, name, attack, hw, port, events, oem_image):
+        device = Machine(hw, self._folder / "devices" / name, self._accel, self._network.switch, events)
+        device.log = self._folder / "logs" / f"{name}.serial.log"
+        device.insert_disk(oem_image)
+        device.extra = self._direct(attack, hw, port)
+        return device
 
     def _one(self, attack, hw, oem_image):
         """One machine, one rogue, one verdict."""
         folder = self._folder / "devices" / attack.name
         events = queue.Queue()
-        device = Machine(hw, folder, self._accel, self._network.switch, events)
-        device.log = self._folder / "logs" / f"{attack.name}.serial.log"
-        device.insert_disk(oem_image)
-        device.extra = self._direct(attack, hw)
+        device = self._machine(attack.name, attack, hw, hw.index, events, oem_image)
         with self._rogue(attack, hw.index):
             device.power_on()
             try:
@@ -177,15 +186,55 @@ class Attacks:
             finally:
                 device.power_off()
         disk = self._disk(device, oem_image, folder, attack.granted)
+        return self._judged(attack, reason, kind, seconds, disk)
+
+    def _judged(self, attack, reason, kind, seconds, disk):
         said = bool(kind and re.search(attack.says, reason))
         ok = said and disk in ("byte for byte", "its log and its trust only")
         self._say(f"{'' if ok else 'FAILED: '}{kind or 'nothing'}: {reason}; disk: {disk}", attack.name)
         return {"name": attack.name, "what": attack.what, "ok": ok, "kind": kind, "reason": reason, "seconds": seconds, "disk": disk}
 
-    def _direct(self, attack, hw):
+    def _race(self, attack, hw, oem_image):
+        """Two that say the same of themselves: one gets the registration, the other shows a code."""
+        events = queue.Queue()
+        twin = replace(hw, index=self._twin.index, mac=self._twin.mac)
+        machines = [self._machine(f"{attack.name}-{n}", attack, one, hw.index, events, oem_image) for n, one in enumerate((hw, twin), 1)]
+        with self._rogue(attack, hw.index), ExitStack() as stack:
+            for one in machines:
+                stack.callback(one.power_off)
+                one.power_on()
+            seen = self._watch_race(events, machines)
+        winners = [one for one in machines if "receipt" in seen[one]]
+        losers = [one for one in machines if "code" in seen[one]]
+        if len(winners) != 1 or len(losers) != 1 or winners == losers:
+            said = "; ".join(", ".join(seen[one]) for one in machines)
+            return self._judged(attack, f"not one winner and one that waits: {said}", None, None, "not looked at")
+        (loser,) = losers
+        at, code = seen[loser]["code"]
+        disk = self._disk(loser, oem_image, self._folder / "devices" / attack.name, False)
+        return self._judged(attack, f"{code}, a technician decides; the other was provisioned", "waits", at, disk)
+
+    def _watch_race(self, events, machines):
+        """What each of them came to, once there is nothing more to come."""
+        seen = {one: {} for one in machines}
+        deadline = time.monotonic() + self._options.timeout
+        ends = lambda met: met.keys() & {"receipt", "code", "refused", "failed", "panic", "exit"}  # noqa: E731
+        while not all(map(ends, seen.values())) and time.monotonic() < deadline:
+            try:
+                event = events.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if event.kind == "exit":
+                seen[event.who]["exit"] = (None, event.text)
+            for milestone, values in milestones.recognise(milestones.SERIAL, event.text):
+                told = values.get("code") or values.get("reason") or ""
+                seen[event.who].setdefault(milestone.name, (round(event.at - event.who.powered_at, 1), told))
+        return seen
+
+    def _direct(self, attack, hw, port):
         boot = self._site.site / "boot"
         words = (f"gc.mac={hw.mac} gc.ip=10.77.0.{20 + hw.index} gc.mask=255.255.255.0 gc.server={network.OTHER} "
-                 f"gc.http={8000 + hw.index} gc.https={9000 + hw.index} console=ttyS0,115200 loglevel=4")
+                 f"gc.http={8000 + port} gc.https={9000 + port} console=ttyS0,115200 loglevel=4")
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + attack.clock * DAY))
         return ["-kernel", str(boot / "vmlinuz"), "-initrd", str(boot / "initrd.img"), "-append", words, "-rtc", f"base={clock}", "-no-reboot"]
 
