@@ -281,7 +281,11 @@ impl Partial {
                 }
                 Stretch::Unanswered(error) => error,
                 Stretch::Broken(error) => {
-                    fruitless = if self.length > before { 0 } else { fruitless + 1 };
+                    fruitless = if self.length > before {
+                        0
+                    } else {
+                        fruitless + 1
+                    };
                     error
                 }
             };

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
-use groundcrew_core::{SiteId, UnixTime};
 use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::PublicKey;
 use groundcrew_core::trust::tuf::repo::{
     Delegation, RoleSpec, TargetChange, claimed_targets, draft_targets,
 };
 use groundcrew_core::trust::tuf::{Repo, TargetFile, Targets};
+use groundcrew_core::{SiteId, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use super::change::Change;
