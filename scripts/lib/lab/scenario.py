@@ -192,6 +192,12 @@ class Lab:
             self.say.plain(f"appliance: {self._memory[0] / 1024:.1f} MiB resident when ready, {peak / 1024:.1f} MiB at most")
         if ok and self.options.mode == "refuse":
             self.say.plain("the image was fetched and refused by firmware; nothing of it ran, and the own disk came up")
+            for device in self._devices:
+                story = self._appliance.explain(device.machine.hardware.mac)
+                self.say.plain(f"groundcrew boot explain {device.machine.hardware.mac}:\n{story}")
+                ok = ok and "Secure Boot" in story
+            if not ok:
+                self.say.plain("the appliance did not name Secure Boot as the cause")
         elif ok and wanted == "refused":
             named = all(self._tampered[:12] in device.reason for device in self._devices)
             self.say.plain("the changed bundle was refused" + (", its blob named," if named else "") + " and the installed systems are untouched")
