@@ -33,3 +33,4 @@ pub mod system;
 pub mod tls;
 pub mod trust;
 pub mod uevent;
+pub mod words;

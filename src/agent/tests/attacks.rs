@@ -19,6 +19,7 @@ use groundcrew_core::bundle::Manifest;
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::{Code, Grant};
 use groundcrew_core::hardware::HardwareReport;
+use groundcrew_core::words::Trouble;
 use groundcrew_core::{DeviceId, SiteId};
 
 const STEPS: &str =
@@ -86,10 +87,21 @@ impl Agent {
 }
 
 fn refused<T>(result: Result<T, Failure>) -> String {
+    refusal(result).what
+}
+
+fn refusal<T>(result: Result<T, Failure>) -> Failure {
     let Err(failure) = result else {
         panic!("it was believed");
     };
     assert_eq!(failure.kind, Kind::Refused, "{failure}");
+    failure
+}
+
+/// What the appliance is told it was about.
+fn refused_about<T>(result: Result<T, Failure>, trouble: Trouble) -> String {
+    let failure = refusal(result);
+    assert_eq!(failure.trouble, trouble, "{failure}");
     failure.what
 }
 
@@ -178,7 +190,7 @@ fn a_swapped_blob_is_refused() {
     let foreign_path = blob_of(&other);
     let foreign = other.files.lock().unwrap()[&foreign_path].clone();
     replace(&site, &blob_of(&site), |_| foreign.clone());
-    let why = refused(agent.download(&granted));
+    let why = refused_about(agent.download(&granted), Trouble::BundleChanged);
     assert!(why.contains("was changed"), "{why}");
 }
 
@@ -203,7 +215,7 @@ fn yesterday_s_metadata_is_refused_by_who_saw_today_s() {
     *site.files.lock().unwrap() = yesterday;
     let mut again = Agent::booted(&site);
     again.trust.remember(memory);
-    let why = refused(again.refresh());
+    let why = refused_about(again.refresh(), Trouble::TrustMismatch);
     assert!(why.contains("refused as a rollback"), "{why}");
     // One with an empty disk cannot know; its image's versions are its floor.
     Agent::booted(&site).refresh().unwrap();
@@ -215,7 +227,7 @@ fn a_frozen_site_is_refused_once_its_signature_expires() {
     let mut agent = Agent::booted(&site);
     // Proven past: the site's own signature was good for 7 days.
     agent.trust.proven(now().plus(8 * DAY));
-    let why = refused(agent.refresh());
+    let why = refused_about(agent.refresh(), Trouble::TrustExpired);
     assert!(why.contains("timestamp.json version 1 expired"), "{why}");
 }
 
@@ -225,7 +237,7 @@ fn an_expired_charter_is_refused() {
     let mut agent = Agent::booted(&site);
     site.sign_again_until(now().plus(400 * DAY));
     agent.trust.proven(now().plus(200 * DAY));
-    let why = refused(agent.refresh());
+    let why = refused_about(agent.refresh(), Trouble::CharterExpired);
     assert!(why.contains("the charter of `lab` expired"), "{why}");
 }
 

@@ -17,6 +17,7 @@ mod tftp;
 mod tls;
 mod upkeep;
 
+pub use http::Peer;
 pub use run::run;
 
 use tokio::sync::watch;
