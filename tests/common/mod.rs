@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod dhcp;
+pub mod machine;
 pub mod switch;
 
 use std::fs;
@@ -154,6 +155,51 @@ pub fn udhcpc(namespace: &str, folder: &Path, more: &[&str]) -> String {
     )
 }
 
+/// A file as a PXE ROM fetches it: its size first, ended by an ERROR, then in blocks.
+pub fn tftp(server: Ipv4Addr, file: &str, block: u16) -> Vec<u8> {
+    use std::net::UdpSocket;
+    let ask = |option: &str, value: &str| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let mut request = vec![0, 1];
+        for word in [file, "octet", option, value] {
+            request.extend(word.as_bytes());
+            request.push(0);
+        }
+        socket.send_to(&request, (server, 69)).unwrap();
+        let mut answer = [0; 2048];
+        let (length, from) = socket.recv_from(&mut answer).unwrap();
+        assert_eq!(answer[..2], [0, 6], "an OACK: {:?}", &answer[..length]);
+        socket.connect(from).unwrap();
+        (
+            socket,
+            String::from_utf8_lossy(&answer[2..length]).into_owned(),
+        )
+    };
+    let (socket, size) = ask("tsize", "0");
+    socket.send(b"\x00\x05\x00\x08User aborted\x00").unwrap();
+    let size: usize = size.split('\0').nth(1).unwrap().parse().unwrap();
+    let (socket, _) = ask("blksize", &block.to_string());
+    let (mut bytes, mut buffer, mut number) = (Vec::new(), [0; 2048], 0u16);
+    loop {
+        let [high, low] = number.to_be_bytes();
+        socket.send(&[0, 4, high, low]).unwrap();
+        let length = socket.recv(&mut buffer).unwrap();
+        number += 1;
+        assert_eq!(buffer[..2], [0, 3]);
+        assert_eq!(buffer[2..4], number.to_be_bytes());
+        bytes.extend(&buffer[4..length]);
+        if length < usize::from(block) + 4 {
+            let [high, low] = number.to_be_bytes();
+            socket.send(&[0, 4, high, low]).unwrap();
+            assert_eq!(bytes.len(), size);
+            return bytes;
+        }
+    }
+}
+
 /// A fresh HQ and site, with a boot file whose bytes are known.
 pub struct TestSite {
     pub folder: tempfile::TempDir,
@@ -195,6 +241,26 @@ impl TestSite {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "site.toml has no {from:?}");
         fs::write(path, text.replacen(from, to, 1)).unwrap();
+    }
+
+    /// Builds the sample bundle and publishes it, so that devices can be granted something.
+    pub fn publish_welcome(&self) {
+        let (source, out) = (
+            self.dir().join("sources/welcome"),
+            self.folder.path().join("welcome"),
+        );
+        let mut build = Command::new(GROUNDCREW);
+        build
+            .args(["bundle", "build"])
+            .arg(source)
+            .arg("--out")
+            .arg(&out);
+        succeeded("bundle build", &build.output().unwrap());
+        let (out, hq) = (out.display().to_string(), self.hq().display().to_string());
+        succeeded(
+            "bundle publish",
+            &self.groundcrew(&["bundle", "publish", &out, "--hq", &hq]),
+        );
     }
 
     pub fn groundcrew(&self, arguments: &[&str]) -> Output {

@@ -31,6 +31,7 @@ pub mod state;
 pub mod steady;
 pub mod system;
 pub mod tls;
+pub mod tpm;
 pub mod trust;
 pub mod uevent;
 pub mod words;

@@ -20,6 +20,8 @@ mod journal;
 mod lease;
 pub mod logging;
 mod net;
+pub mod page;
+mod secure;
 mod table;
 mod transfer;
 mod trust;
@@ -45,6 +47,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Journal(command) => journal::run(command),
         Command::Lease(command) => lease::run(command),
         Command::Net(command) => net::run(command),
+        Command::Page(command) => page::run(command),
         Command::Boot(command) => boot::run(command),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),

@@ -16,6 +16,8 @@ mod region_tests;
 pub mod secret;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theft_tests;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -4,6 +4,7 @@ use std::fs;
 
 use groundcrew_core::ids::{Slug, Version};
 use groundcrew_core::keys::SigningKey;
+use groundcrew_core::time::Now;
 use groundcrew_core::trust::tuf::repo::{
     TargetChange, add_signatures, claimed_targets, draft_targets,
 };
@@ -47,7 +48,7 @@ pub(super) fn asks(
     site: &Site,
     path: &str,
 ) -> Result<Option<TargetFile>, String> {
-    let now = publish::now(site, &publish::load(site).unwrap());
+    let now = Now::Clock(crate::clock::read());
     let mut client = image.client(now, None).map_err(|error| error.to_string())?;
     run(&mut client, site)?;
     client.want(path);

@@ -70,10 +70,11 @@ pub struct Answer {
 
 impl Desk {
     /// The service as `site.toml` wants it, with the leases of earlier runs.
-    /// `http`: the port that boot files come from.
+    /// `http`: the port that boot files come from; `loaders`: which they are.
     pub fn new(
         network: &Network,
         http: u16,
+        loaders: Loaders,
         wire: Wire,
         leases: &[Lease],
         writer: Writer,
@@ -81,7 +82,7 @@ impl Desk {
     ) -> anyhow::Result<Self> {
         let boot = BootService {
             http: SocketAddrV4::new(network.address.address, http),
-            loaders: Loaders::debian(),
+            loaders,
         };
         let me = Identity {
             address: network.address.address,

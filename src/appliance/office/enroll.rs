@@ -297,6 +297,8 @@ impl Office {
             done: progress.done,
             total: progress.total,
         });
+        drop(inner);
+        self.changed();
         Ok(())
     }
 

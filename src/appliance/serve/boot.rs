@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
 use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::{self, IpxeQuery, ScriptSettings};
@@ -25,6 +25,7 @@ use crate::site::Site;
 struct Boot {
     office: Arc<Office>,
     scripts: ScriptSettings,
+    page: String,
     /// Seconds that the site's menu waits, where it wants one.
     menu: Option<u16>,
     boot: Tree,
@@ -40,7 +41,9 @@ pub fn routes(
     boot: Tree,
     office: Arc<Office>,
 ) -> Router {
+    let page = crate::page::url(*scripts.http.ip(), scripts.https_port);
     let state = Arc::new(Boot {
+        page,
         office,
         scripts,
         menu,
@@ -50,6 +53,7 @@ pub fn routes(
     });
     Router::new()
         .route(ipxe::SCRIPT_PATH, get(script))
+        .route("/", get(to_page))
         .route(ipxe::FIRST_SCRIPT_PATH, get(first_script))
         .route(words::PATH, get(last_words))
         // Everything else is a file; the fallback sees paths that no router
@@ -88,6 +92,11 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
 
 async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
     text(&ipxe::first_script(&boot.scripts))
+}
+
+/// The status page is served by HTTPS only.
+async fn to_page(State(boot): State<Arc<Boot>>) -> Redirect {
+    Redirect::temporary(&boot.page)
 }
 
 /// A device says why it gives up. Nobody vouches for it, so it changes nothing.

@@ -16,6 +16,7 @@ mod texts;
 mod tftp;
 mod tls;
 mod upkeep;
+mod word;
 
 pub use http::Peer;
 pub use run::run;

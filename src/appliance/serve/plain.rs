@@ -63,7 +63,7 @@ pub(super) async fn serve(
         };
         let more = match head {
             Head::End => return Ok(()),
-            Head::Request(request, keep) => connection.answer(request, keep, board).await?,
+            Head::Request(request, keep) => connection.answer(*request, keep, board).await?,
             Head::Refused(status, why) => {
                 connection
                     .write(plain(status, why), &Method::GET, Keep::Close, board)
@@ -90,7 +90,7 @@ pub enum Head {
     /// The peer left.
     End,
     /// A request, and what becomes of the connection behind its answer.
-    Request(Request<Body>, Keep),
+    Request(Box<Request<Body>>, Keep),
     /// No request that is answered here: say so, and why, and end.
     Refused(StatusCode, &'static str),
 }
@@ -339,7 +339,7 @@ fn request(parsed: &httparse::Request<'_, '_>) -> Head {
     *request.method_mut() = method;
     *request.uri_mut() = target;
     *request.headers_mut() = fields;
-    Head::Request(request, keep)
+    Head::Request(Box::new(request), keep)
 }
 
 fn keep(fields: &HeaderMap, version_1_1: bool) -> Keep {

@@ -1,5 +1,6 @@
 //! The life of the process: read, bind everything, ready, serve, stop in order.
 
+use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -10,10 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
+use super::word::Words;
 use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
 use crate::flight;
 use crate::lan::{Desk, Lan};
 use crate::office::Office;
+use crate::page::{Gate, PageSite};
 use crate::site::{Network, Settings, Site};
 use crate::store::Store;
 use texts::Texts;
@@ -105,6 +108,32 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     }
 }
 
+/// The status page; says where it is, and on a console how to open it.
+fn page(
+    settings: &Settings,
+    office: &Arc<Office>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<axum::Router> {
+    // The first network is the one that people sit on; each of them serves the page.
+    let address = settings.networks.first().map(|n| n.address.address);
+    let address = address.context("the site has no network")?;
+    let url = crate::page::url(address, settings.ports.https);
+    let gate = Arc::new(Gate::new(url, &office.keys().tls_key_digest())?);
+    office.attach_page(Arc::clone(&gate));
+    let code = gate.code();
+    tracing::info!(
+        "status page: {} (`groundcrew page code` shows how to open it)",
+        code.url
+    );
+    // A log is read by more people than a console.
+    if std::io::stdout().is_terminal() {
+        print!("\n{}\n", crate::page::invitation(&code));
+    }
+    let names = (settings.site.to_string(), settings.organisation.clone());
+    let site = PageSite::new(Arc::clone(office), gate, names, shutdown.clone())?;
+    Ok(crate::page::routes(Arc::new(site)))
+}
+
 fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
     let mut doors = Vec::new();
     for network in &settings.networks {
@@ -186,6 +215,7 @@ fn desk(
     let desk = Desk::new(
         &door.network,
         settings.ports.http,
+        settings.boot.loaders(),
         door.dhcp.wire(),
         leases,
         office.writer().clone(),
@@ -205,11 +235,13 @@ fn start(
     let mut tasks = JoinSet::new();
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
+    let page = page(settings, office, shutdown)?;
     let mut desks = Vec::new();
     for door in sockets.doors {
         let desk = desk(settings, office, leases, &door)?;
         desks.push(Arc::clone(&desk));
-        tasks.spawn(dhcp::run(door.dhcp, desk, shutdown.clone()));
+        let words = Words::new(settings, office);
+        tasks.spawn(dhcp::run(door.dhcp, desk, words, shutdown.clone()));
         let board = office.transfers().clone();
         let scripts = texts::settings(settings, &door.network);
         let shelf = tftp::Shelf {
@@ -235,7 +267,7 @@ fn start(
         tasks.spawn(http::run(
             door.https,
             http::Port::Tls(tls.clone()),
-            api::routes(Arc::clone(office)),
+            api::routes(Arc::clone(office)).merge(page.clone()),
             shutdown.clone(),
         ));
         if let Some(socket) = door.sntp {

@@ -86,6 +86,7 @@ pub fn decide(state: &BootState) -> BootDecision {
         BootState::Failed { device, reason, .. } => {
             own_disk(format!("{device} could not be provisioned: {reason}"))
         }
+        BootState::Held { device, reason, .. } => own_disk(format!("{device} is held: {reason}")),
         BootState::Rejected { device, reason, .. } => {
             own_disk(format!("{device} was refused: {reason}"))
         }

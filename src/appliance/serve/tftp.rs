@@ -71,14 +71,31 @@ struct Desk(Arc<Mutex<DeskState>>);
 
 struct DeskState {
     admission: Admission,
-    repeats: HashMap<SocketAddr, Arc<Notify>>,
+    calls: HashMap<SocketAddr, Arc<Calls>>,
+}
+
+impl Desk {
+    /// The peer of a transfer answered.
+    fn heard(&self, peer: SocketAddr) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.admission.heard(peer);
+    }
+}
+
+/// What the well-known port says to a transfer.
+#[derive(Default)]
+struct Calls {
+    /// Its peer repeated the request.
+    repeat: Notify,
+    /// It has to make room.
+    end: Notify,
 }
 
 /// Answers until told to stop.
 pub async fn run(listener: Listener, shelf: Shelf, mut stop: Shutdown) {
     let desk = Desk(Arc::new(Mutex::new(DeskState {
         admission: Admission::new(CAPS),
-        repeats: HashMap::new(),
+        calls: HashMap::new(),
     })));
     let mut buffer = [0; 2048];
     loop {
@@ -125,8 +142,8 @@ fn admit(
     let mut state = desk.0.lock().unwrap_or_else(PoisonError::into_inner);
     match state.admission.admit(peer) {
         Admit::Repeat => {
-            if let Some(repeat) = state.repeats.get(&peer) {
-                repeat.notify_one();
+            if let Some(calls) = state.calls.get(&peer) {
+                calls.repeat.notify_one();
             }
         }
         Admit::AddressBusy => {
@@ -135,21 +152,25 @@ fn admit(
                 .tftp(peer, request.path.as_str(), TftpStep::Busy);
             tracing::debug!(%peer, "TFTP: too many transfers of one address");
         }
-        Admit::Busy => {
+        Admit::Busy { ends } => {
             shelf
                 .flight
                 .tftp(peer, request.path.as_str(), TftpStep::Busy);
-            tracing::warn!(%peer, "TFTP: too many transfers");
+            tracing::debug!(%peer, "TFTP: too many transfers");
+            if let Some(calls) = ends.and_then(|peer| state.calls.get(&peer)) {
+                calls.end.notify_one();
+            }
         }
         Admit::Begin => {
-            let repeat = Arc::new(Notify::new());
-            state.repeats.insert(peer, Arc::clone(&repeat));
+            let calls = Arc::new(Calls::default());
+            state.calls.insert(peer, Arc::clone(&calls));
             let job = Job {
                 peer,
                 address: listener.address,
                 request,
                 shelf: shelf.clone(),
-                repeat,
+                calls,
+                desk: desk.clone(),
             };
             let (desk, stop) = (desk.clone(), stop.clone());
             tokio::spawn(async move {
@@ -170,7 +191,7 @@ impl Drop for SignOff {
     fn drop(&mut self) {
         let mut state = self.desk.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.admission.finished(self.peer);
-        state.repeats.remove(&self.peer);
+        state.calls.remove(&self.peer);
     }
 }
 
@@ -179,7 +200,8 @@ struct Job {
     address: Ipv4Addr,
     request: ReadRequest,
     shelf: Shelf,
-    repeat: Arc<Notify>,
+    calls: Arc<Calls>,
+    desk: Desk,
 }
 
 impl Job {
@@ -252,7 +274,7 @@ impl Job {
             self.request.path.as_str(),
             begun(&self.request, &transfer, size),
         );
-        let mut incoming = [0; 1024];
+        let (mut incoming, mut heard) = ([0; 1024], false);
         loop {
             match transfer.poll(epoch.elapsed()) {
                 Step::Done(end) => {
@@ -280,12 +302,17 @@ impl Job {
                         received = socket.recv(&mut incoming) => match received {
                             Ok(length) => {
                                 let packet = incoming.get(..length).unwrap_or_default();
+                                if !heard {
+                                    heard = true;
+                                    self.desk.heard(self.peer);
+                                }
                                 flight.tftp_packet(peer, us, true, packet);
                                 transfer.received(packet, epoch.elapsed());
                             }
                             Err(error) => tracing::trace!("TFTP: {error}"),
                         },
-                        () = self.repeat.notified() => transfer.repeated(),
+                        () = self.calls.repeat.notified() => transfer.repeated(),
+                        () = self.calls.end.notified() => transfer.abort("too many transfers, and nothing was heard of this one"),
                         () = stop.ordered() => transfer.abort("the appliance stops"),
                         () = tokio::time::sleep(sleep) => {}
                     }

@@ -86,6 +86,11 @@ impl Site {
         self.dir.join("registry.db")
     }
 
+    /// What the journal says, up to a line: a start's shortcut.
+    pub fn snapshot_file(&self) -> PathBuf {
+        self.dir.join("registry.snapshot")
+    }
+
     /// What happened to devices that boot.
     pub fn flight_file(&self) -> PathBuf {
         self.dir.join("flight.db")

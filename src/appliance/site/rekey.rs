@@ -165,14 +165,17 @@ fn signed_anew(
     new: &SiteKeys,
 ) -> anyhow::Result<(Vec<Change>, Option<String>)> {
     let mut changes = vec![Change::ForgetCheckpoints];
-    let lines = store.journal()?;
     let checkpoints: Vec<Envelope> = store.checkpoints()?.into_iter().map(|c| c.1).collect();
-    let doubt = holds(name, &checkpoints, &lines, old).err();
+    let doubt = holds(name, &checkpoints, store, old).err();
     let mut walk = Walk::new(name);
-    let whole = lines.iter().all(|line| walk.line(line).is_ok());
+    let mut whole = true;
+    store.journal_after(0, |line| {
+        whole = whole && walk.line(line).is_ok();
+        Ok(())
+    })?;
     // A damaged journal gets no signature: it would say that it is whole.
-    if whole && !lines.is_empty() {
-        let chain = walk.chain();
+    let chain = walk.chain();
+    if whole && chain.seq() > 0 {
         let at = publish::now(site, &publish::load(site)?).time();
         let envelope = Checkpoint::of(name, chain, at).sign(&new.journal)?;
         let seq = chain.seq();
@@ -191,13 +194,11 @@ fn signed_anew(
 fn holds(
     name: &SiteId,
     checkpoints: &[Envelope],
-    lines: &[String],
+    store: &Store,
     old: &SiteKeys,
 ) -> anyhow::Result<()> {
     let mut verifier = Verifier::new(name, checkpoints, &old.journal.public())?;
-    for line in lines {
-        verifier.line(line)?;
-    }
+    store.journal_after(0, |line| Ok(verifier.line(line)?))?;
     verifier.finish()?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! Mistakes are shown with file, line and caret. Nothing here looks at the
 //! machine: `groundcrew check` does.
 
+mod boot;
 mod network;
 mod trust;
 
@@ -12,6 +13,7 @@ use groundcrew_registry::rules::{Rule, Rules};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+pub use boot::{Arm64Loader, BiosLoader, Boot, HttpLoader, UefiLoader};
 use network::RawNetwork;
 pub use network::{Network, RelayedSubnet};
 pub use trust::Staleness;
@@ -25,6 +27,8 @@ pub struct Settings {
     pub organisation: String,
     /// The interfaces it is served on, at least one.
     pub networks: Vec<Network>,
+    /// Which loaders are given out.
+    pub boot: Boot,
     /// Where services listen.
     pub ports: Ports,
     /// Seconds that a boot menu waits, where the site wants one.
@@ -74,6 +78,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
         site: raw.site.name,
         organisation: raw.site.organisation,
         networks,
+        boot: raw.boot.checked(),
         ports: Ports {
             tftp: raw.ports.tftp.into_inner(),
             http: raw.ports.http.into_inner(),
@@ -160,6 +165,8 @@ struct Raw {
     site: RawSite,
     #[serde(default)]
     network: Vec<Spanned<RawNetwork>>,
+    #[serde(default)]
+    boot: boot::RawBoot,
     #[serde(default)]
     ports: RawPorts,
     #[serde(default)]

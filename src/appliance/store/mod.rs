@@ -20,6 +20,8 @@ use groundcrew_core::dsse::Envelope;
 use groundcrew_core::hardware::MacAddr;
 use groundcrew_core::{DeviceId, Digest};
 use groundcrew_netboot::dhcp::Lease;
+use groundcrew_registry::device::Lobby;
+use groundcrew_registry::state::Waiting;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
@@ -79,6 +81,17 @@ pub enum Change {
         /// The signed checkpoint.
         envelope: Envelope,
     },
+    /// A request that waits for a decision, in place of the device's one before.
+    Waits {
+        /// Whose.
+        device: DeviceId,
+        /// Its place among those that wait.
+        lobby: Lobby,
+        /// What it asks, JSON.
+        request: String,
+    },
+    /// The device has no such request any more.
+    WaitsNoMore(DeviceId),
     /// No checkpoint counts any more: the key that signed them is not the site's.
     ForgetCheckpoints,
     /// An order for a device's next boot, in place of the one before.
@@ -146,9 +159,23 @@ impl Store {
         })
     }
 
-    /// The journal's lines from the first on.
-    pub fn journal(&self) -> anyhow::Result<Vec<String>> {
-        schema::journal(&self.db).context("reading the journal")
+    /// Hands over the journal's lines after line `seq`, one at a time.
+    pub fn journal_after(
+        &self,
+        seq: u64,
+        each: impl FnMut(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        schema::each_journal_line(&self.db, seq, each)
+    }
+
+    /// One line of the journal.
+    pub fn line(&self, seq: u64) -> anyhow::Result<Option<String>> {
+        schema::journal_line(&self.db, seq).context("reading the journal")
+    }
+
+    /// The requests that wait for a decision, in their order.
+    pub fn waiting(&self) -> anyhow::Result<Vec<Waiting>> {
+        schema::waiting(&self.db).context("reading the requests that wait")
     }
 
     /// The signed checkpoints, each with its line.
@@ -216,7 +243,7 @@ pub fn each_journal_line(
     path: &Path,
     each: impl FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    schema::each_journal_line(&reader(path)?, each)
+    schema::each_journal_line(&reader(path)?, 0, each)
 }
 
 /// The signed checkpoints. Reads beside the writer.

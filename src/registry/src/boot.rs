@@ -47,6 +47,15 @@ pub enum BootState {
         /// Why.
         reason: String,
     },
+    /// It is held until a technician releases it.
+    Held {
+        /// The device.
+        device: DeviceId,
+        /// Since when.
+        since: UnixTime,
+        /// Why.
+        reason: String,
+    },
     /// Nobody the site knows.
     Unknown,
 }
@@ -58,6 +67,7 @@ impl BootState {
             Self::Provision { device }
             | Self::OwnDisk { device, .. }
             | Self::Failed { device, .. }
+            | Self::Held { device, .. }
             | Self::Rejected { device, .. } => Some(device),
             Self::Unknown => None,
         }
@@ -154,6 +164,11 @@ fn state(device: &Device) -> BootState {
             bundle: bundle.clone(),
         },
         Phase::Failed { reason, since, .. } if !again => BootState::Failed {
+            device,
+            since: *since,
+            reason: reason.clone(),
+        },
+        Phase::Held { reason, since, .. } => BootState::Held {
             device,
             since: *since,
             reason: reason.clone(),

@@ -385,8 +385,10 @@ mod tests {
                 ..Identity::default()
             },
             tag: tag.map(|tag| tag.parse().unwrap()),
+            failures: None,
             admitted: None,
             pending: None,
+            lobby: None,
             reprovision: None,
             last_request: None,
             slot: None,

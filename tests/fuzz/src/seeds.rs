@@ -74,7 +74,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "journal_line" => texts(&[
             r#"{"seq":1,"prev":"sha256:00","at":"2026-01-01T00:00:00Z","device":"d-0000","by":"x","event":{"approved":{}}}"#,
         ]),
-        "settings" => vec![read(root().join("config/site.toml"))],
+        "settings" => vec![read(&root().join("config/site.toml"))],
         "names" => texts(&[
             "10.77.0.1/24",
             "2026-01-01T00:00:00Z",
@@ -126,12 +126,12 @@ fn root() -> PathBuf {
     roots.next().expect("tests/fixtures").to_owned()
 }
 
-fn read(path: PathBuf) -> Vec<u8> {
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn file(name: &str) -> Vec<u8> {
-    read(root().join("tests/fixtures").join(name))
+    read(&root().join("tests/fixtures").join(name))
 }
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -140,7 +140,7 @@ fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
 
 /// The first example bundle's description.
 fn bundle_toml() -> Vec<u8> {
-    read(root().join("config/bundle/welcome/bundle.toml"))
+    read(&root().join("config/bundle/welcome/bundle.toml"))
 }
 
 fn smbios() -> Vec<Vec<u8>> {
@@ -168,7 +168,7 @@ fn udp(ports: &[u16]) -> Vec<Vec<u8>> {
     let mut found = std::collections::BTreeSet::new();
     for path in files.map(|entry| entry.expect("an entry").path()) {
         if path.extension().is_some_and(|e| e == "pcap") {
-            found.extend(payloads(&read(path), ports));
+            found.extend(payloads(&read(&path), ports));
         }
     }
     found.into_iter().collect()

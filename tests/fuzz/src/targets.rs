@@ -272,10 +272,10 @@ fn hardware_hash(data: &[u8]) {
     let mut whole = content.clone();
     whole.extend([b'C', b'S', 36, 0]);
     whole.extend(Digest::of(&content).as_bytes());
-    if let Ok(hash) = HardwareHash::from_bytes(&whole) {
-        if let Ok(bytes) = hash.to_bytes() {
-            assert_eq!(HardwareHash::from_bytes(&bytes).as_ref(), Ok(&hash));
-        }
+    if let Ok(hash) = HardwareHash::from_bytes(&whole)
+        && let Ok(bytes) = hash.to_bytes()
+    {
+        assert_eq!(HardwareHash::from_bytes(&bytes).as_ref(), Ok(&hash));
     }
 }
 
@@ -295,7 +295,7 @@ fn envelope(data: &[u8]) {
     };
     let key = SigningKey::from_seed([1; 32]).expect("a key").public();
     assert!(envelope.verify::<enroll::Grant>(&key).is_err(), "forged");
-    let _ = envelope.verify_self_signed::<enroll::Request>(|request| request.sign_key.clone());
+    let _ = envelope.verify_self_signed::<enroll::Request>(|request| request.sign_key);
     let _ = envelope.payload_digest();
 }
 

@@ -16,6 +16,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Shutdown;
+use super::word::Words;
 use crate::lan::{Answer, Desk, Wire};
 use crate::site::Network;
 
@@ -119,7 +120,7 @@ fn on_interface(network: &Network) -> anyhow::Result<Socket> {
 }
 
 /// Answers until told to stop.
-pub async fn run(sockets: Sockets, desk: Arc<Desk>, mut stop: Shutdown) {
+pub async fn run(sockets: Sockets, desk: Arc<Desk>, words: Words, mut stop: Shutdown) {
     let sockets = Arc::new(sockets);
     let Some(server) = &sockets.server else {
         tracing::warn!(
@@ -137,12 +138,12 @@ pub async fn run(sockets: Sockets, desk: Arc<Desk>, mut stop: Shutdown) {
             () = stop.ordered() => return,
             received = server.recv_from(&mut on_67) => {
                 if let Some((packet, _)) = packet(received, &on_67) {
-                    answer(&sockets, &desk, packet, Via::Dhcp);
+                    answer(&sockets, &desk, &words, packet, Via::Dhcp);
                 }
             }
             received = receive(sockets.pxe.as_ref(), &mut on_4011) => {
                 if let Some((packet, SocketAddr::V4(from))) = packet(received, &on_4011) {
-                    answer(&sockets, &desk, packet, Via::Pxe(from));
+                    answer(&sockets, &desk, &words, packet, Via::Pxe(from));
                 }
             }
             received = receive(sockets.ear.as_ref(), &mut on_68) => {
@@ -193,14 +194,15 @@ async fn probe(sockets: &Sockets, desk: &Desk) -> Duration {
     wait.max(Duration::from_millis(100))
 }
 
-fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, packet: &[u8], via: Via) {
-    let request = match Request::parse(packet) {
+fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, words: &Words, packet: &[u8], via: Via) {
+    let mut request = match Request::parse(packet) {
         Ok(request) => request,
         Err(error) => {
             desk.malformed();
             return tracing::debug!("DHCP packet dropped: {error}");
         }
     };
+    request.word = words.of(&request);
     let answer = match desk.handle(packet, &request, via) {
         Ok(Some(answer)) => answer,
         Ok(None) => return,

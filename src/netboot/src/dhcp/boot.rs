@@ -28,64 +28,88 @@ pub struct BootService {
     pub loaders: Loaders,
 }
 
-/// Loader files in the boot tree (TFTP root, and `/boot/` over HTTP).
-/// `None`: that kind of client gets an address only.
+/// Loader files in the boot tree (TFTP root, and `/boot/` over HTTP), one for
+/// each [`Loader`] of the table. `None`: that kind of client gets an address only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Loaders {
-    /// For BIOS PXE ROMs: `undionly.kpxe`, which uses the ROM's own driver.
-    pub bios_pxe: Option<BootPath>,
-    /// For x86-64 UEFI PXE: `snponly.efi`, which uses the firmware's driver.
-    pub efi_x64: Option<BootPath>,
-    /// For x86-64 UEFI HTTP Boot: `ipxe.efi`.
-    pub efi_x64_http: Option<BootPath>,
-    /// For arm64 UEFI PXE; Debian 12 has no build.
-    pub efi_arm64: Option<BootPath>,
+    /// For BIOS PXE ROMs.
+    pub bios_pxe: Option<LoaderFile>,
+    /// For x86-64 UEFI PXE.
+    pub efi_x64: Option<LoaderFile>,
+    /// For x86-64 UEFI HTTP Boot.
+    pub efi_x64_http: Option<LoaderFile>,
+    /// For arm64 UEFI PXE; Debian 12 has no iPXE for it.
+    pub efi_arm64: Option<LoaderFile>,
     /// For arm64 UEFI HTTP Boot.
-    pub efi_arm64_http: Option<BootPath>,
-    /// What starts an x86-64 UEFI machine's own disk, where its loader is an
-    /// image that asks nobody.
-    pub own_disk_x64: Option<BootPath>,
-    /// The same for arm64.
-    pub own_disk_arm64: Option<BootPath>,
+    pub efi_arm64_http: Option<LoaderFile>,
+}
+
+/// A loader, and whether it asks what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderFile {
+    /// Its file.
+    pub file: BootPath,
+    /// For a whole image, which asks nobody: what to load instead where the
+    /// machine shall start its own disk.
+    pub own_disk: Option<BootPath>,
+}
+
+impl LoaderFile {
+    /// A loader that is told by its text. `None` if `file` is no name in the tree.
+    pub fn that_asks(file: &str) -> Option<Self> {
+        Some(Self {
+            file: BootPath::from_tftp(file).ok()?,
+            own_disk: None,
+        })
+    }
+
+    /// A whole image, and what starts the own disk instead.
+    pub fn whole(file: &str, own_disk: &str) -> Option<Self> {
+        Some(Self {
+            file: BootPath::from_tftp(file).ok()?,
+            own_disk: Some(BootPath::from_tftp(own_disk).ok()?),
+        })
+    }
 }
 
 impl Loaders {
-    /// The files of Debian's `ipxe` package, flat in the boot tree.
+    /// The files of Debian's `ipxe` package, flat in the boot tree: on BIOS and
+    /// over TFTP those that use the firmware's own network driver.
     pub fn debian() -> Self {
-        let file = |name| BootPath::from_tftp(name).ok();
         Self {
-            bios_pxe: file("undionly.kpxe"),
-            efi_x64: file("snponly.efi"),
-            efi_x64_http: file("ipxe.efi"),
-            ..Self::default()
+            bios_pxe: LoaderFile::that_asks("undionly.kpxe"),
+            efi_x64: LoaderFile::that_asks("snponly.efi"),
+            efi_x64_http: LoaderFile::that_asks("ipxe.efi"),
+            efi_arm64: None,
+            efi_arm64_http: None,
         }
     }
 
     /// Whether any client is told by DHCP to start its own disk.
     pub fn need_word(&self) -> bool {
-        self.own_disk_x64.is_some() || self.own_disk_arm64.is_some()
+        let all = [
+            &self.bios_pxe,
+            &self.efi_x64,
+            &self.efi_x64_http,
+            &self.efi_arm64,
+            &self.efi_arm64_http,
+        ];
+        all.into_iter().flatten().any(|l| l.own_disk.is_some())
     }
 
     /// The file for one row of the architecture table.
     pub fn file(&self, loader: Loader, word: BootWord) -> Option<&BootPath> {
-        let own_disk = match loader {
-            Loader::BiosPxe => None,
-            Loader::EfiX64 | Loader::EfiX64Http => self.own_disk_x64.as_ref(),
-            Loader::EfiArm64 | Loader::EfiArm64Http => self.own_disk_arm64.as_ref(),
+        let loader = match loader {
+            Loader::BiosPxe => &self.bios_pxe,
+            Loader::EfiX64 => &self.efi_x64,
+            Loader::EfiX64Http => &self.efi_x64_http,
+            Loader::EfiArm64 => &self.efi_arm64,
+            Loader::EfiArm64Http => &self.efi_arm64_http,
         };
-        match word {
-            BootWord::OwnDisk if own_disk.is_some() => own_disk,
-            _ => self.agent_file(loader),
-        }
-    }
-
-    fn agent_file(&self, loader: Loader) -> Option<&BootPath> {
-        match loader {
-            Loader::BiosPxe => self.bios_pxe.as_ref(),
-            Loader::EfiX64 => self.efi_x64.as_ref(),
-            Loader::EfiX64Http => self.efi_x64_http.as_ref(),
-            Loader::EfiArm64 => self.efi_arm64.as_ref(),
-            Loader::EfiArm64Http => self.efi_arm64_http.as_ref(),
+        let loader = loader.as_ref()?;
+        match (word, &loader.own_disk) {
+            (BootWord::OwnDisk, Some(own_disk)) => Some(own_disk),
+            _ => Some(&loader.file),
         }
     }
 }
@@ -154,5 +178,45 @@ impl BootService {
             ipxe::http_origin(self.http),
             path.to_url_path()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dhcp::arch::Arch;
+
+    fn offered(loaders: Loaders, arch: u16, word: BootWord) -> Option<String> {
+        let http = SocketAddrV4::new([10, 77, 0, 1].into(), 80);
+        let arch = Arch::by_id(arch).unwrap();
+        let client = if arch.http {
+            BootClient::HttpBoot(arch)
+        } else {
+            BootClient::Pxe(arch)
+        };
+        let service = BootService { http, loaders };
+        service
+            .offer_for(&client, word, true)
+            .map(|offer| offer.file)
+    }
+
+    #[test]
+    fn only_a_whole_image_is_replaced_for_the_own_disk() {
+        let mixed = || Loaders {
+            efi_x64_http: LoaderFile::whole("groundcrew.efi", "local.efi"),
+            ..Loaders::debian()
+        };
+        assert!(mixed().need_word() && !Loaders::debian().need_word());
+        let file = |arch, word| offered(mixed(), arch, word).unwrap();
+        assert_eq!(file(7, BootWord::OwnDisk), "snponly.efi");
+        assert_eq!(
+            file(16, BootWord::Agent),
+            "http://10.77.0.1/boot/groundcrew.efi"
+        );
+        assert_eq!(
+            file(16, BootWord::OwnDisk),
+            "http://10.77.0.1/boot/local.efi"
+        );
+        assert_eq!(offered(mixed(), 11, BootWord::Agent), None);
     }
 }

@@ -332,17 +332,17 @@ impl Leases {
         }
         if !asker.known && self.strangers.crowd(self.offers.len(), subnet.pool_size()) {
             let recycled = self.stale_offer(now);
-            return recycled.or_else(|| self.from_stranger(asker, now));
+            return recycled.or_else(|| self.abandoned(asker, now));
         }
         self.unused(subnet)
             .or_else(|| self.longest_ended(now))
             .or_else(|| self.stale_offer(now))
-            .or_else(|| self.from_stranger(asker, now))
+            .or_else(|| self.abandoned(asker, now))
     }
 
     /// An address whose holder showed one exchange and nothing since, where
     /// somebody asks by ARP before it is offered.
-    fn from_stranger(&self, asker: Asker<'_>, now: UnixTime) -> Option<Ipv4Addr> {
+    fn abandoned(&self, asker: Asker<'_>, now: UnixTime) -> Option<Ipv4Addr> {
         let free = |ip| !self.offers.contains_key(&ip);
         self.strangers.oldest(now, free).filter(|_| asker.probed)
     }
