@@ -25,7 +25,7 @@ use groundcrew_netboot::story::{Cause, diagnose};
 use tower_service::Service as _;
 
 use crate::common::{SERVER, TestSite};
-use crate::device::{Device, Firmware, get};
+use crate::device::{Device, Firmware, get, only};
 use crate::stage::{Stage, judged, later};
 
 /// A site's office and its API, without a socket.
@@ -171,7 +171,7 @@ fn last_words() {
     );
 
     let stuck = Device::new(2, Firmware::Uefi);
-    stuck.up_to_initrd(net, "SYNTH-502");
+    only(net, stuck.up_to_initrd(net, "SYNTH-502"));
     let mac = groundcrew_core::hardware::MacAddr(stuck.mac);
     net.on_client(move || {
         let report = HardwareReport::default();
@@ -257,7 +257,7 @@ fn last_words() {
 pub fn words(stage: &Stage, n: u8, trouble: Trouble, text: &str) {
     let device = Device::new(n, Firmware::Uefi);
     let net = &stage.switched.net;
-    device.up_to_text(net, &format!("SYNTH-60{n}"));
+    only(net, device.up_to_text(net, &format!("SYNTH-60{n}")));
     let (mac, text) = (
         groundcrew_core::hardware::MacAddr(device.mac),
         text.to_owned(),

@@ -206,6 +206,14 @@ pub fn take(net: &Net, ip: Ipv4Addr) {
     run("ip", address.split(' '));
 }
 
+/// The client's cable has this address and no other, so that whatever is sent
+/// comes from it.
+pub fn only(net: &Net, ip: Ipv4Addr) {
+    let flush = format!("-n {} address flush dev dev0", net.client);
+    run("ip", flush.split(' '));
+    take(net, ip);
+}
+
 /// What a device does with a TFTP transfer.
 #[derive(Clone, Copy, Debug)]
 pub enum Tftp {
