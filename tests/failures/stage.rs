@@ -74,8 +74,7 @@ impl Stage {
 pub fn story(site: &TestSite, name: &str) -> Fixture {
     let mut tries = (0..100).map(|_| seen(site, name));
     let found = tries.find(Option::is_some).flatten();
-    let fixture = found.unwrap_or_else(|| panic!("{name} was not seen"));
-    fixture
+    found.unwrap_or_else(|| panic!("{name} was not seen"))
 }
 
 /// The story as it is now, once there is one.
