@@ -12,4 +12,5 @@ pub mod lan;
 pub mod office;
 pub mod serve;
 pub mod site;
+pub mod stick;
 pub mod store;

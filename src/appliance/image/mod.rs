@@ -143,6 +143,11 @@ pub fn build(
     })
 }
 
+/// A static program as an initrd of its own, `/NAME` in it.
+pub fn program_initrd(name: &str, program: &Path) -> Result<Vec<u8>, ImageError> {
+    initrd::program_part(name, &read_agent(program)?)
+}
+
 fn read_agent(path: &Path) -> Result<Vec<u8>, ImageError> {
     let size = fs::metadata(path).map_err(ImageError::at(path))?.len();
     if size > MAX_AGENT {

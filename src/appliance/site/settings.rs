@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::{Cidr, Pool};
+use crate::stick::StickSettings;
 pub use dhcp::RelayedSubnet;
 use dhcp::{RawMode, RawReservation, RawSubnet, check_mode, relayed_subnets, reservations};
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub profiles: Profiles,
     /// Which unknown devices are let in without a technician.
     pub rules: Rules,
+    /// What a stick of this site does when it is started.
+    pub stick: StickSettings,
 }
 
 /// What DHCP hands out.
@@ -174,6 +177,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
         },
         profiles,
         rules,
+        stick: check_stick(file, text, raw.stick)?,
     };
     // What only shows when everything is put together: overlaps, doubles.
     crate::lan::networks(&settings)
@@ -197,6 +201,21 @@ fn check_ports(file: &str, text: &str, ports: &RawPorts) -> Result<(), SettingsE
         return Err(at(file, text, ports.https.span(), message));
     }
     Ok(())
+}
+
+/// A menu that nobody can read in time helps nobody.
+fn check_stick(
+    file: &str,
+    text: &str,
+    stick: Spanned<StickSettings>,
+) -> Result<StickSettings, SettingsError> {
+    let span = stick.span();
+    let stick = stick.into_inner();
+    if stick.seconds > 600 {
+        let message = "the menu waits ten minutes at most: write `seconds` as 0 to 600";
+        return Err(at(file, text, span, message));
+    }
+    Ok(stick)
 }
 
 /// Two profiles that take the same device are shown at the second one.
@@ -260,6 +279,12 @@ struct Raw {
     profile: Vec<Spanned<Profile>>,
     #[serde(default)]
     enrollment: RawEnrollment,
+    #[serde(default = "no_stick")]
+    stick: Spanned<StickSettings>,
+}
+
+fn no_stick() -> Spanned<StickSettings> {
+    Spanned::new(0..0, StickSettings::default())
 }
 
 #[derive(Debug, Deserialize)]
