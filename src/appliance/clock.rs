@@ -12,3 +12,13 @@ pub fn read() -> UnixTime {
             .map_or(0, |since| since.as_secs()),
     )
 }
+
+/// Sets it, which only root may.
+pub fn set(time: UnixTime) -> std::io::Result<()> {
+    let time = rustix::time::Timespec {
+        tv_sec: i64::try_from(time.seconds()).unwrap_or(i64::MAX),
+        tv_nsec: 0,
+    };
+    rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)?;
+    Ok(())
+}

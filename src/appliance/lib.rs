@@ -14,3 +14,4 @@ pub mod serve;
 pub mod site;
 pub mod stick;
 pub mod store;
+pub mod transfers;

@@ -83,7 +83,8 @@ fn freshness(site: &Site) -> Finding {
             cure("bring what HQ signed"),
         );
     }
-    let worst = status.parts.iter().max_by_key(|part| part.urgency);
+    // The first of equally urgent ones: what HQ signed stands before what the site does.
+    let worst = status.parts.iter().rev().max_by_key(|part| part.urgency);
     match worst.filter(|part| part.urgency != Urgency::Good) {
         Some(part) if part.urgency == Urgency::Broken => {
             let found = format!("the {} expired at {}", part.what, part.expires);

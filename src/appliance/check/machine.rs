@@ -6,15 +6,15 @@ use std::os::unix::net::UnixStream;
 use nix::net::if_::InterfaceFlags;
 
 use super::Finding;
-use crate::site::{Settings, Site};
+use crate::site::{Settings, Site, time};
 
 /// Whether an appliance serves this site at this moment.
 pub fn served_now(site: &Site) -> bool {
     UnixStream::connect(site.control_socket()).is_ok()
 }
 
-pub fn look(settings: &Settings, running: bool) -> Vec<Finding> {
-    let mut findings = vec![interface(settings), clock()];
+pub fn look(site: &Site, settings: &Settings, running: bool) -> Vec<Finding> {
+    let mut findings = vec![interface(settings), clock(site)];
     if running {
         findings.push(Finding::good(
             "appliance",
@@ -77,18 +77,13 @@ fn interface(settings: &Settings) -> Finding {
     Finding::good(what, format!("up, holds {own}"))
 }
 
-fn clock() -> Finding {
-    let clock = crate::clock::read();
-    let floor = groundcrew_core::time::RELEASED;
-    if clock >= floor {
-        Finding::good("clock", clock.to_string())
-    } else {
-        let found = format!("stands at {clock}, before this program was made ({floor})");
-        Finding::problem(
-            "clock",
-            found,
-            "set it: date -s '2026-11-22 21:40:00' with today's values",
-        )
+fn clock(site: &Site) -> Finding {
+    match time::standing(site, crate::clock::read()) {
+        Ok(standing) => match standing.trouble() {
+            None => Finding::good("clock", standing.clock.to_string()),
+            Some(trouble) => Finding::problem("clock", trouble, "groundcrew clock show tells more"),
+        },
+        Err(error) => Finding::problem("clock", format!("{error:#}"), ""),
     }
 }
 
@@ -98,12 +93,29 @@ fn ports(settings: &Settings) -> Vec<Finding> {
     let udp = |address, port| UdpSocket::bind(SocketAddrV4::new(address, port)).map(drop);
     let tcp = |port| TcpListener::bind(SocketAddrV4::new(own, port)).map(drop);
     let ports = settings.ports;
-    vec![
+    let mut all = vec![
         port("67/udp", "DHCP", udp(any, 67)),
         port(&format!("{}/udp", ports.tftp), "TFTP", udp(own, ports.tftp)),
         port(&format!("{}/tcp", ports.http), "HTTP", tcp(ports.http)),
         port(&format!("{}/tcp", ports.https), "HTTPS", tcp(ports.https)),
-    ]
+    ];
+    if settings.sntp {
+        let bound = udp(own, ports.sntp);
+        all.push(sntp_port(&format!("{}/udp", ports.sntp), bound));
+    }
+    all
+}
+
+/// Another time server on this machine is no problem: devices may ask that one.
+fn sntp_port(name: &str, bound: std::io::Result<()>) -> Finding {
+    match bound {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::warning(
+            format!("port {name}"),
+            "another program has it, so devices get the time from that one",
+            "write `sntp = false` under [time] in site.toml if that is meant",
+        ),
+        bound => port(name, "SNTP", bound),
+    }
 }
 
 fn port(port: &str, service: &str, bound: std::io::Result<()>) -> Finding {

@@ -88,7 +88,7 @@ pub fn run(site: &Site, wire: Wire) -> Vec<Finding> {
     let mut findings = vec![Finding::good("site.toml", found)];
     findings.extend(files::look(site, &settings));
     let running = machine::served_now(site);
-    findings.extend(machine::look(&settings, running));
+    findings.extend(machine::look(site, &settings, running));
     if wire == Wire::Ask {
         findings.push(wire::ask(&settings));
     }

@@ -72,7 +72,7 @@ fn image_trust(site: &Site) -> anyhow::Result<Vec<u8>> {
         minimum: groundcrew_core::trust::tuf::MinimumVersions::default(),
     };
     trust
-        .verify(publish::now(&repo))
+        .verify(publish::now(site, &repo))
         .context("devices would refuse this site")?;
     Ok(trust.to_json()?)
 }

@@ -5,6 +5,7 @@ pub mod args;
 mod backup;
 mod bundle;
 mod client;
+pub mod clock;
 mod device;
 mod explain;
 mod hash;
@@ -47,6 +48,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Hash(command) => hash::run(command),
         Command::Profile(command) => explain::profile(command),
         Command::Hq(command) => hq::run(command),
+        Command::Clock(command) => clock::run(command),
         Command::Trust(command) => trust::run(command),
     }
 }

@@ -5,12 +5,13 @@
 
 mod view;
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use groundcrew_core::hardware::MacAddr;
+use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::dhcp::{
     BootClient, BootService, Counters, Handled, Identity, Lease, LeaseEvent, LeaseState, Loaders,
     Mode, Moment, Notice, Reply, Request, Server, Service, Subnet, SubnetConfig, Verdict, Via,
@@ -21,6 +22,9 @@ pub use view::{CountersView, LeaseView, NetView, OtherView, SubnetView};
 
 use crate::site::{Cidr, Settings};
 use crate::store::{Busy, Change, Commit, Writer};
+
+/// Who holds which address: hardware address, and the UUID where it was told.
+pub type Machines = HashMap<Ipv4Addr, (MacAddr, Option<SmbiosUuid>)>;
 
 /// The service and its way to the disk.
 pub struct Desk {
@@ -196,6 +200,24 @@ impl Desk {
         };
         commit.done().await;
         Ok(released(ip))
+    }
+
+    /// The machine that holds `ip` at this moment.
+    pub fn machine(&self, ip: Ipv4Addr) -> Option<(MacAddr, Option<SmbiosUuid>)> {
+        let now = crate::clock::read();
+        let inner = self.lock();
+        let lease = inner.service.server().leases().find(|row| row.ip == ip);
+        lease
+            .filter(|row| row.holds(now))
+            .map(|row| (row.mac, row.uuid))
+    }
+
+    /// The machines that hold addresses at this moment.
+    pub fn machines(&self) -> Machines {
+        let now = crate::clock::read();
+        let inner = self.lock();
+        let held = inner.service.server().leases().filter(|row| row.holds(now));
+        held.map(|row| (row.ip, (row.mac, row.uuid))).collect()
     }
 
     /// The network as this appliance sees it.

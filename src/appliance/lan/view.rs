@@ -6,6 +6,8 @@ use groundcrew_core::UnixTime;
 use groundcrew_netboot::dhcp::{Lease, LeaseState, Moment, Network, Service};
 use serde::{Deserialize, Serialize};
 
+use crate::transfers::TransfersView;
+
 /// A lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeaseView {
@@ -40,6 +42,9 @@ pub struct NetView {
     pub others: Vec<OtherView>,
     /// What was counted since the appliance was started.
     pub counters: CountersView,
+    /// Files on their way to devices. Filled by who knows the devices.
+    #[serde(default)]
+    pub transfers: TransfersView,
 }
 
 /// A network.
@@ -122,6 +127,7 @@ pub fn net(service: &Service, interface: &str, now: Moment) -> NetView {
         subnets: subnets(service, now.wall),
         others: others.collect(),
         counters: counters(service),
+        transfers: TransfersView::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use groundcrew_registry::device::{Device, Phase};
 
 use super::published;
 use super::{Inner, Office};
-use crate::site::publish;
+use crate::site::{publish, staleness};
 use crate::store;
 
 impl Office {
@@ -58,6 +58,7 @@ impl Office {
         let repo = publish::load(&self.site).map_err(|error| format!("{error:#}"))?;
         let charter = publish::charter(&self.site, &self.name, &repo);
         let charter = charter.map_err(|error| format!("{error:#}"))?;
+        staleness::check(&self.site, self.staleness, now).map_err(|error| format!("{error:#}"))?;
         let others = let_in(&inner.registry, id);
         charter
             .unexpired(Now::Clock(now))

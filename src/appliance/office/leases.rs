@@ -1,12 +1,15 @@
 //! Commands about addresses: the running DHCP service carries them out, or,
 //! where nobody serves the site, the rows do.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
+
 use super::{Office, Outcome};
-use crate::lan::{self, Desk};
+use crate::lan::{self, Desk, Machines};
 use crate::store;
+use crate::transfers::TransfersView;
 
 impl Office {
     /// Hands over the DHCP service that runs beside this office. Once.
@@ -36,6 +39,36 @@ impl Office {
         let desk = self.desk.get().ok_or_else(|| {
             anyhow::anyhow!("nobody serves this site at the moment: start `groundcrew serve`")
         })?;
-        Ok(Outcome::Net(Box::new(desk.net())))
+        let mut net = desk.net();
+        net.transfers = self.transfers.view();
+        self.name_peers(&mut net.transfers, &desk.machines());
+        Ok(Outcome::Net(Box::new(net)))
+    }
+
+    /// The hardware address and UUID of the machine that leases `ip` here.
+    pub fn leased_to(&self, ip: IpAddr) -> Option<(Option<MacAddr>, Option<SmbiosUuid>)> {
+        let IpAddr::V4(ip) = ip else { return None };
+        let (mac, uuid) = self.desk.get()?.machine(ip)?;
+        Some((Some(mac), uuid))
+    }
+
+    /// Says which machines and devices transfers go to, as far as leases tell.
+    fn name_peers(&self, transfers: &mut TransfersView, machines: &Machines) {
+        let inner = self.lock();
+        let lists = [
+            &mut transfers.running,
+            &mut transfers.done,
+            &mut transfers.failed,
+        ];
+        for transfer in lists.into_iter().flatten() {
+            let IpAddr::V4(ip) = transfer.peer else {
+                continue;
+            };
+            if let Some((mac, uuid)) = machines.get(&ip) {
+                let state = inner.registry.lookup_boot(None, *uuid, Some(*mac));
+                transfer.mac = Some(mac.to_string());
+                transfer.device = state.device().map(ToString::to_string);
+            }
+        }
     }
 }

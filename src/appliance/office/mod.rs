@@ -43,8 +43,10 @@ pub use command::{
 pub use enroll::Refusal;
 
 use crate::lan::Desk;
-use crate::site::{Settings, Site, SiteKeys, publish};
+use crate::site::settings::Staleness;
+use crate::site::{Settings, Site, SiteKeys, publish, time};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
+use crate::transfers::Board;
 use challenge::Challenger;
 use pace::Pace;
 use sessions::Sessions;
@@ -56,12 +58,14 @@ pub struct Office {
     organisation: String,
     profiles: Profiles,
     rules: Rules,
+    staleness: Staleness,
     keys: SiteKeys,
     challenger: Challenger,
     writer: Writer,
     registry_file: PathBuf,
     /// The DHCP service, while the site is served.
     desk: OnceLock<Arc<Desk>>,
+    transfers: Board,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -85,6 +89,10 @@ impl Office {
         let keys = SiteKeys::read(&site.keys_dir())?;
         let mut registry = Registry::new(settings.site.clone(), Limits::default());
         let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
+        // Metadata that does not hold is told by whoever needs it.
+        if let Some(issued) = publish::load(site).ok().and_then(|repo| repo.issued_at()) {
+            floor.raise(issued);
+        }
         for (number, line) in (1u64..).zip(store.journal()?) {
             let entry = Entry::read(&line).with_context(|| format!("journal line {number}"))?;
             registry.apply(&entry)?;
@@ -98,11 +106,13 @@ impl Office {
             organisation: settings.organisation.clone(),
             profiles: settings.profiles.clone(),
             rules: settings.rules.clone(),
+            staleness: settings.staleness,
             keys,
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
             writer: store.start()?,
             desk: OnceLock::new(),
+            transfers: Board::default(),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
             inner: Mutex::new(Inner {
@@ -118,6 +128,11 @@ impl Office {
     /// The site's keys.
     pub fn keys(&self) -> &SiteKeys {
         &self.keys
+    }
+
+    /// Files on their way.
+    pub fn transfers(&self) -> &Board {
+        &self.transfers
     }
 
     /// The way to the disk.
@@ -305,9 +320,24 @@ impl Office {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The site has signed that it is so late.
+    pub fn proven(&self, time: UnixTime) {
+        self.lock().floor.raise(time);
+    }
+
+    /// Whether the clock is believed.
+    pub fn knows_the_time(&self) -> bool {
+        self.credible_now(&self.lock()).is_ok()
+    }
+
     /// The time to record and sign with.
     fn credible_now(&self, inner: &Inner) -> Result<UnixTime, Refusal> {
-        match inner.floor.now(crate::clock::read()) {
+        let mut floor = inner.floor;
+        // Read anew: a technician may have set the clock, or taken that back.
+        if let Some(decided) = time::decided(&self.site).unwrap_or_default() {
+            floor.raise(decided);
+        }
+        match floor.now(crate::clock::read()) {
             Now::Clock(now) if now < self.vouched_until(now) => Ok(now),
             Now::Clock(_) => Err(Refusal::ClockBeyond),
             Now::Floor(_) => Err(Refusal::ClockUnknown),

@@ -9,14 +9,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
-use groundcrew_netboot::ipxe::{
-    self, AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings,
-};
+use groundcrew_netboot::ipxe::{self, IpxeQuery, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
-use groundcrew_registry::boot::BootState;
 
 use super::files::{Tree, plain};
 use super::http::Peer;
+use super::texts::{self, decide, describe};
 use crate::office::Office;
 use crate::site::{Settings, Site};
 
@@ -30,15 +28,7 @@ struct Boot {
 
 /// The routes of the plain HTTP port.
 pub fn routes(site: &Site, settings: &Settings, boot: Tree, office: Arc<Office>) -> Router {
-    let http = std::net::SocketAddrV4::new(settings.address.address, settings.ports.http);
-    let scripts = ScriptSettings {
-        http,
-        https_port: settings.ports.https,
-        appliance: format!("groundcrew {}", env!("CARGO_PKG_VERSION")),
-        site: format!("{} ({})", settings.site, settings.organisation),
-        attempts: 3,
-        on_failure: OnFailure::OwnDisk,
-    };
+    let scripts = texts::settings(settings);
     let state = Arc::new(Boot {
         office,
         scripts,
@@ -87,49 +77,6 @@ fn text(script: &str) -> Response {
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// What a device shall boot, by what the registry knows of it.
-fn decide(state: &BootState) -> BootDecision {
-    let own_disk = |why: String| BootDecision::OwnDisk { why };
-    match state {
-        BootState::Provision { .. } | BootState::Unknown => agent(),
-        BootState::OwnDisk {
-            device,
-            bundle,
-            since,
-        } => own_disk(format!("{device} has {bundle} since {since}")),
-        BootState::Failed { device, reason, .. } => {
-            own_disk(format!("{device} could not be provisioned: {reason}"))
-        }
-        BootState::Rejected { device, reason, .. } => {
-            own_disk(format!("{device} was refused: {reason}"))
-        }
-    }
-}
-
-fn agent() -> BootDecision {
-    match (
-        BootPath::from_tftp("vmlinuz"),
-        BootPath::from_tftp("initrd.img"),
-    ) {
-        (Ok(kernel), Ok(initrd)) => BootDecision::Agent(AgentBoot {
-            kernel,
-            initrds: vec![initrd],
-            args: Vec::new(),
-        }),
-        _ => BootDecision::OwnDisk {
-            why: "this appliance has no boot image".to_owned(),
-        },
-    }
-}
-
-fn describe(decision: &BootDecision) -> String {
-    match decision {
-        BootDecision::Agent(_) => "load the agent".to_owned(),
-        BootDecision::OwnDisk { why } => format!("own disk ({why})"),
-        BootDecision::Hold { message, .. } => format!("hold ({message})"),
-    }
 }
 
 /// `/boot/…`, `/tuf/…` and `/blobs/…`.

@@ -1,20 +1,30 @@
 //! Files over HTTP: whole or a range, from one folder and never from outside
-//! it, streamed with bounded memory.
+//! it. What is answered says which bytes of which file follow ([`FileBody`]);
+//! the connection sends them.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
-use http_body_util::StreamBody;
-use hyper::body::{Bytes, Frame};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-/// Bytes read and sent at a time.
-const PIECE: u64 = 256 * 1024;
+/// The bytes of a file that are an answer's content, as an extension of the
+/// response. Its `Content-Length` says their number.
+#[derive(Clone, Debug)]
+pub struct FileBody {
+    /// The file, open: replaced under its name, it stays what it was.
+    pub file: Arc<File>,
+    /// As the peer asked for it, for people.
+    pub name: String,
+    /// The first byte.
+    pub start: u64,
+    /// Behind the last byte.
+    pub end: u64,
+}
 
 /// A folder that is served.
 #[derive(Clone, Debug)]
@@ -53,14 +63,14 @@ impl Tree {
 
     /// Answers a GET or HEAD for `path`.
     pub async fn answer(&self, method: &Method, headers: &HeaderMap, path: &str) -> Response {
-        let (tree, path) = (self.clone(), path.to_owned());
+        let (tree, name) = (self.clone(), path.to_owned());
         let opened = tokio::task::spawn_blocking(move || {
-            let file = tree.open(&path)?;
+            let file = tree.open(&name)?;
             let metadata = file.metadata()?;
-            Ok::<_, std::io::Error>((file, metadata))
+            Ok::<_, std::io::Error>((name, file, metadata))
         });
         match opened.await {
-            Ok(Ok((file, metadata))) => send(method, headers, file, &metadata),
+            Ok(Ok((name, file, metadata))) => send(method, headers, (name, file), &metadata),
             _ => plain(StatusCode::NOT_FOUND, "no such file\n"),
         }
     }
@@ -80,7 +90,7 @@ pub fn plain(status: StatusCode, text: &str) -> Response {
 fn send(
     method: &Method,
     headers: &HeaderMap,
-    file: File,
+    (name, file): (String, File),
     metadata: &std::fs::Metadata,
 ) -> Response {
     let size = metadata.len();
@@ -90,9 +100,12 @@ fn send(
         metadata.mtime_nsec() ^ metadata.mtime()
     );
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    if text(header::IF_NONE_MATCH) == Some(etag.as_str()) {
+    if text(header::IF_NONE_MATCH).is_some_and(|tags| matches(tags, &etag)) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
+        if let Ok(value) = HeaderValue::from_str(&etag) {
+            response.headers_mut().insert(header::ETAG, value);
+        }
         return response;
     }
     // A range of another version of the file would splice two files.
@@ -107,12 +120,16 @@ fn send(
         Range::Part(start, end) => (StatusCode::PARTIAL_CONTENT, start, end),
         Range::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, 0, 0),
     };
-    let body = if method == Method::HEAD || start == end {
-        Body::empty()
-    } else {
-        stream(file, start, end)
-    };
-    let mut response = Response::new(body);
+    let mut response = Response::new(Body::empty());
+    if method != Method::HEAD && start < end {
+        let file = Arc::new(file);
+        response.extensions_mut().insert(FileBody {
+            file,
+            name,
+            start,
+            end,
+        });
+    }
     *response.status_mut() = status;
     let fields = response.headers_mut();
     let mut set = |name, value: String| {
@@ -167,28 +184,10 @@ fn parse_range(text: &str, size: u64) -> Range {
     }
 }
 
-/// Reads a piece when the peer is ready for it: a peer that stalls holds a
-/// connection, but no thread.
-fn stream(file: File, start: u64, end: u64) -> Body {
-    let next = move |(file, at): (Arc<File>, u64)| async move {
-        if at >= end {
-            return None;
-        }
-        let length = PIECE.min(end - at);
-        let source = Arc::clone(&file);
-        let read = tokio::task::spawn_blocking(move || read_piece(&source, at, length)).await;
-        // A failed read cuts the answer short, and so tells the peer.
-        let piece = read.map_err(std::io::Error::other).and_then(|read| read);
-        Some((piece.map(Frame::data), (file, at + length)))
-    };
-    let pieces = futures_util::stream::unfold((Arc::new(file), start), next);
-    Body::new(StreamBody::new(pieces))
-}
-
-fn read_piece(file: &File, at: u64, length: u64) -> std::io::Result<Bytes> {
-    let mut piece = vec![0; usize::try_from(length).map_err(std::io::Error::other)?];
-    file.read_exact_at(&mut piece, at)?;
-    Ok(Bytes::from(piece))
+/// RFC 9110 §13.1.2: any of a list, compared weakly, or a star.
+fn matches(tags: &str, etag: &str) -> bool {
+    let mut tags = tags.split(',').map(str::trim);
+    tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! HTTP/1.1 connections, plain or TLS: accepted, bounded, ended in order.
-//! The caller binds the listener and brings the routes.
+//! HTTP/1.1 connections: accepted, bounded, ended in order. The caller binds
+//! the listener and brings the routes. TLS connections are hyper's, those of the
+//! plain port [`super::plain`]'s.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::Shutdown;
+use crate::transfers::Board;
 
 /// Open connections at once on one listener; more wait in the kernel's queue.
 const CONNECTIONS: usize = 4096;
@@ -26,7 +28,7 @@ const CONNECTIONS: usize = 4096;
 const PER_ADDRESS: usize = 128;
 
 /// A peer that has not sent its request line and headers by then is let go.
-const HEADERS_WITHIN: Duration = Duration::from_secs(15);
+pub const HEADERS_WITHIN: Duration = Duration::from_secs(15);
 
 /// A peer that has not finished its TLS handshake by then is let go.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
@@ -38,13 +40,17 @@ const DRAIN: Duration = Duration::from_secs(3);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
+/// How a port speaks.
+#[derive(Clone)]
+pub enum Port {
+    /// In the open; what is sent is seen on this board.
+    Plain(Board),
+    /// By TLS.
+    Tls(TlsAcceptor),
+}
+
 /// Serves until told to stop, then lets open answers finish for a moment.
-pub async fn run(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    routes: Router,
-    mut stop: Shutdown,
-) {
+pub async fn run(listener: TcpListener, port: Port, routes: Router, mut stop: Shutdown) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let seats = Seats::default();
     let mut connections = JoinSet::new();
@@ -71,9 +77,9 @@ pub async fn run(
             tracing::debug!(%peer, "too many connections of one address");
             continue;
         };
-        let (tls, routes, stop) = (tls.clone(), routes.clone(), stop.clone());
+        let (port, routes, stop) = (port.clone(), routes.clone(), stop.clone());
         connections.spawn(async move {
-            serve_stream(stream, peer, tls, routes, stop).await;
+            serve_stream(stream, peer, port, routes, stop).await;
             drop((seat, place));
         });
         while connections.try_join_next().is_some() {}
@@ -118,14 +124,20 @@ impl Drop for Seat {
 async fn serve_stream(
     stream: TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    port: Port,
     routes: Router,
-    stop: Shutdown,
+    mut stop: Shutdown,
 ) {
     // Small answers must not wait for the peer's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else {
-        return serve_http(stream, peer, routes, stop).await;
+    let tls = match port {
+        Port::Tls(tls) => tls,
+        Port::Plain(board) => {
+            if let Err(error) = super::plain::serve(stream, peer, routes, &board, &mut stop).await {
+                tracing::debug!(%peer, "connection ended: {error}");
+            }
+            return;
+        }
     };
     match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
         Ok(Ok(stream)) => serve_http(stream, peer, routes, stop).await,

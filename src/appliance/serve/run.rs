@@ -9,11 +9,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
-use super::{Shutdown, api, boot, control, dhcp, http, ra, tftp, tls, upkeep};
+use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
 use crate::lan::Desk;
 use crate::office::Office;
 use crate::site::{Settings, Site};
 use crate::store::Store;
+use texts::Texts;
 
 /// Serves `site` until SIGTERM or SIGINT.
 pub fn run(site: &Site) -> anyhow::Result<()> {
@@ -31,6 +32,7 @@ struct Sockets {
     http: TcpListener,
     https: TcpListener,
     control: tokio::net::UnixListener,
+    sntp: Option<tokio::net::UdpSocket>,
     link: Option<ra::Link>,
 }
 
@@ -57,6 +59,7 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let settings = site.settings()?;
     let store = Store::open(&site.registry_file())?;
+    store.make_room();
     let leases = store.leases()?;
     let sockets = bind(site, &settings).await?;
     let office = Arc::new(Office::open(site, &settings, store)?);
@@ -99,12 +102,18 @@ async fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
             None
         }
     };
+    let sntp = settings.sntp.then(|| sntp::bind(settings)).transpose();
+    let sntp = sntp.unwrap_or_else(|error| {
+        tracing::warn!("devices get no time from here, which another program may tell: {error:#}");
+        None
+    });
     Ok(Sockets {
         dhcp: dhcp::bind(settings)?,
         tftp: tftp::bind(address, ports.tftp).await?,
         http: tcp("HTTP", address, ports.http).await?,
         https: tcp("HTTPS", address, ports.https).await?,
         control: control::bind(&site.control_socket())?,
+        sntp,
         link,
     })
 }
@@ -134,13 +143,24 @@ fn start(
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
     tasks.spawn(dhcp::run(sockets.dhcp, desk, shutdown.clone()));
-    tasks.spawn(tftp::run(sockets.tftp, boot_tree.clone(), shutdown.clone()));
+    let board = office.transfers().clone();
+    let shelf = tftp::Shelf {
+        tree: boot_tree.clone(),
+        texts: Arc::new(Texts::new(Arc::clone(office), texts::settings(settings))),
+        board: board.clone(),
+    };
+    tasks.spawn(tftp::run(sockets.tftp, shelf, shutdown.clone()));
     let boot_routes = boot::routes(site, settings, boot_tree, Arc::clone(office));
-    tasks.spawn(http::run(sockets.http, None, boot_routes, shutdown.clone()));
+    tasks.spawn(http::run(
+        sockets.http,
+        http::Port::Plain(board),
+        boot_routes,
+        shutdown.clone(),
+    ));
     let api_routes = api::routes(Arc::clone(office));
     tasks.spawn(http::run(
         sockets.https,
-        Some(tls),
+        http::Port::Tls(tls),
         api_routes,
         shutdown.clone(),
     ));
@@ -154,6 +174,9 @@ fn start(
         Arc::clone(office),
         shutdown.clone(),
     ));
+    if let Some(socket) = sockets.sntp {
+        tasks.spawn(sntp::run(socket, Arc::clone(office), shutdown.clone()));
+    }
     if let Some(link) = sockets.link {
         // It ends by itself where a real router is heard; then nothing is left to do.
         let mut stop = shutdown.clone();

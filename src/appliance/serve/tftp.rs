@@ -21,6 +21,8 @@ use tokio::sync::Notify;
 
 use super::Shutdown;
 use super::files::Tree;
+use super::texts::Texts;
+use crate::transfers::{Board, Protocol, Ticket};
 
 /// A transfer at rest holds no file bytes, so many may run. One address stands
 /// for many machines where they share a router.
@@ -28,6 +30,17 @@ const CAPS: Caps = Caps {
     total: 4096,
     per_address: 256,
 };
+
+/// What is sent, and where it is seen.
+#[derive(Clone)]
+pub struct Shelf {
+    /// Files.
+    pub tree: Tree,
+    /// Texts made for one device, where no file has that name.
+    pub texts: Arc<Texts>,
+    /// Who looks on.
+    pub board: Board,
+}
 
 /// The well-known port, bound.
 pub struct Listener {
@@ -53,7 +66,7 @@ struct DeskState {
 }
 
 /// Answers until told to stop.
-pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
+pub async fn run(listener: Listener, shelf: Shelf, mut stop: Shutdown) {
     let desk = Desk(Arc::new(Mutex::new(DeskState {
         admission: Admission::new(CAPS),
         repeats: HashMap::new(),
@@ -72,7 +85,7 @@ pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
             },
         };
         match tftp::parse_request(buffer.get(..length).unwrap_or_default()) {
-            Ok(request) => admit(&desk, &listener, &tree, &stop, peer, request),
+            Ok(request) => admit(&desk, &listener, &shelf, &stop, peer, request),
             Err(refusal) => {
                 tracing::debug!(%peer, "TFTP request refused: {refusal}");
                 if let Some(packet) = refusal.packet() {
@@ -87,7 +100,7 @@ pub async fn run(listener: Listener, tree: Tree, mut stop: Shutdown) {
 fn admit(
     desk: &Desk,
     listener: &Listener,
-    tree: &Tree,
+    shelf: &Shelf,
     stop: &Shutdown,
     peer: SocketAddr,
     request: ReadRequest,
@@ -108,7 +121,7 @@ fn admit(
                 peer,
                 address: listener.address,
                 request,
-                tree: tree.clone(),
+                shelf: shelf.clone(),
                 repeat,
             };
             let (desk, stop) = (desk.clone(), stop.clone());
@@ -138,7 +151,7 @@ struct Job {
     peer: SocketAddr,
     address: Ipv4Addr,
     request: ReadRequest,
-    tree: Tree,
+    shelf: Shelf,
     repeat: Arc<Notify>,
 }
 
@@ -162,27 +175,60 @@ impl Job {
         }
     }
 
-    async fn transfer(self, mut stop: Shutdown) -> std::io::Result<(End, u64)> {
+    async fn transfer(self, stop: Shutdown) -> std::io::Result<(End, u64)> {
         // A socket of its own, so that a transfer has its own port (RFC 1350 §4).
         let socket = UdpSocket::bind(SocketAddrV4::new(self.address, 0)).await?;
         socket.connect(self.peer).await?;
-        let Some(file) = self.open().await else {
+        let Some(content) = self.open().await else {
             let packet = tftp::error_packet(ErrorCode::FileNotFound, "no such file");
             socket.send(&packet).await?;
             return Err(std::io::Error::other("no such file"));
         };
+        let size = content.size()?;
+        let file = self.request.path.as_str();
+        let ticket = self
+            .shelf
+            .board
+            .begin(Protocol::Tftp, self.peer, file, size);
+        let (end, done) = self.converse(&socket, &content, size, &ticket, stop).await;
+        match &end {
+            End::Complete => ticket.done(),
+            End::PeerError(..) if done == 0 => ticket.forget(),
+            End::PeerError(code, text) => ticket.failed(format!("the peer: {code} {text}")),
+            End::Silence => ticket.failed("no acknowledgement"),
+            End::TooLong => ticket.failed("it took too long"),
+            End::Aborted => ticket.failed("given up here"),
+        }
+        Ok((end, done))
+    }
+
+    async fn converse(
+        &self,
+        socket: &UdpSocket,
+        content: &Content,
+        size: u64,
+        ticket: &Ticket,
+        mut stop: Shutdown,
+    ) -> (End, u64) {
         let epoch = Instant::now();
-        let size = file.metadata()?.len();
         let mut transfer = Transfer::new(&self.request, size, &Limits::default(), epoch.elapsed());
         let mut incoming = [0; 1024];
         loop {
             match transfer.poll(epoch.elapsed()) {
-                Step::Done(end) => return Ok((end, transfer.progress().0)),
-                Step::Send(packet) => send(&socket, &packet).await,
-                Step::Window(window) => match read(&file, &window) {
-                    Some(packets) => send_window(&socket, &packets, window.segment()).await,
-                    None => transfer.abort("the file cannot be read"),
-                },
+                Step::Done(end) => {
+                    let (done, _) = transfer.progress();
+                    ticket.reached(done);
+                    return (end, done);
+                }
+                Step::Send(packet) => send(socket, &packet).await,
+                Step::Window(window) => {
+                    ticket.reached(transfer.progress().0);
+                    ticket.repeated(transfer.repeats());
+                    match content.read(&window) {
+                        Some(packets) => send_window(socket, &packets, window.segment()).await,
+                        None => transfer.abort("the file cannot be read"),
+                    }
+                }
                 Step::Wait(until) => {
                     let sleep = until
                         .saturating_sub(epoch.elapsed())
@@ -201,12 +247,47 @@ impl Job {
         }
     }
 
-    async fn open(&self) -> Option<File> {
-        let (tree, path) = (self.tree.clone(), self.request.path.to_string());
-        tokio::task::spawn_blocking(move || tree.open(&path))
+    /// The file of that name, else the text of that name.
+    async fn open(&self) -> Option<Content> {
+        let (tree, path) = (self.shelf.tree.clone(), self.request.path.to_string());
+        let file = tokio::task::spawn_blocking(move || tree.open(&path))
             .await
-            .ok()?
-            .ok()
+            .ok()?;
+        match file {
+            Ok(file) => Some(Content::File(file)),
+            Err(_) => {
+                let text = self.shelf.texts.of(&self.request.path, self.peer.ip())?;
+                Some(Content::Text(text.into_bytes()))
+            }
+        }
+    }
+}
+
+/// What a transfer reads from.
+enum Content {
+    File(File),
+    Text(Vec<u8>),
+}
+
+impl Content {
+    fn size(&self) -> std::io::Result<u64> {
+        match self {
+            Self::File(file) => Ok(file.metadata()?.len()),
+            Self::Text(text) => Ok(text.len() as u64),
+        }
+    }
+
+    /// One window of packets; nothing if the file is not what it was.
+    fn read(&self, window: &Window) -> Option<Vec<u8>> {
+        match self {
+            Self::File(file) => read(file, window),
+            Self::Text(text) => {
+                let start = usize::try_from(window.offset).ok()?;
+                let data = text.get(start..start.checked_add(window.length)?)?;
+                let mut packets = Vec::new();
+                window.write(data, &mut packets).then_some(packets)
+            }
+        }
     }
 }
 

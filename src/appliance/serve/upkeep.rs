@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Shutdown;
 use crate::office::Office;
 use crate::site::status::{self, Part, Urgency};
-use crate::site::{Site, publish};
+use crate::site::{Site, publish, time};
 
 /// Between looks.
 const EVERY: Duration = Duration::from_secs(1800);
@@ -24,6 +24,7 @@ pub async fn run(site: Site, office: Arc<Office>, mut stop: Shutdown) {
             () = stop.ordered() => return,
             _ = due.tick() => {}
         }
+        tell_the_clock(&site);
         office.checkpoint_if_due().await;
         if round.is_multiple_of(ROUNDS_A_DAY) {
             let site = site.clone();
@@ -44,6 +45,18 @@ pub async fn run(site: Site, office: Arc<Office>, mut stop: Shutdown) {
     }
 }
 
+/// Every time, until somebody sets it: without a clock nothing works.
+fn tell_the_clock(site: &Site) {
+    match time::standing(site, crate::clock::read()) {
+        Ok(standing) => {
+            if let Some(trouble) = standing.trouble() {
+                tracing::error!("{trouble}");
+            }
+        }
+        Err(error) => tracing::error!("the clock cannot be judged: {error:#}"),
+    }
+}
+
 /// Loud before the time without HQ is spent, louder after.
 fn remind(site: &Site) {
     let status = match status::of(site) {
@@ -60,11 +73,11 @@ fn remind(site: &Site) {
         match part.urgency {
             Urgency::Good => {}
             Urgency::Soon => {
-                tracing::warn!("HQ is missed: its {what} is valid until {expires} only; {todo}");
+                tracing::warn!("HQ is missed: {what} is valid until {expires} only; {todo}");
             }
-            Urgency::Broken => tracing::error!(
-                "devices refuse this site: HQ's {what} expired at {expires}; {todo}"
-            ),
+            Urgency::Broken => {
+                tracing::error!("nobody can be let in: {what} expired at {expires}; {todo}")
+            }
         }
     }
 }
@@ -76,5 +89,8 @@ fn renew(site: &Site, office: &Office) -> anyhow::Result<bool> {
         return Ok(false);
     }
     publish::sign_online(site, &mut repo, office.keys())?;
+    if let Some(issued) = repo.issued_at() {
+        office.proven(issued);
+    }
     Ok(true)
 }

@@ -5,12 +5,12 @@
 use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
 use groundcrew_core::keys::PublicKey;
-use groundcrew_core::time::{Now, TimeFloor};
+use groundcrew_core::time::Now;
 use groundcrew_core::trust::Charter;
 use groundcrew_core::trust::tuf::repo::{Repo, RepoFile, claimed_root, target_file};
 use groundcrew_core::trust::tuf::signed::Authority;
 
-use super::{Site, SiteKeys, publish};
+use super::{Site, SiteKeys, publish, staleness};
 
 /// What a site needs of HQ.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,13 @@ pub struct Imported {
     pub targets: (Option<u64>, u64),
     /// How many target files came along.
     pub files: usize,
+}
+
+impl Imported {
+    /// Whether anything of it was new here.
+    pub fn is_news(&self) -> bool {
+        self.root.0 != Some(self.root.1) || self.targets.0 != Some(self.targets.1)
+    }
 }
 
 /// A package that was found good, ready to be written.
@@ -71,9 +78,9 @@ pub fn check(site: &Site, package: &Package, keys: &SiteKeys) -> anyhow::Result<
         repo.import_targets(&package.targets)
             .context("the targets")?,
     );
-    unexpired(&repo)?;
+    unexpired(site, &repo)?;
     ours(&repo, keys)?;
-    let files = listed(&repo, package, keys)?;
+    let files = listed(site, &repo, package, keys)?;
     let targets = repo.targets().map_or(0, |targets| targets.version.get());
     let imported = Imported {
         root: (before.map(|b| b.0), repo.root().version.get()),
@@ -99,6 +106,10 @@ impl Checked {
         publish::write_targets(site, &self.files)?;
         publish::write_metadata(site, &self.metadata)?;
         publish::sign_online(site, &mut self.repo, keys)?;
+        // The same courier's file a second time is no news.
+        if self.imported.is_news() {
+            staleness::hear(site, publish::now(site, &self.repo).time())?;
+        }
         Ok(self.imported)
     }
 }
@@ -150,12 +161,8 @@ fn with_roots(held: Option<Repo>, roots: &[Vec<u8>]) -> anyhow::Result<(Repo, Ve
     Ok((repo, metadata))
 }
 
-fn unexpired(repo: &Repo) -> anyhow::Result<()> {
-    let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
-    if let Some(issued) = repo.timestamp().and_then(|timestamp| timestamp.issued_at) {
-        floor.raise(issued);
-    }
-    let now = floor.now(crate::clock::read()).time();
+fn unexpired(site: &Site, repo: &Repo) -> anyhow::Result<()> {
+    let now = publish::now(site, repo).time();
     let targets = repo.targets().map(|targets| targets.expires);
     for (what, expires) in [("root", Some(repo.root().expires)), ("targets", targets)] {
         if let Some(expires) = expires.filter(|expires| *expires <= now) {
@@ -198,7 +205,12 @@ fn names(authority: &Authority<'_>, key: PublicKey) -> bool {
 
 /// The files, each as the targets list it; the charter is among them and names
 /// this appliance.
-fn listed(repo: &Repo, package: &Package, keys: &SiteKeys) -> anyhow::Result<Vec<RepoFile>> {
+fn listed(
+    site: &Site,
+    repo: &Repo,
+    package: &Package,
+    keys: &SiteKeys,
+) -> anyhow::Result<Vec<RepoFile>> {
     let targets = repo.targets().context("no targets")?;
     let mut files = Vec::new();
     for (path, bytes) in &package.files {
@@ -218,6 +230,6 @@ fn listed(repo: &Repo, package: &Package, keys: &SiteKeys) -> anyhow::Result<Vec
             && charter.journal_key == keys.journal.public(),
         "the charter names other keys than this site's: devices would not believe this appliance"
     );
-    charter.unexpired(Now::Clock(publish::now(repo).time()))?;
+    charter.unexpired(Now::Clock(publish::now(site, repo).time()))?;
     Ok(files)
 }

@@ -8,7 +8,9 @@ pub mod import;
 pub mod keys;
 pub mod publish;
 pub mod settings;
+pub mod staleness;
 pub mod status;
+pub mod time;
 
 use std::path::{Path, PathBuf};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
-use groundcrew_core::time::{Now, TimeFloor};
+use groundcrew_core::time::Now;
 use groundcrew_core::trust::Charter;
 use groundcrew_core::trust::tuf::TargetFile;
 use groundcrew_core::trust::tuf::repo::{OnlineExpiry, Repo, RepoFile};
@@ -48,12 +48,13 @@ pub fn hold(site: &Site) -> anyhow::Result<Hold> {
 }
 
 /// The time to sign with: the clock, where it is not behind what is proven past.
-pub fn now(repo: &Repo) -> Now {
-    let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
-    if let Some(issued) = repo.timestamp().and_then(|timestamp| timestamp.issued_at) {
-        floor.raise(issued);
-    }
-    floor.now(crate::clock::read())
+pub fn now(site: &Site, repo: &Repo) -> Now {
+    now_by(site, repo, crate::clock::read())
+}
+
+/// The same, by a clock that says `clock`.
+pub fn now_by(site: &Site, repo: &Repo, clock: UnixTime) -> Now {
+    super::time::floor(site, repo.issued_at()).now(clock)
 }
 
 /// Writes metadata files in the order they came, each synced before the next.
@@ -114,7 +115,7 @@ pub fn vouched_until(repo: &Repo) -> UnixTime {
 
 /// The site signs that its repository is current.
 pub fn sign_online(site: &Site, repo: &mut Repo, keys: &SiteKeys) -> anyhow::Result<()> {
-    let now = now(repo);
+    let now = now(site, repo);
     let until = vouched_until(repo);
     anyhow::ensure!(
         now.time() < until,

@@ -3,6 +3,7 @@
 //! machine: `groundcrew check` does.
 
 mod dhcp;
+mod trust;
 
 use std::net::Ipv4Addr;
 
@@ -18,6 +19,7 @@ use super::{Cidr, Pool};
 use crate::stick::StickSettings;
 pub use dhcp::RelayedSubnet;
 use dhcp::{RawMode, RawReservation, RawSubnet, check_mode, relayed_subnets, reservations};
+pub use trust::Staleness;
 
 /// What `site.toml` says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,10 @@ pub struct Settings {
     pub ports: Ports,
     /// What groups of devices get.
     pub profiles: Profiles,
+    /// Whether devices get the time from here.
+    pub sntp: bool,
+    /// How long the site may be without HQ.
+    pub staleness: Staleness,
     /// Which unknown devices are let in without a technician.
     pub rules: Rules,
     /// What a stick of this site does when it is started.
@@ -78,6 +84,8 @@ pub struct Ports {
     pub http: u16,
     /// Enrollment, TCP.
     pub https: u16,
+    /// The time, UDP.
+    pub sntp: u16,
 }
 
 /// A mistake in `site.toml`, ready to be shown: file, line, caret, and what
@@ -174,7 +182,10 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             tftp: raw.ports.tftp.into_inner(),
             http: raw.ports.http.into_inner(),
             https: raw.ports.https.into_inner(),
+            sntp: raw.ports.sntp.into_inner(),
         },
+        sntp: raw.time.sntp,
+        staleness: raw.trust.checked(file, text)?,
         profiles,
         rules,
         stick: check_stick(file, text, raw.stick)?,
@@ -186,7 +197,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
 }
 
 fn check_ports(file: &str, text: &str, ports: &RawPorts) -> Result<(), SettingsError> {
-    for port in [&ports.tftp, &ports.http, &ports.https] {
+    for port in [&ports.tftp, &ports.http, &ports.https, &ports.sntp] {
         if *port.get_ref() == 0 {
             return Err(at(
                 file,
@@ -276,6 +287,10 @@ struct Raw {
     #[serde(default)]
     ports: RawPorts,
     #[serde(default)]
+    time: trust::RawTime,
+    #[serde(default)]
+    trust: trust::RawTrust,
+    #[serde(default)]
     profile: Vec<Spanned<Profile>>,
     #[serde(default)]
     enrollment: RawEnrollment,
@@ -326,6 +341,7 @@ struct RawPorts {
     tftp: Spanned<u16>,
     http: Spanned<u16>,
     https: Spanned<u16>,
+    sntp: Spanned<u16>,
 }
 
 impl Default for RawPorts {
@@ -335,6 +351,7 @@ impl Default for RawPorts {
             tftp: port(69),
             http: port(80),
             https: port(443),
+            sntp: port(123),
         }
     }
 }
@@ -397,9 +414,11 @@ where
         .map_err(serde::de::Error::custom)
 }
 
-fn from_text_spanned<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Spanned<Pool>>, D::Error> {
+fn from_text_spanned<'de, D, T>(deserializer: D) -> Result<Option<Spanned<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
     let text = Spanned::<String>::deserialize(deserializer)?;
     let pool = text.get_ref().parse().map_err(serde::de::Error::custom)?;
     Ok(Some(Spanned::new(text.span(), pool)))

@@ -9,13 +9,9 @@ use groundcrew_core::trust::tuf::{Repo, Root, Snapshot, Targets, Timestamp};
 use groundcrew_core::{SiteId, UnixTime};
 use serde::Serialize;
 
-use super::{Site, publish};
+use super::{Site, publish, staleness};
 
 const DAY: u64 = 86_400;
-
-/// What HQ signed is missed this long before it expires: the budget of a site
-/// that sees no HQ is its charter's time, and it must be loud before it is spent.
-pub const LOUD: u64 = 60 * DAY;
 
 /// How urgent something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -32,7 +28,7 @@ pub enum Urgency {
 /// One signed thing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
-    /// `root`, `targets`, `charter`, `snapshot`, `timestamp`.
+    /// `root`, `targets`, `charter`, `budget`, `snapshot`, `timestamp`.
     pub what: &'static str,
     /// Who signed it, in words.
     pub signed: String,
@@ -78,10 +74,16 @@ impl Status {
 
 /// Looks at a site's trust folder.
 pub fn of(site: &Site) -> anyhow::Result<Status> {
-    let name = site.settings()?.site;
+    of_at(site, crate::clock::read())
+}
+
+/// The same, by a clock that says `clock`.
+pub fn of_at(site: &Site, clock: UnixTime) -> anyhow::Result<Status> {
+    let settings = site.settings()?;
+    let name = settings.site;
     let mut status = Status {
         site: name.clone(),
-        now: crate::clock::read(),
+        now: clock,
         without_hq_until: None,
         terms: None,
         parts: Vec::new(),
@@ -96,13 +98,20 @@ pub fn of(site: &Site) -> anyhow::Result<Status> {
         return Ok(status);
     }
     let repo = publish::load(site)?;
-    status.now = publish::now(&repo).time();
+    status.now = publish::now_by(site, &repo, clock).time();
     let charter = publish::charter(site, &name, &repo);
-    fill(&mut status, &repo, charter);
+    let limit = staleness::ends(site, settings.staleness);
+    fill(&mut status, &repo, charter, limit, settings.staleness.warn);
     Ok(status)
 }
 
-fn fill(status: &mut Status, repo: &Repo, charter: anyhow::Result<Charter>) {
+fn fill(
+    status: &mut Status,
+    repo: &Repo,
+    charter: anyhow::Result<Charter>,
+    limit: anyhow::Result<Option<UnixTime>>,
+    loud: u64,
+) {
     let root = repo.root();
     let by_hq = |role: &RoleKeys, standing: Option<Standing>| {
         let signed = standing.map(|s| s.keys.iter().filter(|(_, signed)| *signed).count());
@@ -141,6 +150,16 @@ fn fill(status: &mut Status, repo: &Repo, charter: anyhow::Result<Charter>) {
         }
         Err(error) => status.missing.push(format!("{error:#}")),
     }
+    match limit {
+        Ok(Some(end)) => parts.push((
+            "budget",
+            "by nobody: the limit without HQ in site.toml".to_owned(),
+            root.version.get(),
+            end,
+        )),
+        Ok(None) => {}
+        Err(error) => status.missing.push(format!("{error:#}")),
+    }
     status.without_hq_until = parts.iter().map(|part| part.3).min();
     let now = status.now;
     status.parts = parts
@@ -148,7 +167,7 @@ fn fill(status: &mut Status, repo: &Repo, charter: anyhow::Result<Charter>) {
         .map(|(what, signed, version, expires)| {
             let urgency = match expires.since(now) {
                 0 => Urgency::Broken,
-                left if left < LOUD => Urgency::Soon,
+                left if left < loud => Urgency::Soon,
                 _ => Urgency::Good,
             };
             let todo = match urgency {

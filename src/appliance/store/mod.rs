@@ -8,6 +8,7 @@
 //! remember must not answer.
 
 mod schema;
+mod wal;
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -24,8 +25,10 @@ use tokio::sync::{mpsc, oneshot};
 /// Changes that may wait for the writer. Past it, requests are turned away.
 const QUEUE: usize = 16 * 1024;
 
-/// Changes between two checkpoints of the write-ahead log: some megabytes.
+/// Changes, and commits, between two checkpoints of the write-ahead log. A commit
+/// writes a handful of pages, so that both stay inside [`wal::ROOM`].
 const CHECKPOINT_EVERY: usize = 4096;
+const CHECKPOINT_COMMITS: usize = 1024;
 
 /// The most changes one transaction takes: bounds the wait for its sync.
 const BATCH: usize = 2048;
@@ -159,6 +162,15 @@ impl Store {
         transaction.commit().context("writing the registry")
     }
 
+    /// Makes the commits to come faster, where the disk has room for that.
+    pub fn make_room(&self) {
+        if let Err(error) = wal::make_room(&self.db, &self.path) {
+            tracing::warn!(
+                "the registry's log gets no room in advance, so answers take longer: {error:#}"
+            );
+        }
+    }
+
     /// Gives the registry to its writer thread.
     pub fn start(self) -> anyhow::Result<Writer> {
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -214,6 +226,11 @@ pub fn check(path: &Path) -> anyhow::Result<()> {
         reader(path)?.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     anyhow::ensure!(answer == "ok", "the registry is damaged: {answer}");
     Ok(())
+}
+
+/// The journal's last line, read beside a running writer.
+pub fn last_journal_line(path: &Path) -> anyhow::Result<Option<String>> {
+    schema::last_journal_line(&reader(path)?).context("reading the journal")
 }
 
 /// One line of the journal. Reads beside the writer.
@@ -342,19 +359,21 @@ fn write_until_closed(
     grown: &std::sync::mpsc::SyncSender<()>,
 ) {
     let mut batches = Vec::new();
-    let mut since = 0;
+    let (mut since, mut commits) = (0, 0);
     while queue.blocking_recv_many(&mut batches, BATCH) > 0 {
         if let Err(error) = commit(&mut store.db, &batches) {
             tracing::error!("cannot write the registry, so nothing more is answered: {error}");
             std::process::exit(1);
         }
+        commits += 1;
         for batch in batches.drain(..) {
             since += batch.changes.len();
             // Whoever asked may have gone away; the change stands.
             let _ = batch.done.send(());
         }
-        if since >= CHECKPOINT_EVERY && grown.try_send(()).is_ok() {
-            since = 0;
+        let grew = since >= CHECKPOINT_EVERY || commits >= CHECKPOINT_COMMITS;
+        if grew && grown.try_send(()).is_ok() {
+            (since, commits) = (0, 0);
         }
     }
 }

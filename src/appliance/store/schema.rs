@@ -120,6 +120,11 @@ pub fn checkpoints(db: &Connection) -> rusqlite::Result<Vec<(u64, Envelope)>> {
         .collect()
 }
 
+pub fn last_journal_line(db: &Connection) -> rusqlite::Result<Option<String>> {
+    let last = "SELECT line FROM journal ORDER BY seq DESC LIMIT 1";
+    db.query_row(last, [], |row| row.get(0)).optional()
+}
+
 pub fn journal_line(db: &Connection, seq: u64) -> rusqlite::Result<Option<String>> {
     let seq = i64::try_from(seq).unwrap_or(i64::MAX);
     db.query_row("SELECT line FROM journal WHERE seq = ?1", [seq], |row| {

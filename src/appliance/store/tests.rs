@@ -99,3 +99,43 @@ fn a_later_form_is_refused() {
         .unwrap();
     assert!(format!("{:#}", Store::open(&path).err().unwrap()).contains("later groundcrew"));
 }
+
+#[tokio::test]
+async fn room_for_the_log_is_made_once_and_holds_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("registry.db");
+    let log = folder.path().join("registry.db-wal");
+    Store::create(&path).unwrap();
+    let mut store = Store::open(&path).unwrap();
+    store.write(&[journal(1)]).unwrap();
+    store.make_room();
+    assert_eq!(
+        store.journal().unwrap().len(),
+        1,
+        "the log was emptied into the registry"
+    );
+    let size = || std::fs::metadata(&log).unwrap().len();
+    assert_eq!(size(), wal::ROOM as u64);
+    // As a power cut would leave it: zeros, and nobody who wrote there.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = copy.path().join("registry.db");
+    std::fs::copy(&path, &copied).unwrap();
+    std::fs::copy(&log, copy.path().join("registry.db-wal")).unwrap();
+    assert_eq!(Store::open(&copied).unwrap().journal().unwrap().len(), 1);
+    let writer = store.start().unwrap();
+    for seq in 2..50 {
+        writer
+            .place()
+            .unwrap()
+            .write(vec![journal(seq)])
+            .done()
+            .await;
+    }
+    assert_eq!(size(), wal::ROOM as u64, "it did not grow");
+    // The same with lines in it that no checkpoint moved.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = copy.path().join("registry.db");
+    std::fs::copy(&path, &copied).unwrap();
+    std::fs::copy(&log, copy.path().join("registry.db-wal")).unwrap();
+    assert_eq!(Store::open(&copied).unwrap().journal().unwrap().len(), 49);
+}

@@ -66,7 +66,7 @@ impl BootPath {
     }
 
     /// The path's components, first to last.
-    pub fn components(&self) -> impl Iterator<Item = &str> {
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('/')
     }
 

@@ -51,6 +51,19 @@ pub enum BootState {
     Unknown,
 }
 
+impl BootState {
+    /// The device it is, if the site knows it.
+    pub fn device(&self) -> Option<&DeviceId> {
+        match self {
+            Self::Provision { device }
+            | Self::OwnDisk { device, .. }
+            | Self::Failed { device, .. }
+            | Self::Rejected { device, .. } => Some(device),
+            Self::Unknown => None,
+        }
+    }
+}
+
 impl Registry {
     /// The state of the machine with this serial number and UUID as the loader
     /// tells them, the UUID in whichever byte order. Junk counts as not told.

@@ -16,6 +16,7 @@ mod script;
 use std::net::SocketAddrV4;
 
 pub use query::{BuildArch, IpxeQuery, QueryError};
+pub(crate) use script::plain;
 pub use script::{
     AgentBoot, BootDecision, Firmware, KernelArg, KernelArgError, OnFailure, ScriptSettings,
     first_script,

@@ -328,7 +328,7 @@ fn write_to(text: &mut String, words: std::fmt::Arguments<'_>) {
 
 /// Text that iPXE prints and cannot obey: letters, digits and a few marks stay,
 /// anything else becomes `?`; spaces are single. At most 160 characters.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mark = |c: char| {
         if c.is_ascii_alphanumeric() || " -_.,:;/()=+@!*'".contains(c) {
             c

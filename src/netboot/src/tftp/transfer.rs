@@ -35,6 +35,8 @@ pub struct Transfer {
     ends_at: Duration,
     /// Once per window an ACK of what came before it means "its first block is lost".
     gap_answered: bool,
+    /// Packets or windows sent again.
+    repeats: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -137,6 +139,7 @@ impl Transfer {
             retries: limits.retries,
             ends_at: now.saturating_add(limits.lifetime),
             gap_answered: false,
+            repeats: 0,
         }
     }
 
@@ -162,6 +165,7 @@ impl Transfer {
                 return self.fail("no acknowledgement", End::Silence, now);
             }
             self.timer.back_off();
+            self.repeats = self.repeats.saturating_add(1);
         }
         self.send(now)
     }
@@ -188,6 +192,7 @@ impl Transfer {
     pub fn repeated(&mut self) {
         if matches!(self.state, State::Waiting) && self.acked == 0 && !self.gap_answered {
             self.gap_answered = true;
+            self.repeats = self.repeats.saturating_add(1);
             self.state = State::Due;
         }
     }
@@ -209,6 +214,12 @@ impl Transfer {
                 .min(self.size),
             self.size,
         )
+    }
+
+    /// How often something was sent again: after silence, or because the peer
+    /// said that the beginning of a window is missing.
+    pub fn repeats(&self) -> u32 {
+        self.repeats
     }
 
     /// The block size and window in use.
@@ -282,6 +293,7 @@ impl Transfer {
         if matches!(self.state, State::Waiting) && believable && self.timer.round_trip_passed(now) {
             self.gap_answered = true;
             self.timer.spoil();
+            self.repeats = self.repeats.saturating_add(1);
             self.state = State::Due;
         }
     }

@@ -292,6 +292,11 @@ impl Repo {
         self.timestamp.as_ref().map(|m| m.content())
     }
 
+    /// When the site signed its timestamp: proof that this time is past.
+    pub fn issued_at(&self) -> Option<UnixTime> {
+        self.timestamp()?.issued_at
+    }
+
     /// The newest root's file.
     pub fn root_bytes(&self) -> &[u8] {
         self.root.bytes()

@@ -1,0 +1,68 @@
+//! SNTP on the devices' network. The time is told while it is credible; else
+//! clients are told that it is not known.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use groundcrew_netboot::sntp::{Request, SinceEpoch};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+
+use super::Shutdown;
+use crate::office::Office;
+use crate::site::Settings;
+
+/// More than any request with extensions.
+const MOST: usize = 1024;
+
+/// Takes the port, on the site's interface and address only.
+pub fn bind(settings: &Settings) -> anyhow::Result<UdpSocket> {
+    let (address, port) = (settings.address.address, settings.ports.sntp);
+    bind_to(&settings.interface, address, port)
+        .with_context(|| super::run::cannot_bind("SNTP", &format!("{address}:{port}/udp")))
+}
+
+fn bind_to(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.bind(&SocketAddrV4::new(address, port).into())?;
+    Ok(UdpSocket::from_std(socket.into())?)
+}
+
+/// Answers until told to stop.
+pub async fn run(socket: UdpSocket, office: Arc<Office>, mut stop: Shutdown) {
+    let mut buffer = [0; MOST];
+    loop {
+        tokio::select! {
+            () = stop.ordered() => return,
+            received = socket.recv_from(&mut buffer) => {
+                let Ok((length, client)) = received else { continue };
+                let packet = buffer.get(..length).unwrap_or_default();
+                answer(&socket, &office, packet, client);
+            }
+        }
+    }
+}
+
+fn answer(socket: &UdpSocket, office: &Office, packet: &[u8], client: SocketAddr) {
+    let received = since_epoch();
+    let request = match Request::parse(packet) {
+        Ok(request) => request,
+        Err(error) => return tracing::debug!(%client, "SNTP packet dropped: {error}"),
+    };
+    let known = office.knows_the_time();
+    let answer = request.answer(known.then(|| (received, since_epoch())));
+    // A full socket buffer loses it, as the network might; the client asks again.
+    match socket.try_send_to(&answer, client) {
+        Ok(_) => tracing::debug!(%client, known, "SNTP answered"),
+        Err(error) => tracing::debug!(%client, "SNTP answer lost: {error}"),
+    }
+}
+
+fn since_epoch() -> SinceEpoch {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or(Duration::ZERO)
+}

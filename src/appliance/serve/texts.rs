@@ -1,0 +1,112 @@
+//! What a device shall boot, and the texts that say so in its loader's language.
+
+use std::net::{IpAddr, SocketAddrV4};
+use std::sync::Arc;
+
+use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
+use groundcrew_netboot::ipxe::{AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings};
+use groundcrew_netboot::path::BootPath;
+use groundcrew_netboot::text::{Machine, TextRequest};
+use groundcrew_registry::boot::BootState;
+
+use crate::office::Office;
+use crate::site::Settings;
+
+/// What all texts of a site have in common.
+pub fn settings(settings: &Settings) -> ScriptSettings {
+    ScriptSettings {
+        http: SocketAddrV4::new(settings.address.address, settings.ports.http),
+        https_port: settings.ports.https,
+        appliance: format!("groundcrew {}", env!("CARGO_PKG_VERSION")),
+        site: format!("{} ({})", settings.site, settings.organisation),
+        attempts: 3,
+        on_failure: OnFailure::OwnDisk,
+    }
+}
+
+/// Makes the texts that loaders ask for by TFTP.
+pub struct Texts {
+    office: Arc<Office>,
+    settings: ScriptSettings,
+}
+
+impl Texts {
+    /// Asks `office` what devices are to do.
+    pub fn new(office: Arc<Office>, settings: ScriptSettings) -> Self {
+        Self { office, settings }
+    }
+
+    /// The text of that name for whoever asks from `peer`; `None` where the
+    /// name is an ordinary file's.
+    pub fn of(&self, path: &BootPath, peer: IpAddr) -> Option<String> {
+        let request = TextRequest::of(path)?;
+        let (mac, uuid) = self.machine(request.machine, peer);
+        let query = IpxeQuery {
+            mac,
+            uuid,
+            ..IpxeQuery::default()
+        };
+        let decision = decide(&self.office.boot_state(&query));
+        let device = mac.map(|mac| mac.to_string());
+        let device = device.or(uuid.map(|uuid| uuid.to_string()));
+        tracing::info!(%peer, file = %path, mac = mac.map(tracing::field::display), "boot text: {}", describe(&decision));
+        Some(request.text(&decision, &self.settings, &device.unwrap_or_default(), mac))
+    }
+
+    /// What is known of the machine: by the name it asks for, and by its lease.
+    fn machine(&self, machine: Machine, peer: IpAddr) -> (Option<MacAddr>, Option<SmbiosUuid>) {
+        let lease = || self.office.leased_to(peer).unwrap_or((None, None));
+        match machine {
+            Machine::Mac(mac) => match lease() {
+                (Some(leased), uuid) if leased == mac => (Some(mac), uuid),
+                _ => (Some(mac), None),
+            },
+            Machine::Uuid(uuid) => (lease().0, Some(uuid)),
+            Machine::Asking => lease(),
+        }
+    }
+}
+
+/// What a device shall boot, by what the registry knows of it.
+pub fn decide(state: &BootState) -> BootDecision {
+    let own_disk = |why: String| BootDecision::OwnDisk { why };
+    match state {
+        BootState::Provision { .. } | BootState::Unknown => agent(),
+        BootState::OwnDisk {
+            device,
+            bundle,
+            since,
+        } => own_disk(format!("{device} has {bundle} since {since}")),
+        BootState::Failed { device, reason, .. } => {
+            own_disk(format!("{device} could not be provisioned: {reason}"))
+        }
+        BootState::Rejected { device, reason, .. } => {
+            own_disk(format!("{device} was refused: {reason}"))
+        }
+    }
+}
+
+fn agent() -> BootDecision {
+    match (
+        BootPath::from_tftp("vmlinuz"),
+        BootPath::from_tftp("initrd.img"),
+    ) {
+        (Ok(kernel), Ok(initrd)) => BootDecision::Agent(AgentBoot {
+            kernel,
+            initrds: vec![initrd],
+            args: Vec::new(),
+        }),
+        _ => BootDecision::OwnDisk {
+            why: "this appliance has no boot image".to_owned(),
+        },
+    }
+}
+
+/// The decision in a word, for the log.
+pub fn describe(decision: &BootDecision) -> String {
+    match decision {
+        BootDecision::Agent(_) => "load the agent".to_owned(),
+        BootDecision::OwnDisk { why } => format!("own disk ({why})"),
+        BootDecision::Hold { message, .. } => format!("hold ({message})"),
+    }
+}

@@ -1,0 +1,80 @@
+//! GRUB 2's configuration.
+//!
+//! A word ends at a space, `;` or a line's end; `$`, quotes and `\` mean
+//! something. Words from outside pass [`plain`] and stand in single quotes,
+//! where GRUB expands nothing. Files come by TFTP, because Debian's signed
+//! network image has no http module, from the address the appliance has and not
+//! from `next-server`, which another DHCP server may have set.
+
+use crate::ipxe::{AgentBoot, BootDecision, ScriptSettings, plain};
+
+/// Finds the loader on a UEFI machine's own disk; the same text is inside `local.efi`.
+const OWN_DISK_EFI: &str = include_str!("../../../../image/local.cfg");
+
+/// GRUB knows its own address by itself, so the text asks it.
+const NETWORK: &str = "gc.mac=$net_default_mac gc.ip=$net_default_ip";
+
+pub fn config(decision: &BootDecision, settings: &ScriptSettings, device: &str) -> String {
+    let mut lines = vec![say(&format!(
+        "{} serves site {}",
+        settings.appliance, settings.site
+    ))];
+    if !plain(device).is_empty() {
+        lines.push(say(&format!("this device is {device}")));
+    }
+    match decision {
+        BootDecision::Agent(agent) => load(&mut lines, settings, agent),
+        BootDecision::OwnDisk { why } => {
+            lines.push(say(&format!("{why}; starting its own disk")));
+            lines.push(own_disk());
+        }
+        BootDecision::Hold { message, seconds } => {
+            lines.push(say(message));
+            lines.push(say(&format!("asking again every {seconds} s")));
+            lines.push(format!("sleep {}", (*seconds).max(1)));
+            // GRUB asks for its names again, the device's first.
+            lines.push("configfile $prefix/grub.cfg".to_owned());
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+fn load(lines: &mut Vec<String>, settings: &ScriptSettings, agent: &AgentBoot) {
+    let root = format!("(tftp,{})", settings.http.ip());
+    lines.push(say(&format!(
+        "loading the agent from {}",
+        settings.http.ip()
+    )));
+    let mut kernel = format!(
+        "linux '{root}/{}' {} {NETWORK}",
+        quoted(agent.kernel.as_str()),
+        super::agent_args(settings)
+    );
+    for arg in &agent.args {
+        kernel.push_str(&format!(" '{}'", arg.as_str()));
+    }
+    let initrds = agent.initrds.iter();
+    let initrds = initrds.map(|path| format!(" '{root}/{}'", quoted(path.as_str())));
+    let initrd = format!("initrd{}", initrds.collect::<String>());
+    // Each only where the one before it worked: a kernel without its initrd panics.
+    lines.push(format!("if {kernel}; then if {initrd}; then boot; fi; fi"));
+    lines.push(say("the agent could not be loaded; starting its own disk"));
+    lines.push(own_disk());
+}
+
+fn own_disk() -> String {
+    format!(
+        "if [ \"$grub_platform\" = efi ]; then\n{OWN_DISK_EFI}else\nset root=(hd0)\nchainloader +1\nboot\nfi"
+    )
+}
+
+fn say(words: &str) -> String {
+    // `plain` lets an apostrophe stand, which would end the quotes.
+    format!("echo 'groundcrew: {}'", plain(words).replace('\'', "?"))
+}
+
+/// A [`BootPath`](crate::path::BootPath) is printable ASCII; of that only an
+/// apostrophe means something inside single quotes.
+fn quoted(path: &str) -> String {
+    path.replace('\'', "'\\''")
+}
