@@ -18,6 +18,7 @@ mod journal;
 mod lease;
 pub mod logging;
 mod net;
+mod stick;
 mod table;
 mod transfer;
 mod trust;
@@ -50,6 +51,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Hq(command) => hq::run(command),
         Command::Clock(command) => clock::run(command),
         Command::Trust(command) => trust::run(command),
+        Command::Stick(command) => stick::run(command),
     }
 }
 

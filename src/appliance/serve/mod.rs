@@ -16,7 +16,7 @@ mod tftp;
 mod tls;
 mod upkeep;
 
-pub use run::run;
+pub use run::{run, run_as};
 
 use tokio::sync::watch;
 

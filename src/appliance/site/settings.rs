@@ -48,6 +48,40 @@ pub struct Settings {
     pub stick: StickSettings,
 }
 
+impl Settings {
+    /// For a machine that provisions itself: reachable from nowhere else.
+    pub fn on_loopback(mut self) -> Self {
+        let address = Cidr {
+            address: Ipv4Addr::LOCALHOST,
+            prefix: 8,
+        };
+        self.sntp = false;
+        self.dhcp.mode = Mode::Off;
+        self.moved_to("lo", address)
+    }
+
+    /// For a stick on a network that it finds. What holds for another network
+    /// than the one in site.toml is left out.
+    pub fn on_network(mut self, interface: &str, address: Cidr, leased: bool) -> Self {
+        self.dhcp.mode = Mode::Auto {
+            serve_if_alone: !leased,
+        };
+        self.moved_to(interface, address)
+    }
+
+    fn moved_to(mut self, interface: &str, address: Cidr) -> Self {
+        interface.clone_into(&mut self.interface);
+        if self.address != address {
+            self.dhcp.pool = address.default_pool();
+            self.dhcp.router = None;
+            self.dhcp.subnets.clear();
+            self.dhcp.reservations.clear();
+            self.address = address;
+        }
+        self
+    }
+}
+
 /// What DHCP hands out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dhcp {

@@ -81,7 +81,7 @@ impl Anchor {
     }
 
     /// Where the next copy belongs and its bytes.
-    pub fn next(&mut self) -> (usize, Vec<u8>) {
+    pub fn advance(&mut self) -> (usize, Vec<u8>) {
         self.number += 1;
         let at = if self.number.is_multiple_of(2) {
             SECOND
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn written(anchor: &mut Anchor, sectors: &mut [u8]) {
-        let (at, bytes) = anchor.next();
+        let (at, bytes) = anchor.advance();
         sectors[at..at + bytes.len()].copy_from_slice(&bytes);
     }
 
@@ -185,7 +185,7 @@ mod tests {
         }
         let before = anchor.clone();
         anchor.tries = 6;
-        let (at, bytes) = anchor.next();
+        let (at, bytes) = anchor.advance();
         // The cut comes anywhere within the record.
         for cut in 0..RECORD {
             let mut torn = sectors.clone();
@@ -211,7 +211,7 @@ mod tests {
         anchor.take(0, [0; 32], &key);
         assert_eq!(anchor.check(&key, |_| None), Ok(()), "a new stick");
         anchor.take(7, [9; 32], &key);
-        let read = Anchor::read(&anchor.next().1);
+        let read = Anchor::read(&anchor.advance().1);
         assert_eq!(read.entries, 7);
         assert_eq!(anchor.check(&key, |n| (n == 7).then_some([9; 32])), Ok(()));
         let fewer = anchor.check(&key, |_| None).unwrap_err();

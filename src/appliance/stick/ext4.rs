@@ -16,6 +16,10 @@ use super::gpt::Guid;
 
 /// Every time in a new file system: 2025-01-01.
 const EPOCH: &str = "1735689600";
+/// What ext4 of the last ten years has; written out, so that a machine's own
+/// mke2fs.conf changes nothing.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
+                        sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 /// Bytes of a block.
 pub const BLOCK: u64 = 4096;
 
@@ -112,6 +116,10 @@ impl Ext4 {
             "ext4",
             "-b",
             "4096",
+            "-O",
+            FEATURES,
+            "-J",
+            "size=16",
             "-I",
             "256",
             "-L",

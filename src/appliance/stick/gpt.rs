@@ -306,12 +306,12 @@ fn partition(entry: &[u8]) -> Option<Partition> {
 }
 
 /// One partition of type 0xee over everything, so that a program that knows
-/// no GPT takes the medium for full. It is marked active: some BIOSes start
-/// from no medium without an active partition.
+/// no GPT takes the medium for full. It is not marked active: UEFI 2.10 section
+/// 5.2.3 forbids it, and there is firmware that then ignores the medium.
 fn protective_mbr(sectors: u64) -> Vec<u8> {
     let covered = u32::try_from(sectors - 1).unwrap_or(u32::MAX);
     let mut out = vec![0; 446];
-    out.extend_from_slice(&[0x80, 0x00, 0x02, 0x00, 0xee, 0xff, 0xff, 0xff]);
+    out.extend_from_slice(&[0x00, 0x00, 0x02, 0x00, 0xee, 0xff, 0xff, 0xff]);
     out.extend_from_slice(&1_u32.to_le_bytes());
     out.extend_from_slice(&covered.to_le_bytes());
     out.resize(510, 0);

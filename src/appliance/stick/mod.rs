@@ -28,6 +28,7 @@ pub mod grub;
 mod kernel;
 pub mod mode;
 pub mod plan;
+pub mod run;
 pub mod vault;
 
 pub use mode::{Mode, StickSettings};

@@ -226,7 +226,7 @@ fn first_anchor(registry: &Path, secrets: &[u8]) -> anyhow::Result<Vec<u8>> {
     let (entries, head) = journal_end(registry)?;
     let mut anchor = Anchor::default();
     anchor.take(entries, head, &AnchorKey::of(secrets));
-    Ok(anchor.next().1)
+    Ok(anchor.advance().1)
 }
 
 /// How many lines a registry's journal has, and the digest of the last one;
@@ -291,18 +291,18 @@ impl Tree {
             (site.boot_dir(), "boot"),
             (site.sources_dir(), "sources"),
         ] {
-            self.folder(&folder, format!("{root}/{name}"))?;
+            self.folder(&folder, &format!("{root}/{name}"))?;
         }
         Ok(())
     }
 
-    fn folder(&mut self, from: &Path, path: String) -> anyhow::Result<()> {
+    fn folder(&mut self, from: &Path, path: &str) -> anyhow::Result<()> {
         let reading = || format!("reading {}", from.display());
         let mut entries = fs::read_dir(from)
             .with_context(reading)?
             .collect::<Result<Vec<_>, _>>()?;
         entries.sort_by_key(fs::DirEntry::file_name);
-        self.folders.push(path.clone());
+        self.folders.push(path.to_owned());
         for entry in entries {
             let name = entry.file_name();
             let name = name.to_str().with_context(reading)?;
@@ -313,7 +313,7 @@ impl Tree {
             }
             let inner = format!("{path}/{name}");
             if kind.is_dir() {
-                self.folder(&entry.path(), inner)?;
+                self.folder(&entry.path(), &inner)?;
             } else if kind.is_file() {
                 let program = entry.metadata()?.permissions().mode() & 0o100 != 0;
                 let rights = if program {
