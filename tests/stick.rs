@@ -273,3 +273,175 @@ fn what_cannot_work_is_said_before_anything_is_written() {
     assert!(help.lines().all(|line| line.len() <= 100), "{help}");
     assert!(Path::new(&bench.at("pin")).exists());
 }
+
+/// Runs `groundcrew` and demands success.
+fn run(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> String {
+    let done = Command::new(GROUNDCREW)
+        .args(arguments.iter().map(|a| a.as_ref()))
+        .output();
+    let done = done.unwrap();
+    assert!(done.status.success(), "{}", text(&done));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+impl Bench {
+    /// Publishes the sample bundle with another greeting.
+    fn publish(&self, version: &str) {
+        let source = self.site.dir().join("sources/welcome");
+        let toml = fs::read_to_string(source.join("bundle.toml")).unwrap();
+        let old = toml
+            .lines()
+            .find(|line| line.starts_with("version"))
+            .unwrap();
+        let new = toml.replacen(old, &format!("version = \"{version}\""), 1);
+        fs::write(source.join("bundle.toml"), new).unwrap();
+        fs::write(source.join("motd"), format!("greeting of {version}\n")).unwrap();
+        let out = self.at(&format!("bundle-{version}"));
+        run(&[&"bundle", &"build", &source, &"--out", &out]);
+        let (hq, site) = (self.site.hq(), self.site.dir());
+        run(&[&"bundle", &"publish", &out, &"--hq", &hq, &"--site", &site]);
+    }
+
+    fn sync(&self, stick: &Path) -> serde_json::Value {
+        let out = run(&[
+            &"stick",
+            &"sync",
+            &"--json",
+            &"--site",
+            &self.site.dir(),
+            &"--stick",
+            &stick,
+        ]);
+        serde_json::from_str(&out).unwrap()
+    }
+
+    /// What a file on the stick's data partition holds.
+    fn on_stick(&self, stick: &Path, path: &str) -> Vec<u8> {
+        let to = self.at("dumped");
+        let data = format!("{}?offset={}", stick.display(), 99 * MIB);
+        let request = format!("dump {path} {}", to.display());
+        tool("debugfs", &["-R", &request, &data]);
+        fs::read(to).unwrap()
+    }
+}
+
+#[test]
+fn sync_moves_what_differs_and_nothing_else() {
+    let bench = Bench::new();
+    bench.publish("1.0.0");
+    let stick = bench.built("stick.img");
+    let nothing = bench.sync(&stick);
+    assert_eq!(
+        (&nothing["written"], &nothing["removed"]),
+        (&0.into(), &0.into()),
+        "{nothing}"
+    );
+
+    let large = bench.site.dir().join("sources/welcome/files/large.bin");
+    fs::write(
+        &large,
+        (0..3_000_000_u32)
+            .map(|n| (n.wrapping_mul(n) >> 3) as u8)
+            .collect::<Vec<_>>(),
+    )
+    .unwrap();
+    bench.publish("1.1.0");
+    let first = bench.sync(&stick);
+    assert!(first["written"].as_u64().unwrap() > 3, "{first}");
+    bench.publish("1.2.0");
+    let second = bench.sync(&stick);
+    // The tree with the large file is the same blob as before.
+    assert!(second["bytes"].as_u64().unwrap() < 200_000, "{second}");
+    let here = fs::read(bench.site.dir().join("trust/metadata/timestamp.json")).unwrap();
+    assert!(bench.on_stick(&stick, "/site/trust/metadata/timestamp.json") == here);
+    for blob in fs::read_dir(bench.site.dir().join("blobs/sha256"))
+        .unwrap()
+        .flatten()
+    {
+        let path = format!("/site/blobs/sha256/{}", blob.file_name().to_string_lossy());
+        assert!(
+            bench.on_stick(&stick, &path) == fs::read(blob.path()).unwrap(),
+            "{path}"
+        );
+    }
+
+    let other = Bench::new();
+    other
+        .site
+        .edit_settings("name = \"hq\"", "name = \"other\"");
+    let done = Command::new(GROUNDCREW)
+        .args(["stick", "sync", "--site"])
+        .arg(other.site.dir())
+        .arg("--stick")
+        .arg(&stick)
+        .output()
+        .unwrap();
+    assert!(
+        text(&done).contains("is a stick of the site hq"),
+        "{}",
+        text(&done)
+    );
+}
+
+#[test]
+fn an_update_changes_what_starts_it_and_not_what_it_knows() {
+    let bench = Bench::new();
+    bench.publish("1.0.0");
+    let stick = bench.built("stick.img");
+    let (registry, vault) = (
+        bench.on_stick(&stick, "/site/registry.db"),
+        bench.on_stick(&stick, "/vault.json"),
+    );
+    // The site knows more by now, and its program is newer.
+    bench.site.groundcrew(&["device", "list"]);
+    let mut newer = static_program();
+    newer.extend(b"newer");
+    fs::write(bench.at("groundcrew"), newer).unwrap();
+    bench.site.edit_settings("seconds = 10", "seconds = 33");
+    let (site, program) = (bench.site.dir(), bench.at("groundcrew"));
+    run(&[
+        &"stick",
+        &"update",
+        &"--site",
+        &site,
+        &"--stick",
+        &stick,
+        &"--binary",
+        &program,
+    ]);
+
+    assert!(bench.on_stick(&stick, "/site/registry.db") == registry);
+    assert!(bench.on_stick(&stick, "/vault.json") == vault);
+    let start = format!("{}@@2M", stick.display());
+    let (_, menu) = tool("mcopy", &["-i", &start, "::EFI/debian/grub.cfg", "-"]);
+    assert!(menu.contains("set timeout=33"), "{menu}");
+    let fat = bench.at("fat.img");
+    let bytes = fs::read(&stick).unwrap();
+    fs::write(&fat, &bytes[2 * MIB as usize..98 * MIB as usize]).unwrap();
+    let (good, said) = tool("fsck.vfat", &["-n", fat.to_str().unwrap()]);
+    assert!(good, "{said}");
+    let (good, said) = tool("sgdisk", &["-v", stick.to_str().unwrap()]);
+    assert!(good && said.contains("No problems found"), "{said}");
+    let data = format!("{}?offset={}", stick.display(), 99 * MIB);
+    assert!(tool("e2fsck", &["-f", "-n", &data]).0);
+}
+
+#[test]
+fn a_backup_of_one_stick_goes_onto_the_next() {
+    let bench = Bench::new();
+    bench.publish("1.0.0");
+    let csv = bench.at("devices.csv");
+    fs::write(&csv, "Device Serial Number,Windows Product ID,Hardware Hash,Manufacturer name,Device model\nSERIAL0001,,,Maker,Model\n").unwrap();
+    let fresh = bench.built("fresh.img");
+    run(&[&"device", &"import", &csv, &"--site", &bench.site.dir()]);
+    let used = bench.built("used.img");
+    let backup = bench.at("stick.backup");
+    run(&[&"stick", &"backup", &"--stick", &used, &backup]);
+    // The same form as any site's backup.
+    let restored = bench.at("restored");
+    run(&[&"restore", &backup, &"--site", &restored]);
+    let said = run(&[&"stick", &"restore", &"--stick", &fresh, &backup]);
+    assert!(said.contains("1 journal entries"), "{said}");
+    let registry = bench.on_stick(&fresh, "/site/registry.db");
+    assert!(registry == fs::read(restored.join("registry.db")).unwrap());
+}

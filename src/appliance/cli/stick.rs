@@ -10,11 +10,17 @@ use clap::{Args, Subcommand};
 
 use super::args::SiteArg;
 use crate::hq::secret;
+use crate::site::Site;
 use crate::stick::build::{self, Progress, Report};
 use crate::stick::device::Medium;
+use crate::stick::kept::Kept;
 use crate::stick::plan::{Plan, Spec};
 use crate::stick::run;
+use crate::stick::start::StartParts;
 use crate::stick::vault::Pin;
+
+/// Where Debian's packages put GRUB and shim.
+const USR_LIB: &str = "/usr/lib";
 
 /// `groundcrew stick`.
 #[derive(Debug, Subcommand)]
@@ -30,6 +36,32 @@ Examples:
 The stick is an appliance of its own: give it a site of its own, whose charter ends soon and
 admits few devices, so that a lost one is worth little. It starts on BIOS, UEFI and Secure Boot.")]
     Build(StickBuildArgs),
+    /// Bring bundles, trust and settings to a stick: only what differs
+    #[command(after_help = "\
+Example:
+  groundcrew stick sync --site van-1 --stick /dev/sdX")]
+    Sync(StickKeptArgs),
+    /// Put a newer program, kernel and menu onto a stick; its state stays
+    #[command(after_help = "\
+Example:
+  groundcrew image build --site van-1
+  groundcrew stick update --site van-1 --stick /dev/sdX")]
+    Update(StickUpdateArgs),
+    /// Copy what a stick knows into one file, as `groundcrew backup` writes it
+    #[command(after_help = "\
+Example:
+  groundcrew stick backup --stick /dev/sdX van-1.backup
+
+The keys are not in it: they stay under the stick's PIN, and in the site's folder.")]
+    Backup(StickBackupArgs),
+    /// Put a backup's devices and journal onto a newly built stick of its site
+    #[command(after_help = "\
+Example:
+  groundcrew stick build --site van-1 --device /dev/sdX
+  groundcrew stick restore --stick /dev/sdX van-1.backup
+
+A stick that was in use goes on from its own state only, and refuses an older one.")]
+    Restore(StickBackupArgs),
     /// What a stick starts by itself
     #[command(hide = true)]
     Run,
@@ -66,10 +98,122 @@ pub struct StickBuildArgs {
     pub json: bool,
 }
 
+/// A stick and the site it is of.
+#[derive(Debug, Args)]
+pub struct StickKeptArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The stick: a medium such as /dev/sdX, or an image
+    #[arg(long, value_name = "PATH")]
+    pub stick: PathBuf,
+    /// What was done, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `groundcrew stick update`.
+#[derive(Debug, Args)]
+pub struct StickUpdateArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The stick: a medium such as /dev/sdX, or an image
+    #[arg(long, value_name = "PATH")]
+    pub stick: PathBuf,
+    /// The static groundcrew that runs on the stick; default: this program
+    #[arg(long, value_name = "FILE")]
+    pub binary: Option<PathBuf>,
+}
+
+/// `groundcrew stick backup` and `restore`.
+#[derive(Debug, Args)]
+pub struct StickBackupArgs {
+    /// The backup's file
+    pub file: PathBuf,
+    /// The stick: a medium such as /dev/sdX, or an image
+    #[arg(long, value_name = "PATH")]
+    pub stick: PathBuf,
+}
+
 pub fn run(command: StickCommand) -> anyhow::Result<ExitCode> {
     match command {
         StickCommand::Build(args) => build(&args),
+        StickCommand::Sync(args) => sync(&args),
+        StickCommand::Update(args) => update(&args),
+        StickCommand::Backup(args) => backup(&args),
+        StickCommand::Restore(args) => restore(&args),
         StickCommand::Run => run::run(),
+    }
+}
+
+fn sync(args: &StickKeptArgs) -> anyhow::Result<ExitCode> {
+    let mut bar = Bar::new();
+    let kept = Kept::open(&args.stick)?;
+    let site = Site::at(&args.site.dir);
+    let done = kept.sync(&site, &mut |progress| bar.show(progress))?;
+    bar.end();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&done)?);
+    } else {
+        println!(
+            "{}: {} files ({} KiB) written, {} were there already, {} blobs removed",
+            args.stick.display(),
+            done.written,
+            done.bytes.div_ceil(1024),
+            done.same,
+            done.removed
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn update(args: &StickUpdateArgs) -> anyhow::Result<ExitCode> {
+    let mut bar = Bar::new();
+    let kept = Kept::open(&args.stick)?;
+    let binary = binary(args.binary.as_deref())?;
+    bar.show(Progress::Part("packing the program"));
+    let site = Site::at(&args.site.dir);
+    let parts = StartParts::make(&site, &binary, Path::new(USR_LIB), kept.bios_boot())?;
+    kept.update(&parts, &mut |progress| bar.show(progress))?;
+    bar.end();
+    println!(
+        "{}: updated and read back; its state is as it was",
+        args.stick.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn backup(args: &StickBackupArgs) -> anyhow::Result<ExitCode> {
+    let kept = Kept::open(&args.stick)?;
+    let scratch = tempfile::tempdir()?;
+    let site = kept.copy_out(&scratch.path().join("site"))?;
+    super::backup::backup(&super::backup::BackupArgs {
+        file: args.file.clone(),
+        site: SiteArg {
+            dir: site.dir().to_owned(),
+        },
+        with_keys: false,
+        without_blobs: false,
+    })
+}
+
+fn restore(args: &StickBackupArgs) -> anyhow::Result<ExitCode> {
+    let kept = Kept::open(&args.stick)?;
+    let scratch = tempfile::tempdir()?;
+    let (site, entries) = super::backup::unpacked(&args.file, scratch.path())?;
+    kept.put_registry(&site)?;
+    println!(
+        "{}: {entries} journal entries, every one in its place; the stick goes on from there",
+        args.stick.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    match named {
+        Some(binary) => Ok(binary.to_owned()),
+        None => Ok(std::env::current_exe()?),
     }
 }
 
@@ -80,13 +224,10 @@ fn build(args: &StickBuildArgs) -> anyhow::Result<ExitCode> {
         confirm(medium, args.yes)?;
     }
     let spec = Spec {
-        site: crate::site::Site::at(&args.site.dir),
-        binary: match &args.binary {
-            Some(binary) => binary.clone(),
-            None => std::env::current_exe()?,
-        },
+        site: Site::at(&args.site.dir),
+        binary: binary(args.binary.as_deref())?,
         pin: pin(args.pin_file.as_deref())?,
-        usr_lib: "/usr/lib".into(),
+        usr_lib: USR_LIB.into(),
     };
     let mut bar = Bar::new();
     let plan = Plan::make(&spec, &mut |part| bar.show(Progress::Part(part)))?;

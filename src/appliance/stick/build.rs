@@ -13,10 +13,13 @@ use serde::Serialize;
 use super::device::Medium;
 use super::ext4::Ext4;
 use super::fat32::Fat32;
-use super::gpt::{HEAD_SECTORS, SECTOR, TAIL_SECTORS, Table};
+use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
 use super::plan::Plan;
+use super::start::StartParts;
 use super::{grub, kernel};
 
+/// Where FAT32 keeps a file system's serial number.
+const VOLUME_ID: u64 = 67;
 const PIECE: usize = 4 << 20;
 
 /// What a build is doing.
@@ -159,15 +162,51 @@ fn parts(plan: &Plan, out: &mut (impl Write + Seek)) -> anyhow::Result<()> {
     at((plan.table.sectors - TAIL_SECTORS) * SECTOR, &tail)?;
     at(plan.partition(1)?.offset(), &plan.grub.core)?;
     at(plan.partition(3)?.offset(), &plan.anchor)?;
+    start_partition(&plan.start, plan.partition(2)?, plan.volume, out)
+}
+
+fn start_partition(
+    files: &[(String, Vec<u8>)],
+    place: &Partition,
+    volume: u32,
+    out: &mut (impl Write + Seek),
+) -> anyhow::Result<()> {
     let mut fat = Fat32::default();
-    for (path, content) in &plan.start {
+    for (path, content) in files {
         fat.file(path, content)?;
     }
-    let start = plan.partition(2)?;
-    out.seek(SeekFrom::Start(start.offset()))?;
-    let hidden = u32::try_from(start.first)?;
-    fat.write(out, start.bytes(), hidden, plan.volume, grub::VOLUME_LABEL)?;
+    out.seek(SeekFrom::Start(place.offset()))?;
+    let hidden = u32::try_from(place.first)?;
+    fat.write(out, place.bytes(), hidden, volume, grub::VOLUME_LABEL)?;
     Ok(())
+}
+
+/// Replaces what starts a stick. One that is pulled in between does not start,
+/// keeps its state, and is updated again.
+pub fn update(parts: &StartParts, table: &Table, file: &File) -> anyhow::Result<()> {
+    let [bios, start, _, data] = table.partitions.as_slice() else {
+        anyhow::bail!("a stick has four partitions");
+    };
+    let mut id = [0; 4];
+    file.read_exact_at(&mut id, start.offset() + VOLUME_ID)?;
+    let volume = u32::from_le_bytes(id);
+    let files = parts.files(data.guid, volume);
+    let zeros = vec![0; PIECE];
+    let (mut at, end) = (start.offset(), start.offset() + start.bytes());
+    while at < end {
+        let length = usize::try_from(end - at)?.min(PIECE);
+        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
+        at += length as u64;
+    }
+    let mut out = file;
+    start_partition(&files, start, volume, &mut out)?;
+    file.write_all_at(&parts.grub.boot, 0)?;
+    file.write_all_at(&parts.grub.core, bios.offset())?;
+    file.sync_all().context("the stick refuses to be written")?;
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+    let mut compare = Compare { image: file, at: 0 };
+    start_partition(&files, start, volume, &mut compare)
+        .context("the stick does not hold what was written to it: it is worn out")
 }
 
 fn read_back(plan: &Plan, image: &File) -> anyhow::Result<()> {

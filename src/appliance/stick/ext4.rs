@@ -47,6 +47,51 @@ pub enum Rights {
     Secret,
 }
 
+/// What an entry of a folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder.
+    Folder,
+    /// A plain file.
+    File,
+    /// A link, a socket.
+    Other,
+}
+
+/// An entry of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Of a file, its size.
+    pub bytes: u64,
+}
+
+impl Entry {
+    /// From `/inode/mode/uid/gid/name/size/`. Not the folder itself and the one
+    /// above it.
+    fn read(line: &str) -> Option<Self> {
+        let mut parts = line.split('/').skip(1);
+        let (inode, mode) = (parts.next()?, parts.next()?);
+        let name = parts.nth(2)?;
+        if inode == "0" || matches!(name, "" | "." | "..") {
+            return None;
+        }
+        let kind = match mode.get(..2) {
+            Some("04") => Kind::Folder,
+            Some("10") => Kind::File,
+            _ => Kind::Other,
+        };
+        Some(Self {
+            name: name.to_owned(),
+            kind,
+            bytes: parts.next().and_then(|size| size.parse().ok()).unwrap_or(0),
+        })
+    }
+}
+
 impl Script {
     /// Makes a folder, whose parent must be there.
     pub fn folder(&mut self, path: &str) -> anyhow::Result<()> {
@@ -158,21 +203,27 @@ impl Ext4 {
         succeeded(&mut command)
     }
 
-    /// Names in a folder with the sizes of the files, sorted. A folder that is
-    /// not there is empty.
-    pub fn list(&self, folder: &str) -> anyhow::Result<Vec<(String, u64)>> {
+    /// What lies in a folder, sorted. A folder that is not there is empty.
+    pub fn list(&self, folder: &str) -> anyhow::Result<Vec<Entry>> {
         let done = self.ask(&format!("ls -p \"{folder}\""))?;
-        // /inode/mode/uid/gid/name/size/
-        let entry = |line: &str| {
-            let mut parts = line.split('/').skip(5);
-            let name = parts.next()?;
-            let size = parts.next().and_then(|size| size.parse().ok()).unwrap_or(0);
-            (!name.is_empty() && name != "." && name != "..").then(|| (name.to_owned(), size))
-        };
         let text = String::from_utf8_lossy(&done.stdout);
-        let mut names: Vec<_> = text.lines().filter_map(entry).collect();
-        names.sort();
-        Ok(names)
+        let mut entries: Vec<_> = text.lines().filter_map(Entry::read).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// Bytes that are free.
+    pub fn free(&self) -> anyhow::Result<u64> {
+        let done = self.ask("stats -h")?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Free blocks:"));
+        let blocks: u64 = line
+            .context("debugfs tells no free blocks")?
+            .trim()
+            .parse()?;
+        Ok(blocks * BLOCK)
     }
 
     /// Copies a file out. An error where there is none.

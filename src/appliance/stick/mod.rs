@@ -5,6 +5,8 @@
 //! plan    what goes on it, with ids made       run      the command `stick run`, which the agent starts
 //!         of its content                       medium   finds the data partition, grows it, mounts it
 //! build   writes and reads back                unlock   asks for the PIN, slowly
+//! start   boot loaders, kernel, menu
+//! kept    a stick that exists: sync, update
 //! gpt, fat32, ext4, grub   its parts           screens  what a technician sees on 80 x 24
 //! device  may this medium be written?          vault, anchor   keys under a PIN; what nobody winds back
 //! ```
@@ -25,10 +27,12 @@ pub mod ext4;
 pub mod fat32;
 pub mod gpt;
 pub mod grub;
+pub mod kept;
 mod kernel;
 pub mod mode;
 pub mod plan;
 pub mod run;
+pub mod start;
 pub mod vault;
 
 pub use mode::{Mode, StickSettings};

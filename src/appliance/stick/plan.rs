@@ -6,16 +6,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use ring::digest::{Context as Sha256, SHA256, digest};
 
 use super::anchor::{Anchor, AnchorKey};
 use super::ext4::{self, Rights, Script};
 use super::gpt::{Guid, Partition, SECTOR, Table, kind};
-use super::grub::{self, BiosGrub, EfiProgram};
+use super::grub::BiosGrub;
+use super::start::StartParts;
 use super::vault::{self, Pin};
 use super::{KEYS_IN_MEMORY, file};
-use crate::image;
 use crate::site::keys::file as key;
 use crate::site::{Site, charter};
 use crate::store;
@@ -89,21 +89,9 @@ impl Plan {
     pub fn make(spec: &Spec, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Self> {
         let site = &spec.site;
         let settings = site.settings()?;
-        let manifest = image::Manifest::read(&site.boot_dir()).with_context(|| {
-            format!(
-                "a stick starts what `groundcrew image build --site {}` makes",
-                site.dir().display()
-            )
-        })?;
-        let differing = manifest.differing(&site.boot_dir());
-        ensure!(
-            differing.is_empty(),
-            "{} in {} changed since `image build`: run it again",
-            differing.join(", "),
-            site.boot_dir().display()
-        );
         tell("packing the program");
-        let start = boot_files(spec)?;
+        let bios = (BIOS_BOOT.0 / SECTOR, BIOS_BOOT.1);
+        let parts = StartParts::make(site, &spec.binary, &spec.usr_lib, bios)?;
         tell("sealing the keys");
         let scratch = tempfile::tempdir()?;
         let secrets = secrets(site)?;
@@ -117,26 +105,14 @@ impl Plan {
         let mut tree = Tree::default();
         tree.file(&vault, format!("/{}", file::VAULT), Rights::Secret)?;
         tree.site(site, &registry)?;
-        let grub = grub::bios(
-            &spec.usr_lib.join("grub"),
-            BIOS_BOOT.0 / SECTOR,
-            BIOS_BOOT.1,
-        )?;
-        let ids = Ids::of(&start, &tree.files, &grub, &settings.stick);
+        let ids = Ids::of(&parts.start, &tree.files, &parts.grub, &settings.stick);
         let data_bytes = data_bytes(&tree.files);
         let table = ids.table(data_bytes);
         let volume = ids.volume();
-        let menu = grub::menu(
-            &settings.stick,
-            ids.guid("data"),
-            volume,
-            settings.site.as_str(),
-        );
-        let mut start = start;
-        start.push((grub::MENU.to_owned(), menu.into_bytes()));
+        let start = parts.files(ids.guid("data"), volume);
         Ok(Self {
             table,
-            grub,
+            grub: parts.grub,
             start,
             volume,
             anchor,
@@ -172,31 +148,6 @@ impl Plan {
         script.link(&format!("/{}/keys", file::SITE), KEYS_IN_MEMORY)?;
         Ok(script)
     }
-}
-
-/// The start partition's files but for the menu, which knows their ids.
-fn boot_files(spec: &Spec) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-    let boot = spec.site.boot_dir();
-    let read = |name: &str| {
-        let path = boot.join(name);
-        fs::read(&path).with_context(|| format!("reading {}", path.display()))
-    };
-    let program = image::program_initrd("groundcrew", &spec.binary).with_context(|| {
-        format!(
-            "{} cannot run on a stick; build it with RUSTFLAGS='-C target-feature=+crt-static' \
-             cargo build --release --target x86_64-unknown-linux-gnu, and name it with --binary",
-            spec.binary.display()
-        )
-    })?;
-    let efi = grub::efi_programs(&spec.usr_lib)?;
-    let mut files: Vec<(String, Vec<u8>)> = efi
-        .into_iter()
-        .map(|EfiProgram { path, content }| (path.to_owned(), content))
-        .collect();
-    files.push((image::VMLINUZ.to_owned(), read(image::VMLINUZ)?));
-    files.push((image::INITRD.to_owned(), read(image::INITRD)?));
-    files.push(("crew.img".to_owned(), program));
-    Ok(files)
 }
 
 /// The site's private keys, as the vault holds them: names and PEM texts.
@@ -267,7 +218,22 @@ fn terms(site: &Site) -> anyhow::Result<String> {
     ))
 }
 
-/// The data partition's files.
+/// Files that `sync` brings: what HQ and whoever writes bundles change. Registry
+/// and boot files are a stick's own until `update` or `restore`.
+pub fn is_synced(path: &str) -> bool {
+    let below = path.strip_prefix(&format!("/{}/", file::SITE));
+    let top = below.unwrap_or_default().split('/').next();
+    matches!(top, Some("site.toml" | "trust" | "blobs" | "sources"))
+}
+
+/// What of a site's folder lies on its stick.
+pub fn content(site: &Site) -> anyhow::Result<Vec<DataFile>> {
+    let mut tree = Tree::default();
+    tree.site(site, &site.registry_file())?;
+    Ok(tree.files)
+}
+
+/// The data partition's files, and its folders, parents first.
 #[derive(Default)]
 struct Tree {
     files: Vec<DataFile>,

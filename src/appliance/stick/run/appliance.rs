@@ -12,6 +12,7 @@ use super::service::Service;
 use super::terminal::Terminal;
 use super::unlock::{self, Kept};
 use super::{AGENT, End, screens};
+use crate::office::{self, Outcome};
 use crate::site::Cidr;
 
 const EVERY: Duration = Duration::from_millis(500);
@@ -88,14 +89,47 @@ pub fn run(terminal: &mut Terminal, kept: &mut Kept) -> anyhow::Result<Done> {
             terminal.page(&page);
             shown = page;
         }
-        if let Some(b'q' | b'Q') = terminal.key(EVERY) {
-            break;
+        match terminal.key(EVERY) {
+            Some(b'q' | b'Q') => break,
+            Some(b'a' | b'A') => {
+                approve(terminal, &service);
+                shown.clear();
+            }
+            _ => {}
         }
     }
     terminal.say("ending ...\n");
     service.stop()?;
     kept.finish()?;
     Ok(Done::End(End::PowerOff))
+}
+
+/// The code is typed as the device's screen shows it: so it was compared.
+fn approve(terminal: &mut Terminal, service: &Service) {
+    let typed = terminal.line("\nCode on the device's screen (Enter alone: none): ");
+    if typed.trim().is_empty() {
+        return;
+    }
+    let devices = service.devices();
+    let code = typed.trim().parse().ok();
+    let waiting = devices
+        .iter()
+        .find(|device| code.is_some() && device.code == code);
+    let said = match (waiting, code) {
+        (Some(device), Some(code)) => {
+            let device = device.id.clone();
+            let done = service.execute(office::Command::Approve { device, code });
+            match done {
+                Ok(Outcome::Done(line)) => line,
+                Ok(_) => "approved".to_owned(),
+                Err(error) => format!("{error:#}"),
+            }
+        }
+        _ => "No device waits with this code.".to_owned(),
+    };
+    terminal.say(&format!("{said}\n"));
+    // Long enough to be read before the page is drawn again.
+    terminal.wait(Duration::from_secs(3), || false);
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub fn appliance(settings: &Settings, wire: &Wire, devices: &[DeviceView]) -> Ve
         format!("({given})"),
         url.clone(),
         String::new(),
+        "a: approve a device by its code".to_owned(),
         "q: end and switch off".to_owned(),
     ];
     let mut page = beside(&left, &qr(&url));

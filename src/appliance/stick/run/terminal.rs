@@ -52,6 +52,15 @@ impl Terminal {
 
     /// A line that is typed, shown as asterisks, without its end.
     pub fn secret(&mut self, prompt: &str) -> String {
+        self.typed(prompt, |_| '*')
+    }
+
+    /// A line that is typed, without its end.
+    pub fn line(&mut self, prompt: &str) -> String {
+        self.typed(prompt, |typed| typed)
+    }
+
+    fn typed(&mut self, prompt: &str, shown: impl Fn(char) -> char) -> String {
         while self.keys.try_recv().is_ok() {}
         self.say(prompt);
         let mut line = String::new();
@@ -66,7 +75,7 @@ impl Terminal {
                 }
                 Ok(byte @ b' '..=b'~') if line.len() < 200 => {
                     line.push(char::from(byte));
-                    self.say("*");
+                    self.say(&shown(char::from(byte)).to_string());
                 }
                 Ok(_) => {}
                 // No terminal at all: nobody will ever type.
