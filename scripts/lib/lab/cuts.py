@@ -6,18 +6,23 @@ before the run and the first N writes. Between two flushes a medium may drop wha
 it likes: half of the cuts lose some of the writes since the last flush, too.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import random
 import shutil
+import sqlite3
 import struct
 import subprocess
 import time
+import zlib
 
 from . import host
 from .say import LabError
 
 DATA = 99 << 20  # where a stick's data partition begins
+ANCHOR = 98 << 20
 SECTOR = 512
 MAGIC = 0x6A736677736872
 FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
@@ -89,7 +94,7 @@ class Judge:
         else:
             host.run(["cp", "--sparse=always", now, image])
         name = f"{image}?offset={DATA}"
-        mended = subprocess.run(["e2fsck", "-p", name], capture_output=True, text=True, check=False)
+        mended = subprocess.run(["e2fsck", "-f", "-p", name], capture_output=True, text=True, check=False)
         sound = subprocess.run(["e2fsck", "-f", "-n", name], capture_output=True, text=True, check=False)
         if mended.returncode > 1 or sound.returncode:
             raise LabError(f"cut at {cut}: the file system is damaged:\n{mended.stdout}{sound.stdout}")
@@ -111,7 +116,24 @@ class Judge:
         least = {"requested": "waiting", "granted": "provisioning", "provisioned": "provisioned"}[demanded[-1]] if demanded else "registered"
         if state not in order or order.index(state) < order.index(least):
             raise LabError(f"cut at {cut}: the registry says {state}, but {demanded[-1] if demanded else 'registered'} was acknowledged")
+        self._anchor(image, site, cut)
         return state
+
+    def _anchor(self, image, site, cut):
+        """It never runs ahead of the journal, or the stick would refuse its own state."""
+        with open(image, "rb") as file:
+            file.seek(ANCHOR)
+            sectors = file.read(8192)
+        copies = [sectors[at:at + 112] for at in (0, 4096)]
+        whole = [c for c in copies if c[:8] == b"gcanchor" and zlib.crc32(c[:108]) == struct.unpack("<I", c[108:])[0]]
+        if not whole:
+            raise LabError(f"cut at {cut}: the anchor is gone")
+        newest = max(whole, key=lambda c: struct.unpack("<Q", c[8:16]))
+        entries, head = struct.unpack("<Q", newest[24:32])[0], newest[32:64]
+        with contextlib.closing(sqlite3.connect(site / "registry.db")) as db:
+            line = db.execute("SELECT line FROM journal WHERE seq = ?", (entries,)).fetchone()
+        if line is None or hashlib.sha256(line[0].encode()).digest() != head:
+            raise LabError(f"cut at {cut}: the anchor stands at entry {entries}, which the journal does not have")
 
 
 def _apply(image, log, entry):

@@ -241,7 +241,9 @@ impl Ext4 {
     /// mends what can be mended without asking.
     pub fn settle(&self) -> anyhow::Result<()> {
         let mut command = tool("e2fsck");
-        command.arg("-p").arg(self.name());
+        // Without -f only the journal is replayed, and counts that ext4
+        // corrects at its next mount are left for `check` to complain about.
+        command.args(["-f", "-p"]).arg(self.name());
         let done = command.output().context("starting e2fsck")?;
         match done.status.code() {
             // 1: something was mended.
