@@ -13,6 +13,14 @@ pub fn read() -> UnixTime {
     )
 }
 
+/// The same, in milliseconds.
+pub fn millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
 /// Sets it, which only root may.
 pub fn set(time: UnixTime) -> std::io::Result<()> {
     let time = rustix::time::Timespec {

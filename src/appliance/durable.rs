@@ -38,6 +38,22 @@ pub fn write(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     sync_folder_of(path)
 }
 
+/// Replaces `path` with what `fill` writes.
+pub fn write_with(
+    path: &Path,
+    access: Access,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    let temporary = beside(path);
+    let result = fill_synced(&temporary, access, fill).and_then(|()| fs::rename(&temporary, path));
+    if result.is_err() {
+        // As above.
+        let _ = fs::remove_file(&temporary);
+    }
+    result?;
+    sync_folder_of(path)
+}
+
 /// Creates `path` with `bytes`; an existing file is an error, never replaced.
 pub fn create(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let temporary = beside(path);
@@ -49,12 +65,20 @@ pub fn create(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
 }
 
 fn write_synced(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
+    fill_synced(path, access, |file| file.write_all(bytes))
+}
+
+fn fill_synced(
+    path: &Path,
+    access: Access,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(access.mode())
         .open(path)?;
-    file.write_all(bytes)?;
+    fill(&mut file)?;
     file.sync_all()
 }
 

@@ -4,11 +4,13 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod dhcp;
+pub mod machine;
 pub mod switch;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -108,7 +110,7 @@ impl Drop for Net {
     }
 }
 
-fn in_namespace(namespace: &str, program: &str) -> Command {
+pub fn in_namespace(namespace: &str, program: &str) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace, program]);
     command
@@ -129,6 +131,73 @@ pub fn succeeded(what: &str, output: &Output) -> String {
     );
     assert!(output.status.success(), "{what} failed:\n{out}{err}");
     out.into_owned()
+}
+
+/// udhcpc on a namespace's `dev0`; its last words.
+pub fn udhcpc(namespace: &str, folder: &Path, more: &[&str]) -> String {
+    let script = folder.join("bound");
+    let text = "#!/bin/sh\n[ \"$1\" = bound ] && echo \"bound $ip from $serverid\"\nexit 0\n";
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = in_namespace(namespace, "busybox");
+    command
+        .args([
+            "udhcpc", "-i", "dev0", "-n", "-q", "-f", "-t", "5", "-T", "1",
+        ])
+        .args(more)
+        .arg("-s")
+        .arg(&script);
+    let output = command.output().unwrap();
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// A file as a PXE ROM fetches it: its size first, ended by an ERROR, then in blocks.
+pub fn tftp(server: Ipv4Addr, file: &str, block: u16) -> Vec<u8> {
+    use std::net::UdpSocket;
+    let ask = |option: &str, value: &str| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let mut request = vec![0, 1];
+        for word in [file, "octet", option, value] {
+            request.extend(word.as_bytes());
+            request.push(0);
+        }
+        socket.send_to(&request, (server, 69)).unwrap();
+        let mut answer = [0; 2048];
+        let (length, from) = socket.recv_from(&mut answer).unwrap();
+        assert_eq!(answer[..2], [0, 6], "an OACK: {:?}", &answer[..length]);
+        socket.connect(from).unwrap();
+        (
+            socket,
+            String::from_utf8_lossy(&answer[2..length]).into_owned(),
+        )
+    };
+    let (socket, size) = ask("tsize", "0");
+    socket.send(b"\x00\x05\x00\x08User aborted\x00").unwrap();
+    let size: usize = size.split('\0').nth(1).unwrap().parse().unwrap();
+    let (socket, _) = ask("blksize", &block.to_string());
+    let (mut bytes, mut buffer, mut number) = (Vec::new(), [0; 2048], 0u16);
+    loop {
+        let [high, low] = number.to_be_bytes();
+        socket.send(&[0, 4, high, low]).unwrap();
+        let length = socket.recv(&mut buffer).unwrap();
+        number += 1;
+        assert_eq!(buffer[..2], [0, 3]);
+        assert_eq!(buffer[2..4], number.to_be_bytes());
+        bytes.extend(&buffer[4..length]);
+        if length < usize::from(block) + 4 {
+            let [high, low] = number.to_be_bytes();
+            socket.send(&[0, 4, high, low]).unwrap();
+            assert_eq!(bytes.len(), size);
+            return bytes;
+        }
+    }
 }
 
 /// A fresh HQ and site, with a boot file whose bytes are known.
@@ -172,6 +241,26 @@ impl TestSite {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "site.toml has no {from:?}");
         fs::write(path, text.replacen(from, to, 1)).unwrap();
+    }
+
+    /// Builds the sample bundle and publishes it, so that devices can be granted something.
+    pub fn publish_welcome(&self) {
+        let (source, out) = (
+            self.dir().join("sources/welcome"),
+            self.folder.path().join("welcome"),
+        );
+        let mut build = Command::new(GROUNDCREW);
+        build
+            .args(["bundle", "build"])
+            .arg(source)
+            .arg("--out")
+            .arg(&out);
+        succeeded("bundle build", &build.output().unwrap());
+        let (out, hq) = (out.display().to_string(), self.hq().display().to_string());
+        succeeded(
+            "bundle publish",
+            &self.groundcrew(&["bundle", "publish", &out, "--hq", &hq]),
+        );
     }
 
     pub fn groundcrew(&self, arguments: &[&str]) -> Output {
@@ -264,8 +353,13 @@ impl Appliance {
 
     /// Waits for a log line that holds `text`.
     pub fn wait_for(&mut self, text: &str) -> String {
+        self.wait_long(text, Duration::from_secs(20))
+    }
+
+    /// The same for what takes longer than `patience` between two lines.
+    pub fn wait_long(&mut self, text: &str, patience: Duration) -> String {
         loop {
-            match self.log.recv_timeout(Duration::from_secs(20)) {
+            match self.log.recv_timeout(patience) {
                 Ok(line) => {
                     self.seen.push(line.clone());
                     if line.contains(text) {

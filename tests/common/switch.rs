@@ -133,6 +133,29 @@ impl Drop for Running {
     }
 }
 
+/// A BIOS ROM's DISCOVER, as PXE 2.1 §2.2.1 has it: no broadcast flag, its list of
+/// options, architecture 0, UNDI, and its machine's identifier.
+pub fn bios(mac: [u8; 6], xid: u32) -> Vec<u8> {
+    let mut packet = super::dhcp::packet(mac, xid, None);
+    packet[10] = 0;
+    packet.truncate(240);
+    packet.extend([53, 1, 1, 57, 2, 4, 236]);
+    let wishes: [u8; 36] = [
+        1, 2, 3, 4, 5, 6, 11, 12, 13, 15, 16, 17, 18, 22, 23, 28, 40, 41, 42, 43, 50, 51, 54, 58,
+        59, 60, 66, 67, 128, 129, 130, 131, 132, 133, 134, 135,
+    ];
+    packet.extend([55, 36]);
+    packet.extend(wishes);
+    packet.extend([97, 17, 0]);
+    packet.extend([8; 16]);
+    packet.extend([93, 2, 0, 0, 94, 3, 1, 2, 1]);
+    packet.extend([60, 32]);
+    packet.extend(b"PXEClient:Arch:00000:UNDI:002001");
+    packet.push(255);
+    packet.resize(548, 0);
+    packet
+}
+
 /// A UEFI machine's packet: DISCOVER, or with `ciaddr` the REQUEST to port 4011.
 pub fn uefi(mac: [u8; 6], xid: u32, ciaddr: Option<Ipv4Addr>) -> Vec<u8> {
     let mut packet = super::dhcp::packet(mac, xid, None);

@@ -62,8 +62,30 @@ class Appliance:
         path.write_bytes(csv_text.encode("ascii"))
         self._call("device", "import", path, "--site", self.site)
 
-    def build_image(self, kernel_deb):
-        self._call("image", "build", "--site", self.site, "--kernel-deb", kernel_deb)
+    def build_image(self, kernel_deb, key=None):
+        """`key`: folder of `new_key`; without it nothing is signed."""
+        signing = ["--sign-key", key / "boot-key.pem", "--sign-cert", key / "boot-cert.pem"] if key else []
+        self._call("image", "build", "--site", self.site, "--kernel-deb", kernel_deb, *signing)
+
+    def new_key(self, name):
+        """A fresh key for boot images; the folder it lies in."""
+        folder = self._folder / name
+        self._call("image", "new-key", "--out", folder, "--name", f"lab {name}")
+        return folder
+
+    def enroll_keys(self, key):
+        """What a technician is given; its folder."""
+        out = self._folder / f"enroll-{key.name}"
+        self._call("image", "enroll-keys", "--sign-key", key / "boot-key.pem", "--sign-cert", key / "boot-cert.pem", "--out", out)
+        return out
+
+    def set_boot(self, lines):
+        """`[boot]` in site.toml, as a technician edits it."""
+        path = self.site / "site.toml"
+        text = path.read_text(encoding="utf-8")
+        table = "[boot]\n" + "".join(f'{key} = "{value}"\n' for key, value in lines.items())
+        text = text.replace("[boot]\n", table, 1) if "[boot]\n" in text else f"{text}\n{table}"
+        path.write_text(text, encoding="utf-8")
 
     def publish(self, source=None):
         out = self._folder / "bundle"
@@ -71,7 +93,7 @@ class Appliance:
         self._call("bundle", "publish", out, "--hq", self._top / "hq", "--site", self.site)
 
     def set_mode(self, mode):
-        """`[dhcp] mode` in site.toml, as a technician edits it."""
+        """`mode` of the `[[network]]` in site.toml, as a technician edits it."""
         path = self.site / "site.toml"
         text = path.read_text(encoding="utf-8")
         if 'mode = "authoritative"' not in text:

@@ -96,6 +96,8 @@ class Device:
 
     def _on_login(self, hostname, at):
         self.hostname = hostname
+        if self._mode == "refuse":
+            return self._on_refused_image(hostname, at)
         if self.refused:
             if not self.timeline.first("reset"):
                 return self.fail("a login prompt without a restart")
@@ -113,6 +115,18 @@ class Device:
             return self.fail("took the changed bundle")
         self.timeline.note("own-disk", at - self.machine.powered_at, {})
         return self.finish("provisioned")
+
+    def _on_refused_image(self, hostname, at):
+        """Firmware would not start the image: it was fetched, nothing of it ran, the disk did."""
+        if self.timeline.first("agent", "requested"):
+            return self.fail("the image ran, although firmware should have refused it")
+        if not self.timeline.first("refused-image"):
+            return self.fail(f"its own disk came up as {hostname}, but firmware refused nothing before")
+        if not self.timeline.first("sent"):
+            return self.fail("the appliance sent no loader: nothing was refused")
+        self.reason = "firmware: " + self.timeline.value("verdict")
+        self.timeline.note("own-disk", at - self.machine.powered_at, {})
+        return self.finish("refused")
 
     def _mine(self, line):
         """The line's MAC decides; without one its serial, UUID or the address DHCP gave it."""

@@ -15,7 +15,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import host, milestones, network
+from . import host, milestones, network, secure
+from .kinds import KINDS
 
 RAM_MIB = 512
 BUSES = ("virtio", "ahci", "nvme", "usb")
@@ -37,13 +38,14 @@ class Hardware:
     nic: str = "virtio-net-pci"
     manufacturer: str = "Groundcrew Lab"
     product: str = "Bench One"
+    kind: str = ""
 
     @staticmethod
-    def make(index, number, fw, bus="virtio", nic="virtio-net-pci"):
+    def make(index, number, fw, bus="virtio", nic="virtio-net-pci", kind=""):
         """`index` counts all machines of a run (tap, MAC), `number` those of this firmware (name, serial)."""
         serial = f"GCLAB{fw[0].upper()}{number:04}"
         mac = f"52:54:00:77:{index >> 8:02x}:{index & 255:02x}"
-        return Hardware(f"{fw}{number}", index, fw, serial, uuid.uuid5(_NAMESPACE, serial), mac, bus, nic)
+        return Hardware(f"{fw}{number}", index, fw, serial, uuid.uuid5(_NAMESPACE, serial), mac, bus, nic, kind=kind or fw)
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,15 @@ class Machine:
         self.disk = folder / "disk.qcow2"
         self.log = folder / "serial.log"
         self.powered_at = None
+        self.kind = KINDS[hardware.kind or hardware.fw]
 
-    def insert_disk(self, oem_image):
+    def insert_disk(self, oem_image, certificate=None):
         """A fresh overlay on the OEM disk and fresh UEFI variables."""
         self._folder.mkdir(parents=True)
         host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", oem_image, self.disk])
-        if self.hardware.fw == "uefi":
+        if self.kind.secure:
+            secure.variables(self._folder / "vars.fd", certificate)
+        elif self.hardware.fw == "uefi":
             shutil.copy(host.FIRMWARE[1], self._folder / "vars.fd")
 
     def power_on(self, wire=True):
@@ -105,7 +110,7 @@ class Machine:
         hw = self.hardware
         accel = ["kvm"] if self._accel == "kvm" else ["tcg,tb-size=128"]
         argv = ["qemu-system-x86_64", "-name", hw.name, "-accel", *accel, "-cpu", "host" if self._accel == "kvm" else "max",
-                "-M", "q35,graphics=off,smm=off", "-m", str(RAM_MIB), "-smp", "1", "-nodefaults", "-display", "none",
+                "-M", f"q35,graphics=off,smm={'on' if self.kind.secure else 'off'}", "-m", str(RAM_MIB), "-smp", "1", "-nodefaults", "-display", "none",
                 "-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial",
                 "-chardev", f"socket,id=qmp,path={self._folder / 'qmp'}", "-mon", "chardev=qmp,mode=control",
                 "-device", "virtio-rng-pci,romfile=",
@@ -114,9 +119,13 @@ class Machine:
                 "-smbios", f"type=2,manufacturer={hw.manufacturer},product=Board,serial=B-{hw.serial}",
                 "-smbios", f"type=3,manufacturer={hw.manufacturer},serial=C-{hw.serial}"]
         if hw.fw == "uefi":
-            argv += ["-drive", f"if=pflash,unit=0,readonly=on,format=raw,file={host.FIRMWARE[0]}",
+            code = secure.CODE if self.kind.secure else host.FIRMWARE[0]
+            argv += secure.arguments() if self.kind.secure else []
+            argv += ["-drive", f"if=pflash,unit=0,readonly=on,format=raw,file={code}",
                      "-drive", f"if=pflash,unit=1,format=raw,file={self._folder / 'vars.fd'}",
                      "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]
+            if self.kind.method == "http":
+                argv += ["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]
         argv += ["-drive", f"if=none,id=disk,format=qcow2,discard=unmap,file={self.disk}", *_disk(hw)]
         return argv + (_nic(hw) if wire else [])
 

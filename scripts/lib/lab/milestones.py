@@ -27,6 +27,8 @@ SERIAL = [
     _row("firmware-text", r"SeaBIOS \(version|BdsDxe: ", "", "its firmware"),
     _row("ipxe", r"iPXE initialising devices", "iPXE runs", "iPXE"),
     _row("lease", r"Configuring \(net\d+ [^)]*\)[. ]*ok", "iPXE has an address", "kernel and initrd"),
+    _row("sent", r"NBP file downloaded successfully|Downloading\.\.\.100%", "firmware has its loader"),
+    _row("refused-image", r"BdsDxe: failed to (?:load|start) .*: (?P<verdict>Access Denied|Security Violation)", "firmware refuses the image: {verdict}", "the login prompt from its own disk"),
     _row("nothing-to-boot", r"No bootable (?:device|option)", "firmware found nothing to boot", "any boot device"),
     _row("kernel", r"Linux version \d", "kernel starts", "the kernel"),
     _row("agent", AGENT + r"agent (?P<version>\S+) started", "agent {version} started", "enrollment"),
@@ -47,6 +49,8 @@ LOG = [
     _row("discover", r"(?i)discover\b", "first DHCP DISCOVER heard", "an address"),
     _row("ack", r"(?i)(?:\b|dhcp)ack\b", "address acknowledged", "its loader"),
     _row("tftp", r"(?i)\btftp\b"),
+    _row("tftp-sent", r"TFTP sent\b.*file=(?P<file>\S+)"),
+    _row("requested", r"\brequested\b"),
     _row("ipxe-text", r"boot text: "),
 ]
 

@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import appliance, host, hwhash, network, oem, report, verify
+from . import appliance, host, hwhash, kinds, network, oem, oem_signed, report, secure, verify
 from .device import Device
 from .machine import Hardware, Machine
 from .say import LabError
@@ -35,6 +35,8 @@ class Lab:
         self._accel = host.accelerator(options.kvm)
         self._memory = None
         self._interrupted = False
+        self._kinds = kinds.chosen(options.fw)
+        self._enrolled = None  # certificate that the machines trust, beside Microsoft's
 
     def run(self):
         """True when every device ended as it should. Cleans up in every case."""
@@ -73,11 +75,15 @@ class Lab:
         host.require(host.TOOLS)
         host.require_network()
         host.require_firmware({hw.fw for hw in self._hardware()})
+        if any(kind.secure for kind in self._kinds):
+            secure.require()
         self.say(f"{len(self._hardware())} device(s), {self._accel.upper()}"
                  + (" (no kvm_intel or kvm_amd here: software emulation)" if self._accel == "tcg" else ""))
         cache = host.cache_dir()
         binaries = self._timed("build", self._binaries)
         image = self._timed("oem_disk", lambda: oem.ensure(cache, self.say, self.options.oem_kernel))
+        if any(kind.secure for kind in self._kinds):
+            image = oem_signed.ensure(image, self.say)
         deb = self.options.kernel_deb or self._timed("kernel_deb", lambda: host.kernel_deb(cache, self.say))
         return image, deb, binaries
 
@@ -103,8 +109,20 @@ class Lab:
         if self.options.mode != "unknown":
             csv = hwhash.csv(self._hardware())
             self._step("import", f"groundcrew device import ({len(self._hardware())} hardware hashes)", lambda: site.import_devices(csv))
-        self._step("image", "groundcrew image build", lambda: site.build_image(kernel_deb))
+        for kind in self._kinds:
+            site.set_boot(kind.boot)
+        self._step("image", "groundcrew image build", lambda: site.build_image(kernel_deb, self._signing_key()))
         self._step("publish", "groundcrew bundle build and publish", lambda: site.publish(self.options.bundle))
+
+    def _signing_key(self):
+        """A fresh key where the kind wants one; its certificate is what firmware is given."""
+        if not any(kind.own_key for kind in self._kinds):
+            return None
+        key = self._appliance.new_key("boot-key")
+        self._enrolled = self._appliance.enroll_keys(key) / "db.cer"
+        if self.options.refuse == "other-key":
+            return self._appliance.new_key("other-key")
+        return None if self.options.refuse == "unsigned" else key
 
     def _serve(self, stack):
         started = time.monotonic()
@@ -132,7 +150,7 @@ class Lab:
             folder = self._folder / "devices" / hw.name
             machine = Machine(hw, folder, self._accel, self._network.switch, self._events)
             machine.log = self._folder / "logs" / f"{hw.name}.serial.log"
-            machine.insert_disk(oem_image)
+            machine.insert_disk(oem_image, self._enrolled)
             self._devices.append(Device(machine, self.options.mode, self.say))
             stack.callback(machine.power_off)
         for device in self._devices:
@@ -152,14 +170,16 @@ class Lab:
                 self.say(f"its disk, read offline: file system sound, /etc/hostname is {found}", device.name)
 
     def _verdict(self):
-        wanted = "refused" if self.options.mode == "tamper" else "provisioned"
+        wanted = "refused" if self.options.mode in ("tamper", "refuse") else "provisioned"
         ok = all(device.outcome == wanted for device in self._devices)
         self.marks["total"] = round(self.say.seconds(), 1)
         self.say.plain("\n" + report.table(self._devices))
         if self._memory:
             peak = self._appliance.memory_kib()[1]
             self.say.plain(f"appliance: {self._memory[0] / 1024:.1f} MiB resident when ready, {peak / 1024:.1f} MiB at most")
-        if ok and wanted == "refused":
+        if ok and self.options.mode == "refuse":
+            self.say.plain("the image was fetched and refused by firmware; nothing of it ran, and the own disk came up")
+        elif ok and wanted == "refused":
             named = all(self._tampered[:12] in device.reason for device in self._devices)
             self.say.plain("the changed bundle was refused" + (", its blob named," if named else "") + " and the installed systems are untouched")
         if self.options.proxy:
@@ -239,9 +259,11 @@ class Lab:
     # -- small things --------------------------------------------------------------
 
     def _hardware(self):
-        kinds = ("bios", "uefi") if self.options.fw == "both" else (self.options.fw,)
-        pairs = [(fw, number) for fw in kinds for number in range(1, self.options.devices + 1)]
-        return [Hardware.make(index, number, fw, self.options.disk, self.options.nic) for index, (fw, number) in enumerate(pairs)]
+        pairs = [(kind, number) for kind in self._kinds for number in range(1, self.options.devices + 1)]
+        return [
+            Hardware.make(index, number, kind.fw, self.options.disk, self.options.nic or kind.nic, kind.name)
+            for index, (kind, number) in enumerate(pairs)
+        ]
 
     def _step(self, name, text, action):
         self.say(f"waiting for {text}")

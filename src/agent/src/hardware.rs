@@ -9,6 +9,7 @@ use groundcrew_core::hardware::{MacAddr, smbios};
 
 use crate::console::wrapped;
 use crate::net::netlink::Netlink;
+use crate::tpm;
 
 /// Kernel names of block devices that are no hardware, or no disk.
 const NOT_DISKS: [&str; 9] = [
@@ -24,6 +25,9 @@ pub fn gather() -> HardwareReport {
         if let Some(nic) = report.nics.iter_mut().find(|nic| nic.name == link.name) {
             nic.mac = link.permanent.unwrap_or(link.mac);
         }
+    }
+    if let Some(tpm) = report.tpm.as_mut().filter(|tpm| tpm.version == 2) {
+        tpm::ask(Path::new("/dev/tpmrm0"), tpm);
     }
     report
 }
@@ -135,11 +139,22 @@ fn disks(sys: &Path) -> Vec<Disk> {
                 .or_else(|| text(device.join("serial")))
                 .or_else(|| scsi_serial(&device.join("vpd_pg80"))),
             wwid: text(dir.join("wwid")).or_else(|| text(device.join("wwid"))),
+            eui: hex_id(&dir.join("eui"), 16),
+            nguid: hex_id(&dir.join("nguid"), 32),
             removable: text(dir.join("removable")).as_deref() == Some("1"),
             name,
         })
     };
     names(&block).into_iter().filter_map(disk).collect()
+}
+
+/// An id of `digits` hex digits, which the kernel groups by blanks or dashes;
+/// nothing but zeros is none.
+fn hex_id(path: &Path, digits: usize) -> Option<String> {
+    let mut id = text(path)?;
+    id.retain(|c| c != ' ' && c != '-');
+    let good = id.len() == digits && id.bytes().all(|b| b.is_ascii_hexdigit());
+    (good && id.bytes().any(|b| b != b'0')).then_some(id)
 }
 
 /// SCSI's unit serial number page: four bytes of header, then text.
@@ -181,7 +196,7 @@ fn tpm(sys: &Path) -> Option<Tpm> {
         version: text(dir.join("tpm_version_major"))
             .and_then(|v| v.parse().ok())
             .unwrap_or(1),
-        ek: None,
+        ..Tpm::default()
     })
 }
 
@@ -241,10 +256,10 @@ pub fn table(report: &HardwareReport) -> String {
     };
     rows.push(("Boot", boot));
     let tpm = report.tpm.as_ref();
-    rows.push((
-        "TPM",
-        tpm.map_or_else(|| "none".into(), |tpm| format!("{}.x", tpm.version)),
-    ));
+    rows.push(("TPM", tpm.map_or_else(|| "none".into(), tpm_row)));
+    if let Some(ek) = tpm.and_then(|tpm| tpm.ek) {
+        rows.push(("TPM key (EK)", ek.to_string()));
+    }
     rows.push((
         "Processor",
         format!("{} ({} threads)", report.cpu.model, report.cpu.threads),
@@ -258,6 +273,20 @@ pub fn table(report: &HardwareReport) -> String {
         format!("{name:<13} {indented}\n")
     };
     rows.iter().map(row).collect()
+}
+
+fn tpm_row(tpm: &Tpm) -> String {
+    let Some(about) = &tpm.about else {
+        return format!("{}.x", tpm.version);
+    };
+    let [first, second] = about.firmware;
+    format!(
+        "{}.0 revision {}.{:02}, {}, firmware {first}.{second}",
+        tpm.version,
+        about.revision / 100,
+        about.revision % 100,
+        about.maker
+    )
 }
 
 fn nic_row(nic: &Nic) -> String {
@@ -332,6 +361,9 @@ mod tests {
             b"\0\x80\0\x07QM00001\0",
         );
         write(root, "sys/block/sda/device/wwid", "t10.ATA QEMU\n");
+        write(root, "sys/block/sda/eui", "8c e3 8e 05 00 c9 75 1c\n");
+        let zeros = "00000000-0000-0000-0000-000000000000\n";
+        write(root, "sys/block/sda/nguid", zeros);
         write(
             root,
             "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
@@ -357,12 +389,14 @@ mod tests {
         assert_eq!(names, ["sda", "sdb"]);
         assert_eq!(report.disks[0].serial.as_deref(), Some("QM00001"));
         assert_eq!(report.disks[0].model.as_deref(), Some("QEMU HARDDISK"));
+        assert_eq!(report.disks[0].eui.as_deref(), Some("8ce38e0500c9751c"));
+        assert_eq!(report.disks[0].nguid, None);
         assert_eq!(report.firmware, Firmware::Uefi { secure_boot: true });
         assert_eq!(
             report.tpm,
             Some(Tpm {
                 version: 2,
-                ek: None
+                ..Tpm::default()
             })
         );
         assert_eq!(report.smbios, Smbios::default());

@@ -33,5 +33,6 @@ pub mod steady;
 pub mod stick;
 pub mod system;
 pub mod tls;
+pub mod tpm;
 pub mod trust;
 pub mod uevent;

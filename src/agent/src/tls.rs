@@ -110,7 +110,7 @@ impl ServerCertVerifier for PinnedKey {
 /// The SubjectPublicKeyInfo inside an X.509 certificate (RFC 5280 §4.1): the
 /// seventh element of TBSCertificate, or the sixth where the version's
 /// optional `[0]` is left out.
-fn subject_public_key_info(certificate: &[u8]) -> Option<&[u8]> {
+pub(crate) fn subject_public_key_info(certificate: &[u8]) -> Option<&[u8]> {
     let outer = element(certificate)?;
     let tbs = element(outer.content)?;
     let mut rest = tbs.content;
@@ -126,14 +126,18 @@ fn subject_public_key_info(certificate: &[u8]) -> Option<&[u8]> {
         .map(|e| e.whole)
 }
 
-struct Element<'a> {
-    whole: &'a [u8],
-    content: &'a [u8],
-    rest: &'a [u8],
+/// An element of DER.
+pub(crate) struct Element<'a> {
+    /// With its header.
+    pub whole: &'a [u8],
+    /// Without.
+    pub content: &'a [u8],
+    /// What follows it.
+    pub rest: &'a [u8],
 }
 
 /// One DER element with a low tag number and a length below 2^24.
-fn element(der: &[u8]) -> Option<Element<'_>> {
+pub(crate) fn element(der: &[u8]) -> Option<Element<'_>> {
     let first = usize::from(*der.get(1)?);
     let (header, length) = match first {
         0..=0x7f => (2, first),

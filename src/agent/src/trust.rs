@@ -2,14 +2,18 @@
 //! remembers, and bringing both up to date over plain HTTP (everything that
 //! comes is signed).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use groundcrew_core::enroll::BundleRef;
+use groundcrew_core::ids::{Slug, Version};
 use groundcrew_core::time::{Now, TimeFloor};
+use groundcrew_core::trust::downgrade::{DowngradeError, Downgrades, MAX_DOWNGRADES};
 use groundcrew_core::trust::tuf::{Fetch, NotFound, Poll};
 use groundcrew_core::trust::{Charter, Client, ImageTrust, TrustError, Trusted};
-use groundcrew_core::{UnixTime, Verified};
+use groundcrew_core::{DeviceId, UnixTime, Verified};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -32,6 +36,8 @@ pub struct Trust {
     remembered: Option<Trusted>,
     client: Option<Client>,
     refreshed: Option<Instant>,
+    /// The version of each bundle that this device had last.
+    bundles: BTreeMap<Slug, Version>,
 }
 
 /// What a device keeps on its disk between two provisionings.
@@ -44,6 +50,9 @@ pub struct Memory {
     timestamp: Option<String>,
     snapshot: Option<String>,
     targets: Option<String>,
+    /// The version of each bundle that was applied last.
+    #[serde(default)]
+    bundles: BTreeMap<Slug, Version>,
 }
 
 impl Memory {
@@ -62,7 +71,7 @@ impl Memory {
         }
     }
 
-    fn of(trusted: Trusted, floor: UnixTime) -> Self {
+    fn of(trusted: Trusted, floor: UnixTime, bundles: BTreeMap<Slug, Version>) -> Self {
         let text = |bytes| String::from_utf8(bytes).ok();
         Self {
             floor: Some(floor),
@@ -70,6 +79,7 @@ impl Memory {
             timestamp: trusted.timestamp.and_then(text),
             snapshot: trusted.snapshot.and_then(text),
             targets: trusted.targets.and_then(text),
+            bundles,
         }
     }
 }
@@ -101,12 +111,14 @@ impl Trust {
             remembered: None,
             client: None,
             refreshed: None,
+            bundles: BTreeMap::new(),
         })
     }
 
     /// Takes up what the disk remembers. It can only make us stricter: the
     /// image's root must lead to everything in it.
-    pub fn remember(&mut self, memory: Memory) {
+    pub fn remember(&mut self, mut memory: Memory) {
+        self.bundles = std::mem::take(&mut memory.bundles);
         if let Some(time) = memory.floor {
             self.floor.raise(time);
         }
@@ -117,7 +129,11 @@ impl Trust {
     pub fn memory(&self) -> Memory {
         let trusted = self.client.as_ref().map(Client::trusted);
         let trusted = trusted.or_else(|| self.remembered.clone());
-        Memory::of(trusted.unwrap_or_default(), self.floor.time())
+        Memory::of(
+            trusted.unwrap_or_default(),
+            self.floor.time(),
+            self.bundles.clone(),
+        )
     }
 
     /// The charter in force.
@@ -159,6 +175,47 @@ impl Trust {
         Ok(())
     }
 
+    /// Whether this device may get `bundle`: not one older than it had, unless
+    /// HQ signed that it may.
+    pub fn admits(
+        &mut self,
+        public: &Public,
+        bundle: &BundleRef,
+        device: &DeviceId,
+        say: &dyn Fn(String),
+    ) -> Result<(), Failure> {
+        let had = self.bundles.get(&bundle.name).copied();
+        let Some(had) = had.filter(|had| bundle.version < *had) else {
+            return Ok(());
+        };
+        let site = self.image.site.clone();
+        let path = Downgrades::target_path(&site);
+        let listed = self.client.as_ref().and_then(|client| client.target(&path));
+        let allowed = match listed.map(|target| target.length) {
+            None => Ok(Downgrades {
+                site,
+                allowed: Vec::new(),
+            }),
+            Some(length) if length > MAX_DOWNGRADES => Err(DowngradeError::Shape(format!(
+                "longer than {MAX_DOWNGRADES} bytes"
+            ))),
+            Some(_) => Downgrades::read(&self.target(public, &path, say)?, &site),
+        };
+        let now = self.now();
+        let allowed = allowed.and_then(|list| list.allow(bundle, had, device, now));
+        allowed.map_err(|error| {
+            Failure::refused(
+                error,
+                "Grant this device a newer bundle, or have HQ allow it: `groundcrew hq allow-downgrade`.",
+            )
+        })
+    }
+
+    /// This device has `bundle` now, whatever it had before.
+    pub fn applied(&mut self, bundle: &BundleRef) {
+        self.bundles.insert(bundle.name.clone(), bundle.version);
+    }
+
     /// How long ago the last refresh was.
     pub fn age(&self) -> Duration {
         self.refreshed.map_or(Duration::MAX, |when| when.elapsed())
@@ -186,7 +243,10 @@ impl Trust {
 fn refusal(error: impl Into<TrustError>) -> Failure {
     Failure::refused(
         format!("the site's signed metadata: {}", error.into()),
-        "Tell the site's administrator: the appliance serves something that HQ did not sign, or it needs a refresh.",
+        format!(
+            "Tell the site's administrator: the appliance serves something that HQ did not sign, or it needs a refresh. If {} is not the time, set the clock in this machine's firmware.",
+            clock()
+        ),
     )
 }
 

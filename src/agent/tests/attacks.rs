@@ -9,101 +9,15 @@
 
 mod common;
 
+use common::device::{Agent, blob_of, refused, replace};
 use common::{DAY, Site, key, now};
-use groundcrew_agent::download::Blobs;
-use groundcrew_agent::enroll::{self, Granted, Keys, Watcher};
-use groundcrew_agent::failure::{Failure, Kind};
-use groundcrew_agent::http::{Api, Public};
-use groundcrew_agent::trust::{Memory, Trust};
-use groundcrew_core::bundle::Manifest;
+use groundcrew_agent::trust::Memory;
+use groundcrew_core::SiteId;
 use groundcrew_core::dsse::Envelope;
-use groundcrew_core::enroll::{Code, Grant};
-use groundcrew_core::hardware::HardwareReport;
-use groundcrew_core::{DeviceId, SiteId};
+use groundcrew_core::enroll::Grant;
 
 const STEPS: &str =
     "[[step]]\nname = \"motd\"\nfile = { path = \"/etc/motd\", content = \"hello\\n\" }\n";
-
-struct Quiet;
-impl Watcher for Quiet {
-    fn enrolled(&self, _: &DeviceId) {}
-    fn waiting(&self, _: Code, _: &str) {}
-    fn trouble(&self, text: String) {
-        panic!("{text}");
-    }
-    fn pause(&self, _: std::time::Duration) {}
-}
-
-/// A device that has just started: fresh keys, an empty disk.
-struct Agent {
-    trust: Trust,
-    public: Public,
-    keys: Keys,
-    dir: tempfile::TempDir,
-}
-
-impl Agent {
-    fn booted(site: &Site) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("trust.json");
-        std::fs::write(&file, site.image.to_json().unwrap()).unwrap();
-        Self {
-            trust: Trust::of_image(&file).unwrap(),
-            public: Public::new(site.address(), site.http),
-            keys: Keys::generate().unwrap(),
-            dir,
-        }
-    }
-
-    fn refresh(&mut self) -> Result<(), Failure> {
-        self.trust.refresh(&self.public, &|_| {})
-    }
-
-    fn enroll(&mut self, site: &Site) -> Result<Granted, Failure> {
-        self.refresh()?;
-        let charter = self.trust.charter();
-        let api = Api::new(site.address(), site.https, charter.tls_key).unwrap();
-        enroll::enroll(
-            &api,
-            charter,
-            &self.keys,
-            &HardwareReport::default(),
-            &Quiet,
-        )
-    }
-
-    fn download(&mut self, granted: &Granted) -> Result<(), Failure> {
-        let path = granted.grant.bundle.target_path();
-        let manifest = self.trust.target(&self.public, &path, &|_| {})?;
-        let manifest = Manifest::parse(&manifest).unwrap();
-        let blobs = Blobs::at(&self.dir.path().join("staging")).unwrap();
-        for blob in manifest.blobs() {
-            let fetched = blobs.fetch(&self.public, &blob.digest, blob.size, &|_| {}, &|_| {});
-            fetched.inspect_err(|_| assert!(!blobs.path(&blob.digest).exists()))?;
-        }
-        Ok(())
-    }
-}
-
-fn refused<T>(result: Result<T, Failure>) -> String {
-    let Err(failure) = result else {
-        panic!("it was believed");
-    };
-    assert_eq!(failure.kind, Kind::Refused, "{failure}");
-    failure.what
-}
-
-/// Puts other bytes under every served path that ends so.
-fn replace(site: &Site, end: &str, with: impl Fn(&[u8]) -> Vec<u8>) {
-    let mut files = site.files.lock().unwrap();
-    let mut found = 0;
-    for (path, bytes) in files.iter_mut().filter(|(path, _)| path.ends_with(end)) {
-        *bytes = with(bytes);
-        assert!(!path.is_empty());
-        found += 1;
-    }
-    assert!(found > 0, "nothing is served as …{end}");
-}
 
 #[test]
 fn a_grant_is_worth_nothing_to_another_device_nor_at_another_start() {
@@ -227,11 +141,4 @@ fn an_expired_charter_is_refused() {
     agent.trust.proven(now().plus(200 * DAY));
     let why = refused(agent.refresh());
     assert!(why.contains("the charter of `lab` expired"), "{why}");
-}
-
-/// The path of the configuration's blob, the only one.
-fn blob_of(site: &Site) -> String {
-    let files = site.files.lock().unwrap();
-    let mut paths = files.keys().filter(|path| path.starts_with("/blobs/"));
-    paths.next().unwrap().clone()
 }

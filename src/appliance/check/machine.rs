@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use nix::net::if_::InterfaceFlags;
 
 use super::Finding;
-use crate::site::{Settings, Site, time};
+use crate::site::{Network, Settings, Site, time};
 
 /// Whether an appliance serves this site at this moment.
 pub fn served_now(site: &Site) -> bool {
@@ -14,7 +14,8 @@ pub fn served_now(site: &Site) -> bool {
 }
 
 pub fn look(site: &Site, settings: &Settings, running: bool) -> Vec<Finding> {
-    let mut findings = vec![interface(settings), clock(site)];
+    let mut findings: Vec<_> = settings.networks.iter().map(interface).collect();
+    findings.push(clock(site));
     if running {
         findings.push(Finding::good(
             "appliance",
@@ -26,8 +27,8 @@ pub fn look(site: &Site, settings: &Settings, running: bool) -> Vec<Finding> {
     findings
 }
 
-fn interface(settings: &Settings) -> Finding {
-    let name = &settings.interface;
+fn interface(network: &Network) -> Finding {
+    let name = &network.interface;
     let what = format!("interface {name}");
     let all: Vec<_> = match nix::ifaddrs::getifaddrs() {
         Ok(all) => all.collect(),
@@ -59,7 +60,7 @@ fn interface(settings: &Settings) -> Finding {
     if !flags.contains(InterfaceFlags::IFF_UP) {
         return Finding::problem(what, "is switched off", format!("ip link set {name} up"));
     }
-    let own = settings.address;
+    let own = network.address;
     let holds = all.iter().filter(|i| i.interface_name == *name).any(|i| {
         i.address
             .as_ref()
@@ -88,22 +89,29 @@ fn clock(site: &Site) -> Finding {
 }
 
 fn ports(settings: &Settings) -> Vec<Finding> {
-    let any = Ipv4Addr::UNSPECIFIED;
-    let own = settings.address.address;
-    let udp = |address, port| UdpSocket::bind(SocketAddrV4::new(address, port)).map(drop);
-    let tcp = |port| TcpListener::bind(SocketAddrV4::new(own, port)).map(drop);
-    let ports = settings.ports;
-    let mut all = vec![
-        port("67/udp", "DHCP", udp(any, 67)),
-        port(&format!("{}/udp", ports.tftp), "TFTP", udp(own, ports.tftp)),
-        port(&format!("{}/tcp", ports.http), "HTTP", tcp(ports.http)),
-        port(&format!("{}/tcp", ports.https), "HTTPS", tcp(ports.https)),
-    ];
-    if settings.sntp {
-        let bound = udp(own, ports.sntp);
-        all.push(sntp_port(&format!("{}/udp", ports.sntp), bound));
+    let dhcp = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 67)).map(drop);
+    let mut findings = vec![port("67/udp", "DHCP", dhcp)];
+    for network in &settings.networks {
+        let own = network.address.address;
+        let udp = |port| UdpSocket::bind(SocketAddrV4::new(own, port)).map(drop);
+        let tcp = |port| TcpListener::bind(SocketAddrV4::new(own, port)).map(drop);
+        let ports = settings.ports;
+        // Only where there are several, so that one reads as it always did.
+        let on = match settings.networks.len() {
+            1 => String::new(),
+            _ => format!("{own}:"),
+        };
+        let name = |port, kind| format!("{on}{port}/{kind}");
+        findings.extend([
+            port(&name(ports.tftp, "udp"), "TFTP", udp(ports.tftp)),
+            port(&name(ports.http, "tcp"), "HTTP", tcp(ports.http)),
+            port(&name(ports.https, "tcp"), "HTTPS", tcp(ports.https)),
+        ]);
+        if settings.sntp {
+            findings.push(sntp_port(&name(ports.sntp, "udp"), udp(ports.sntp)));
+        }
     }
-    all
+    findings
 }
 
 /// Another time server on this machine is no problem: devices may ask that one.
@@ -121,6 +129,7 @@ fn sntp_port(name: &str, bound: std::io::Result<()>) -> Finding {
 fn port(port: &str, service: &str, bound: std::io::Result<()>) -> Finding {
     let what = format!("port {port}");
     let number = port.split('/').next().unwrap_or(port);
+    let number = number.rsplit(':').next().unwrap_or(number);
     match bound {
         Ok(()) => Finding::good(what, format!("free for {service}")),
         Err(error) => match error.kind() {

@@ -92,7 +92,7 @@ pub fn run(site: &Site, wire: Wire) -> Vec<Finding> {
     let running = machine::served_now(site);
     findings.extend(machine::look(site, &settings, running));
     if wire == Wire::Ask {
-        findings.push(wire::ask(&settings));
+        findings.extend(settings.networks.iter().map(wire::ask));
     }
     findings
 }

@@ -10,7 +10,7 @@ use groundcrew_netboot::dhcp::{CLIENT_PORT, Mode, SERVER_PORT};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Finding;
-use crate::site::Settings;
+use crate::site::Network;
 
 /// How long servers get to answer. They probe an address for up to one second.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -21,17 +21,17 @@ const PROBE: MacAddr = MacAddr([0x02, 0x67, 0x63, 0x00, 0x00, 0x01]);
 /// The most servers that are worth naming.
 const ENOUGH: usize = 8;
 
-pub fn ask(settings: &Settings) -> Finding {
-    let what = format!("other DHCP servers on {}", settings.interface);
-    match servers(settings) {
-        Ok(found) if found.is_empty() && settings.dhcp.mode == Mode::Proxy => Finding::warning(
+pub fn ask(network: &Network) -> Finding {
+    let what = format!("other DHCP servers on {}", network.interface);
+    match servers(network) {
+        Ok(found) if found.is_empty() && network.mode == Mode::Proxy => Finding::warning(
             what,
             "none answered within three seconds",
-            "in mode `proxy` another server must give the addresses: plug it in, or choose another mode in [dhcp]",
+            "in mode `proxy` another server must give the addresses: plug it in, or choose another mode in site.toml",
         ),
         Ok(found) if found.is_empty() => Finding::good(what, "none answered within three seconds"),
-        Ok(found) if settings.dhcp.mode != Mode::Authoritative => {
-            let mode = settings.dhcp.mode;
+        Ok(found) if network.mode != Mode::Authoritative => {
+            let mode = network.mode;
             let found = format!(
                 "{} answered, which mode `{mode}` leaves in peace",
                 names(&found)
@@ -40,7 +40,7 @@ pub fn ask(settings: &Settings) -> Finding {
         }
         Ok(found) => {
             let cure = "two servers would fight over every device: use a network of its own for \
-                        provisioning, switch the other one off, or set `mode = \"proxy\"` in [dhcp]";
+                        provisioning, switch the other one off, or set `mode = \"proxy\"` in site.toml";
             Finding::problem(what, format!("{} answered", names(&found)), cure)
         }
         Err(error) => {
@@ -55,8 +55,8 @@ fn names(servers: &[Ipv4Addr]) -> String {
     names.join(", ")
 }
 
-fn servers(settings: &Settings) -> anyhow::Result<Vec<Ipv4Addr>> {
-    servers_on(&settings.interface, settings.address.address)
+fn servers(network: &Network) -> anyhow::Result<Vec<Ipv4Addr>> {
+    servers_on(&network.interface, network.address.address)
 }
 
 /// The DHCP servers that answer on an interface, but for the one at `own`.

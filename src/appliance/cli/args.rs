@@ -81,6 +81,12 @@ DIR/site is what the appliance serves.")]
     /// See what is served on the devices' network, and who else answers there
     #[command(subcommand)]
     Net(NetCommand),
+    /// Open the status page, where devices are approved without a shell
+    #[command(subcommand)]
+    Page(super::page::PageCommand),
+    /// See what happened to devices that boot, why, and what to do about it
+    #[command(subcommand)]
+    Boot(super::boot::BootCommand),
     /// Copy a site, served or not, into one file
     Backup(super::backup::BackupArgs),
     /// Make a site from a backup
@@ -162,8 +168,22 @@ pub enum ImageCommand {
     #[command(after_help = "\
 Examples:
   groundcrew image build --site site
-  groundcrew image build --site site --kernel-deb linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb")]
+  groundcrew image build --site site --kernel-deb linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb
+  groundcrew image build --uki --sign-key boot-key.pem --sign-cert boot-cert.pem
+
+What `[boot]` in site.toml names is built without being asked for.")]
     Build(ImageBuildArgs),
+    /// Make a key that signs boot images, for Secure Boot
+    #[command(after_help = "\
+Example:
+  groundcrew image new-key --out boot-keys")]
+    NewKey(super::secure::NewKeyArgs),
+    /// Write what puts the key's certificate into machines
+    #[command(after_help = "\
+Example:
+  groundcrew image enroll-keys --sign-key boot-keys/boot-key.pem \\
+      --sign-cert boot-keys/boot-cert.pem --out enroll")]
+    EnrollKeys(super::secure::EnrollKeysArgs),
 }
 
 /// `groundcrew image build`.
@@ -181,6 +201,21 @@ pub struct ImageBuildArgs {
     /// Folder with ipxe.efi, snponly.efi and undionly.kpxe
     #[arg(long, value_name = "DIR")]
     pub ipxe_dir: Option<PathBuf>,
+    /// Make groundcrew.efi: kernel, initrd and command line in one
+    #[arg(long)]
+    pub uki: bool,
+    #[command(flatten)]
+    /// Signs the image
+    pub signer: super::secure::SignerArgs,
+    /// systemd's EFI stub, where its package is not installed
+    #[arg(long, value_name = "FILE")]
+    pub uki_stub: Option<PathBuf>,
+    /// Add Debian's signed shim and GRUB
+    #[arg(long)]
+    pub shim: bool,
+    /// Add pxelinux
+    #[arg(long)]
+    pub pxelinux: bool,
     /// What was built, as JSON
     #[arg(long)]
     pub json: bool,
@@ -190,7 +225,12 @@ pub struct ImageBuildArgs {
 #[derive(Debug, Subcommand)]
 pub enum DeviceCommand {
     /// List the devices the site knows
-    List(DeviceListArgs),
+    #[command(after_help = "\
+Examples:
+  groundcrew device list
+  groundcrew device list --phase waiting
+  groundcrew device list --find 'latitude 5440' --limit 20")]
+    List(DeviceFindArgs),
     /// Everything known of one device
     Show(DeviceShowArgs),
     /// Register devices from an Autopilot CSV
@@ -226,6 +266,17 @@ Example:
 This trusts what the machine says of itself, as a registration does. To be sure which machine
 asks, compare codes: `groundcrew device approve ID CODE` accepts changed hardware too.")]
     Accept(DeviceOneArgs),
+    /// Keep a device from going on until it is released
+    #[command(after_help = "\
+Examples:
+  groundcrew device hold hq-7k2m9qx4 --reason 'display is broken'
+  groundcrew device release hq-7k2m9qx4
+
+A held device starts its own disk and is granted nothing. The site holds one by itself that failed
+three times in a row for the same reason.")]
+    Hold(DeviceHoldArgs),
+    /// Let a held device go on
+    Release(DeviceOneArgs),
     /// Say field by field why a machine is taken for a device, or for none
     #[command(after_help = "\
 Examples:
@@ -267,6 +318,26 @@ Example:
 }
 
 /// `groundcrew device list`.
+#[derive(Debug, Args)]
+pub struct DeviceFindArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// Only those with TEXT in id, serial, maker, model, tag, code or MAC
+    #[arg(long, value_name = "TEXT")]
+    pub find: Option<String>,
+    /// Only those in this phase, such as waiting, failed or held
+    #[arg(long, value_name = "PHASE")]
+    pub phase: Option<String>,
+    /// At most N, those that need somebody first
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A list.
 #[derive(Debug, Args)]
 pub struct DeviceListArgs {
     #[command(flatten)]
@@ -315,6 +386,19 @@ pub struct DeviceRejectArgs {
     pub id: groundcrew_core::DeviceId,
     /// Why; the device shows it
     #[arg(long, default_value = "refused by a technician")]
+    pub reason: String,
+}
+
+/// `groundcrew device hold`.
+#[derive(Debug, Args)]
+pub struct DeviceHoldArgs {
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
+    /// The device's id
+    pub id: groundcrew_core::DeviceId,
+    /// Why; the device shows it
+    #[arg(long, default_value = "held by a technician")]
     pub reason: String,
 }
 

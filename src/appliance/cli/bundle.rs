@@ -88,7 +88,7 @@ pub fn publish_at_hq(args: &HqPublishArgs) -> anyhow::Result<()> {
 }
 
 /// A bundle's reference, and its manifest as a target file.
-fn checked_manifest(folder: &Path) -> anyhow::Result<(BundleRef, (String, Vec<u8>))> {
+pub(super) fn checked_manifest(folder: &Path) -> anyhow::Result<(BundleRef, (String, Vec<u8>))> {
     with_progress("checking", |progress| bundle::verify(folder, progress))?;
     let (manifest, built) = bundle::manifest_bytes(folder)?;
     let reference = built.reference();

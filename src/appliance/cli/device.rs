@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use super::args::{DeviceCommand, DeviceListArgs, DeviceShowArgs};
+use super::args::{DeviceCommand, DeviceFindArgs, DeviceShowArgs};
 use super::{client, explain, inventory, table, transfer};
 use crate::office::{Command, DeviceView, Outcome};
 use crate::site::Site;
@@ -34,6 +34,14 @@ pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
         DeviceCommand::Reprovision(args) => {
             change(&Site::at(args.site.dir), Command::Reprovision(args.id))
         }
+        DeviceCommand::Hold(args) => change(
+            &Site::at(args.site.dir),
+            Command::Hold {
+                device: args.id,
+                reason: args.reason,
+            },
+        ),
+        DeviceCommand::Release(args) => change(&Site::at(args.site.dir), Command::Release(args.id)),
         DeviceCommand::Accept(args) => change(&Site::at(args.site.dir), Command::Accept(args.id)),
         DeviceCommand::Tag(args) => change(
             &Site::at(args.site.dir),
@@ -61,19 +69,37 @@ fn change(site: &Site, command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(args: &DeviceListArgs) -> anyhow::Result<ExitCode> {
-    let Outcome::Devices(devices) =
-        client::execute(&Site::at(&args.site.dir), Command::ListDevices)?
-    else {
-        anyhow::bail!("the appliance answered something else");
+fn list(args: &DeviceFindArgs) -> anyhow::Result<ExitCode> {
+    let narrowed = args.find.is_some() || args.phase.is_some() || args.limit.is_some();
+    let command = match narrowed {
+        false => Command::ListDevices,
+        true => Command::FindDevices {
+            text: args.find.clone().unwrap_or_default(),
+            phase: args.phase.clone(),
+            skip: 0,
+            limit: args.limit.unwrap_or(usize::MAX),
+        },
     };
-    if args.json {
+    let (devices, matching) = match client::execute(&Site::at(&args.site.dir), command)? {
+        Outcome::Devices(devices) => (devices, None),
+        Outcome::Found(found) => (found.devices, Some(found.matching)),
+        _ => anyhow::bail!("the appliance answered something else"),
+    };
+    if !args.json && narrowed && devices.is_empty() {
+        println!("No device fits.");
+    } else if args.json {
         println!("{}", serde_json::to_string_pretty(&devices)?);
     } else if devices.is_empty() {
         println!("No device is known yet. Register some with `groundcrew device import FILE.csv`,");
         println!("or switch one on: it boots from the network and waits here for its approval.");
     } else {
         print!("{}", overview(&devices, table::terminal_width(200)));
+        if let Some(more) = matching
+            .and_then(|all| all.checked_sub(devices.len()))
+            .filter(|n| *n > 0)
+        {
+            println!("\n{more} more fit; raise --limit to see them");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,18 +4,21 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use groundcrew_core::enroll::BundleRef;
 use groundcrew_core::keys::PublicKey;
+use groundcrew_core::trust::Downgrade;
 
 use super::hq_args::{
-    HqCommand, HqFinalizeArgs, HqInitArgs, HqKeyAddArgs, HqKeyCommand, HqKeyNewArgs,
-    HqKeyRemoveArgs, HqKeyRotateArgs, HqShowArgs, HqSignArgs, HqSiteAddArgs, HqSiteCharterArgs,
-    HqSiteCommand, TermsArgs,
+    HqAllowDowngradeArgs, HqCommand, HqFinalizeArgs, HqInitArgs, HqKeyAddArgs, HqKeyCommand,
+    HqKeyNewArgs, HqKeyRemoveArgs, HqKeyRotateArgs, HqShowArgs, HqSignArgs, HqSiteAddArgs,
+    HqSiteCharterArgs, HqSiteCommand, HqSiteRekeyArgs, TermsArgs,
 };
 use crate::durable::{self, Access};
 use crate::hq::ceremony::{Ceremony, file_name};
 use crate::hq::change::{Change, Progress, Terms};
 use crate::hq::{Hq, NewHq, found, secret};
 use crate::site::create::NewSite;
+use crate::site::rekey::PublicKeys;
 
 pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -23,15 +26,18 @@ pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
         HqCommand::Show(args) => show(&args),
         HqCommand::Site(HqSiteCommand::Add(args)) => site_add(&args),
         HqCommand::Site(HqSiteCommand::Charter(args)) => site_charter(&args),
+        HqCommand::Site(HqSiteCommand::Rekey(args)) => site_rekey(&args),
         HqCommand::Key(HqKeyCommand::New(args)) => key_new(&args),
         HqCommand::Key(HqKeyCommand::Add(args)) => key_add(&args),
         HqCommand::Key(HqKeyCommand::Remove(args)) => key_remove(&args),
         HqCommand::Key(HqKeyCommand::Rotate(args)) => key_rotate(&args),
+        HqCommand::Region(command) => super::hq_region::run(command),
         HqCommand::Renew(args) => {
             let hq = Hq::open(&args.dir)?;
             carry_out(&hq, &hq.renew()?, &args)
         }
         HqCommand::Publish(args) => super::bundle::publish_at_hq(&args),
+        HqCommand::AllowDowngrade(args) => allow_downgrade(&args),
         HqCommand::Sign(args) => sign(&args),
         HqCommand::Finalize(args) => finalize(&args),
     }
@@ -84,6 +90,14 @@ fn show(args: &HqShowArgs) -> anyhow::Result<()> {
         println!(
             "  {name}  charter version {}, {} devices, until {}",
             charter.version, charter.devices, charter.expires
+        );
+    }
+    for (name, region) in &state.regions {
+        let sites: Vec<&str> = region.sites.iter().map(|site| site.as_str()).collect();
+        println!(
+            "region {name}: key {}, sites {}",
+            region.key.hex(),
+            sites.join(", ")
         );
     }
     let mut waiting: Vec<_> = std::fs::read_dir(hq.dir().join("ceremonies"))?
@@ -142,11 +156,43 @@ fn site_charter(args: &HqSiteCharterArgs) -> anyhow::Result<()> {
     )
 }
 
+fn site_rekey(args: &HqSiteRekeyArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let keys = PublicKeys::read(&args.file)?;
+    let found = keys.fingerprint()?;
+    if found != args.fingerprint.trim().to_lowercase() {
+        bail!(
+            "the file's fingerprint is {found}, not {}: it was changed on its way, or is another one",
+            args.fingerprint
+        );
+    }
+    carry_out(&hq, &hq.rekey_site(&keys)?, &args.hq)
+}
+
+fn allow_downgrade(args: &HqAllowDowngradeArgs) -> anyhow::Result<()> {
+    let hq = Hq::open(&args.hq.dir)?;
+    let allowed = Downgrade {
+        bundle: BundleRef {
+            name: args.bundle.clone(),
+            version: args.version,
+        },
+        device: args.device.clone(),
+        until: args.until,
+    };
+    carry_out(&hq, &hq.allow_downgrade(&args.site, allowed)?, &args.hq)?;
+    println!(
+        "At the site the profile must name it, too: version = \"{}\" in site.toml.",
+        args.version
+    );
+    Ok(())
+}
+
 fn terms(args: &TermsArgs) -> Terms {
     Terms {
         tags: args.tags.clone(),
         devices: args.devices,
         lifetime: args.days * 86_400,
+        minimum: args.minimum.clone(),
     }
 }
 
@@ -168,7 +214,7 @@ fn key_new(args: &HqKeyNewArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
+pub(super) fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
     let pem = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     PublicKey::from_pem(&pem).with_context(|| path.display().to_string())
 }
@@ -199,7 +245,11 @@ fn key_rotate(args: &HqKeyRotateArgs) -> anyhow::Result<()> {
     carry_out(&hq, &change, &args.hq)
 }
 
-fn carry_out(hq: &Hq, change: &Change, args: &super::hq_args::HqArg) -> anyhow::Result<()> {
+pub(super) fn carry_out(
+    hq: &Hq,
+    change: &Change,
+    args: &super::hq_args::HqArg,
+) -> anyhow::Result<()> {
     let progress = hq.carry_out(change, &args.passphrase.passphrase())?;
     tell(&progress);
     if let Progress::Done(hq) = &progress {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use groundcrew_core::SiteId;
-use groundcrew_core::ids::Slug;
+use groundcrew_core::ids::{Slug, Version};
+use groundcrew_core::{DeviceId, SiteId, UnixTime};
 
 use super::args::SiteArg;
 use crate::hq::KeyRole;
@@ -63,10 +63,22 @@ every change of keys and sites is a ceremony of `hq sign` by as many as the thre
     /// Keys: made, added, removed, rotated
     #[command(subcommand)]
     Key(HqKeyCommand),
+    /// Regions: bundles signed by a key of a region's own
+    #[command(subcommand)]
+    Region(super::hq_region::HqRegionCommand),
     /// Sign everything anew for its full time: roots, targets, charters
     Renew(HqArg),
     /// List a bundle and sign the list; a courier brings it to sites
     Publish(HqPublishArgs),
+    /// Let devices of a site go back to an older bundle, until a day
+    #[command(after_help = "\
+Example:
+  groundcrew hq allow-downgrade welcome 1.4 --site berlin --device berlin-7k2m9qx4 \\
+      --until 2026-12-24
+
+A device refuses a bundle older than it had last. This is the only way back; a courier brings
+it to the site (`trust export`).")]
+    AllowDowngrade(HqAllowDowngradeArgs),
     /// Add one person's signature to a ceremony's file, with no network and no HQ folder
     #[command(after_help = "\
 Example:
@@ -121,6 +133,14 @@ Example:
 
 The folder holds the site's own keys: it belongs on the appliance and nowhere else.")]
     Add(HqSiteAddArgs),
+    /// Name a site's new keys in its root and charter: the old ones were stolen or lost
+    #[command(after_help = "\
+Example:
+  groundcrew hq site rekey berlin.keys --hq hq --fingerprint 1f2e-3d4c-5b6a-7988-a7b6
+
+The file is what `groundcrew trust rekey` wrote on the appliance; somebody there reads the
+fingerprint out.")]
+    Rekey(HqSiteRekeyArgs),
     /// Sign a new charter: other tags, another number of devices, more time
     Charter(HqSiteCharterArgs),
 }
@@ -137,6 +157,18 @@ pub struct TermsArgs {
     /// For how many days: how long the site can go on without HQ
     #[arg(long, value_name = "DAYS", default_value_t = 730, value_parser = clap::value_parser!(u64).range(1..=3650))]
     pub days: u64,
+    /// The least version of a bundle that devices take; may be repeated
+    #[arg(long = "minimum", value_name = "BUNDLE=VERSION", value_parser = minimum)]
+    pub minimum: Vec<(Slug, Version)>,
+}
+
+fn minimum(text: &str) -> Result<(Slug, Version), String> {
+    let (name, version) = text
+        .split_once('=')
+        .ok_or("write it as welcome=1.2".to_owned())?;
+    let name = name.parse().map_err(|error| format!("{error}"))?;
+    let version = version.parse().map_err(|error| format!("{error}"))?;
+    Ok((name, version))
 }
 
 /// `groundcrew hq site add`.
@@ -172,6 +204,19 @@ pub struct HqSiteCharterArgs {
     #[command(flatten)]
     /// The charter
     pub terms: TermsArgs,
+}
+
+/// `groundcrew hq site rekey`.
+#[derive(Debug, Args)]
+pub struct HqSiteRekeyArgs {
+    /// What `groundcrew trust rekey` wrote
+    pub file: PathBuf,
+    #[command(flatten)]
+    /// HQ
+    pub hq: HqArg,
+    /// The file's fingerprint, as the appliance showed it
+    #[arg(long, value_name = "WORDS")]
+    pub fingerprint: String,
 }
 
 /// `groundcrew hq key`.
@@ -266,6 +311,35 @@ pub struct HqPublishArgs {
     pub hq: HqArg,
 }
 
+/// `groundcrew hq allow-downgrade`.
+#[derive(Debug, Args)]
+pub struct HqAllowDowngradeArgs {
+    /// The bundle
+    pub bundle: Slug,
+    /// Its older version, which HQ has listed
+    pub version: Version,
+    #[command(flatten)]
+    /// HQ
+    pub hq: HqArg,
+    /// The site
+    #[arg(long, value_name = "SITE")]
+    pub site: SiteId,
+    /// One device only; without it, every device of the site
+    #[arg(long, value_name = "ID")]
+    pub device: Option<DeviceId>,
+    /// Until when: 2026-12-24, or 2026-12-24T18:00:00Z
+    #[arg(long, value_name = "DATE", value_parser = date)]
+    pub until: UnixTime,
+}
+
+fn date(text: &str) -> Result<UnixTime, String> {
+    let midnight = format!("{text}T00:00:00Z");
+    let whole = if text.len() == 10 { &midnight } else { text };
+    whole
+        .parse()
+        .map_err(|_| "write it as 2026-12-24, or in UTC as 2026-12-24T18:00:00Z".to_owned())
+}
+
 /// `groundcrew hq sign`.
 #[derive(Debug, Args)]
 pub struct HqSignArgs {
@@ -294,6 +368,14 @@ pub struct HqFinalizeArgs {
 pub enum TrustCommand {
     /// Who signed, what is missing, what expires when, what to do
     Status(TrustStatusArgs),
+    /// At the site: make new keys, because the old ones were stolen or may have been
+    #[command(after_help = "\
+Example:
+  groundcrew trust rekey berlin.keys --site /srv/gc/site
+
+The file holds public keys for HQ (`hq site rekey`). The old keys stay in force until the
+courier brings what HQ signed; `trust import` then changes them, with the appliance stopped.")]
+    Rekey(TrustRekeyArgs),
     /// At HQ: write what was signed for a site into one file
     #[command(after_help = "\
 Example:
@@ -317,6 +399,16 @@ pub struct TrustStatusArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `groundcrew trust rekey`.
+#[derive(Debug, Args)]
+pub struct TrustRekeyArgs {
+    /// File to write
+    pub file: PathBuf,
+    #[command(flatten)]
+    /// The site
+    pub site: SiteArg,
 }
 
 /// `groundcrew trust export`.

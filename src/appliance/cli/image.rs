@@ -8,19 +8,26 @@ use anyhow::{Context as _, bail};
 use groundcrew_core::trust::{Charter, ImageTrust};
 
 use super::args::{ImageBuildArgs, ImageCommand};
-use crate::image::{self, ImageReport, ImageSpec, Progress, Recipe};
-use crate::site::{Site, publish};
+use super::secure;
+use crate::image::{self, ImageReport, ImageSpec, LoaderSet, Progress, Recipe, UkiSpec};
+use crate::site::settings::BiosLoader;
+use crate::site::{Settings, Site, publish};
 
 pub fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
     match command {
         ImageCommand::Build(args) => build(args),
+        ImageCommand::NewKey(args) => secure::new_key(&args),
+        ImageCommand::EnrollKeys(args) => secure::enroll_keys(&args),
     }
 }
 
 fn build(args: ImageBuildArgs) -> anyhow::Result<ExitCode> {
     let site = Site::at(&args.site.dir);
+    let settings = site.settings()?;
     let spec = ImageSpec {
         trust_json: image_trust(&site)?,
+        more_loaders: more_loaders(&args, &settings),
+        uki: uki(&args, &settings)?,
         kernel_deb: args.kernel_deb,
         agent: agent(args.agent)?,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -38,6 +45,43 @@ fn build(args: ImageBuildArgs) -> anyhow::Result<ExitCode> {
         print!("{}", summary(&report));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where Debian's package `systemd-boot-efi` puts the stub.
+const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+
+fn more_loaders(args: &ImageBuildArgs, settings: &Settings) -> Vec<LoaderSet> {
+    let shim = args.shim || settings.boot.shim();
+    let pxelinux = args.pxelinux || settings.boot.bios == BiosLoader::Pxelinux;
+    let sets = [(shim, LoaderSet::Shim), (pxelinux, LoaderSet::Pxelinux)];
+    let wanted = sets.into_iter().filter(|(wanted, _)| *wanted);
+    wanted.map(|(_, set)| set).collect()
+}
+
+fn uki(args: &ImageBuildArgs, settings: &Settings) -> anyhow::Result<Option<UkiSpec>> {
+    let signer = args.signer.read()?;
+    if !args.uki && !settings.boot.uki() && signer.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(UkiSpec {
+        stub: args.uki_stub.clone().unwrap_or_else(|| STUB.into()),
+        command_line: command_line(settings),
+        signer: signer.map(std::sync::Arc::new),
+    }))
+}
+
+/// The kernel's command line inside the image: nobody can add to it, so it says
+/// where the appliance is. On several networks it is somewhere else on each, and
+/// the agent takes the server that gave it its address.
+fn command_line(settings: &Settings) -> String {
+    let server = match settings.networks.as_slice() {
+        [only] => format!("gc.server={} ", only.address.address),
+        _ => String::new(),
+    };
+    format!(
+        "{server}gc.http={} gc.https={} console=tty0 console=ttyS0,115200 loglevel=6",
+        settings.ports.http, settings.ports.https
+    )
 }
 
 /// What of the site's trust goes into its image. The time in it is that of the
@@ -119,10 +163,21 @@ fn summary(report: &ImageReport) -> String {
     );
     for file in &report.manifest.files {
         out.push_str(&format!(
-            "  {:<14}{:>8.2} MiB\n",
+            "  {:<18}{:>8.2} MiB\n",
             file.name,
             mebibytes(file.stored.bytes)
         ));
+    }
+    if let Some(uki) = &report.manifest.uki {
+        out.push_str(&match &uki.signed_by {
+            Some(fingerprint) => {
+                format!("groundcrew.efi and local.efi are signed by {fingerprint}\n")
+            }
+            None => {
+                "groundcrew.efi is not signed: Secure Boot refuses it (--sign-key, --sign-cert)\n"
+                    .to_owned()
+            }
+        });
     }
     if !report.within_budget {
         out.push_str("This is more than 24 MiB: slow networks and small machines will feel it.\n");

@@ -45,11 +45,12 @@ fn overview(leases: &[LeaseView], width: usize) -> String {
             lease.state.clone(),
             lease.mac.clone(),
             lease.expires.to_string(),
+            text(&lease.interface),
             text(&lease.hostname),
             text(&lease.uuid),
         ]
     };
     let rows: Vec<_> = leases.iter().map(row).collect();
-    let header = ["ADDRESS", "STATE", "MAC", "UNTIL", "NAME", "UUID"];
+    let header = ["ADDRESS", "STATE", "MAC", "UNTIL", "ON", "NAME", "UUID"];
     table::render(&header, &rows, width)
 }

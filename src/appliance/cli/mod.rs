@@ -3,6 +3,7 @@
 
 pub mod args;
 mod backup;
+mod boot;
 mod bundle;
 mod client;
 pub mod clock;
@@ -11,6 +12,7 @@ mod explain;
 mod hash;
 mod hq;
 pub mod hq_args;
+pub mod hq_region;
 mod image;
 mod init;
 mod inventory;
@@ -18,6 +20,8 @@ mod journal;
 mod lease;
 pub mod logging;
 mod net;
+pub mod page;
+mod secure;
 mod stick;
 mod table;
 mod transfer;
@@ -44,6 +48,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Journal(command) => journal::run(command),
         Command::Lease(command) => lease::run(command),
         Command::Net(command) => net::run(command),
+        Command::Page(command) => page::run(command),
+        Command::Boot(command) => boot::run(command),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Hash(command) => hash::run(command),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::args::{DeviceListArgs, NetCommand};
 use super::client;
-use crate::lan::NetView;
+use crate::lan::InterfaceView;
 use crate::office::{Command, Outcome};
 use crate::site::Site;
 use crate::transfers::{Protocol, TransferView, TransfersView};
@@ -22,15 +22,20 @@ fn show(args: &DeviceListArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&net)?);
     } else {
-        print!("{}", overview(&net));
+        let mut out = String::new();
+        for interface in &net.interfaces {
+            out.push_str(&overview(interface));
+        }
+        transfers(&mut out, &net.transfers);
+        print!("{out}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn overview(net: &NetView) -> String {
+fn overview(net: &InterfaceView) -> String {
     let mut out = format!(
-        "{}: DHCP mode {}, now {}\n",
-        net.interface, net.mode, net.role
+        "{} ({}): DHCP mode {}, now {}\n",
+        net.interface, net.address, net.mode, net.role
     );
     for subnet in &net.subnets {
         let _ = writeln!(
@@ -38,6 +43,13 @@ fn overview(net: &NetView) -> String {
             "  {}/{}: {} of {} addresses in use, {} promised, {} put aside",
             subnet.network, subnet.mask, subnet.bound, subnet.pool, subnet.offered, subnet.declined
         );
+        if subnet.strangers > 0 {
+            let _ = writeln!(
+                out,
+                "  {} of those in use by clients that did nothing since they got them",
+                subnet.strangers
+            );
+        }
     }
     if net.others.is_empty() {
         out.push_str("  no other DHCP server was heard\n");
@@ -65,7 +77,6 @@ fn overview(net: &NetView) -> String {
         "  not answered: {} pool exhausted, {} asked too often, {} of a flood; {} addresses declined",
         c.exhausted, c.limited_client, c.limited_total, c.declined
     );
-    transfers(&mut out, &net.transfers);
     out
 }
 
@@ -76,7 +87,7 @@ fn transfers(out: &mut String, transfers: &TransfersView) {
     let totals = &transfers.totals;
     let _ = writeln!(
         out,
-        "  files: {} on their way, {} sent, {} failed; {} in all, {} times something was sent again",
+        "files: {} on their way, {} sent, {} failed; {} in all, {} times something was sent again",
         transfers.running.len(),
         totals.done,
         totals.failed,
@@ -93,7 +104,7 @@ fn transfers(out: &mut String, transfers: &TransfersView) {
     }
     let more = transfers.running.len().saturating_sub(SHOWN);
     if more > 0 {
-        let _ = writeln!(out, "    and {more} more (--json lists them)");
+        let _ = writeln!(out, "  and {more} more (--json lists them)");
     }
     for transfer in transfers.failed.iter().take(5) {
         let why = transfer.reason.as_deref().unwrap_or("failed");
@@ -128,7 +139,7 @@ fn line(out: &mut String, transfer: &TransferView, state: &str) {
     let rate = size(transfer.bytes_per_second);
     let _ = writeln!(
         out,
-        "    {protocol} {} to {who}: {state}, {rate}/s{repeats}",
+        "  {protocol} {} to {who}: {state}, {rate}/s{repeats}",
         transfer.file
     );
 }

@@ -3,14 +3,17 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::hq_args::{TrustCommand, TrustExportArgs, TrustImportArgs, TrustStatusArgs};
+use super::hq_args::{
+    TrustCommand, TrustExportArgs, TrustImportArgs, TrustRekeyArgs, TrustStatusArgs,
+};
 use crate::hq::{Hq, courier};
 use crate::site::status::{self, Urgency};
-use crate::site::{Site, courier as incoming};
+use crate::site::{Site, courier as incoming, rekey};
 
 pub fn run(command: TrustCommand) -> anyhow::Result<ExitCode> {
     match command {
         TrustCommand::Status(args) => status(&args),
+        TrustCommand::Rekey(args) => rekey(&args).map(|()| ExitCode::SUCCESS),
         TrustCommand::Export(args) => export(&args).map(|()| ExitCode::SUCCESS),
         TrustCommand::Import(args) => import(&args).map(|()| ExitCode::SUCCESS),
     }
@@ -27,6 +30,19 @@ fn status(args: &TrustStatusArgs) -> anyhow::Result<ExitCode> {
         Urgency::Broken => ExitCode::FAILURE,
         Urgency::Good | Urgency::Soon => ExitCode::SUCCESS,
     })
+}
+
+fn rekey(args: &TrustRekeyArgs) -> anyhow::Result<()> {
+    let keys = rekey::request(&Site::at(&args.site.dir))?;
+    keys.write(&args.file)?;
+    let (file, fingerprint) = (args.file.display(), keys.fingerprint()?);
+    println!(
+        "Made new keys for {}; the old ones are in force until HQ has signed.",
+        keys.site
+    );
+    println!("Bring {file} to HQ, and read out its fingerprint: {fingerprint}");
+    println!("There: groundcrew hq site rekey {file} --fingerprint {fingerprint}");
+    Ok(())
 }
 
 fn export(args: &TrustExportArgs) -> anyhow::Result<()> {

@@ -15,14 +15,14 @@ use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
 use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::{PublicKey, SigningKey};
-use groundcrew_core::trust::Charter;
 use groundcrew_core::trust::tuf::repo::{
-    Standing, add_signatures, claimed_root, claimed_targets, draft_root,
+    Standing, add_signatures, claimed_root, claimed_targets, delegated_authority, draft_root,
 };
 use groundcrew_core::trust::tuf::{Repo, Root, TargetFile, Targets};
+use groundcrew_core::trust::{Charter, Downgrades};
 use serde::{Deserialize, Serialize};
 
-use super::{Hq, State};
+use super::{Hq, State, region};
 use crate::durable::{self, Access};
 
 /// Files on their way through the hands of those who sign.
@@ -45,9 +45,13 @@ pub struct Ceremony {
 pub struct Draft {
     /// The site whose root this is; none: HQ's targets.
     pub site: Option<SiteId>,
+    /// The region whose list this is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<Slug>,
     /// The metadata file with the signatures so far.
     pub file: Blob,
-    /// A root whose keys must have signed: for a root the one before it.
+    /// What says whose signatures count: a root (for a root the one before it),
+    /// or for a region's list the targets that delegate to it.
     pub by: Option<Blob>,
 }
 
@@ -149,7 +153,7 @@ impl Ceremony {
     }
 
     fn name_of(&self, key: &PublicKey) -> String {
-        let short: String = key.hex().chars().take(8).collect();
+        let short = short(key);
         match self.after.name_of(key) {
             Some(name) => format!("{name} ({short})"),
             None => format!("the key {short}"),
@@ -170,6 +174,10 @@ impl Ceremony {
         }
         let targets = self.targets_after(hq, &mut repos)?;
         self.charters_hold(&targets)?;
+        region::delegations_hold(&self.after, &targets)?;
+        for (name, file) in self.region_drafts() {
+            region::list_holds(hq, name, file, &mut repos.values_mut())?;
+        }
         for draft in &self.drafts {
             let Some(site) = &draft.site else { continue };
             let version = claimed_root(&draft.file.0)?.version.get();
@@ -178,6 +186,13 @@ impl Ceremony {
                 std::fs::create_dir_all(folder)?;
             }
             durable::write(&path, &draft.file.0, Access::Public)?;
+        }
+        for (name, file) in self.region_drafts() {
+            let path = hq.region_file(name);
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            durable::write(&path, file, Access::Public)?;
         }
         if let Some(draft) = self.targets_draft() {
             durable::write(&hq.targets_file(), &draft.file.0, Access::Public)?;
@@ -191,7 +206,13 @@ impl Ceremony {
     }
 
     fn targets_draft(&self) -> Option<&Draft> {
-        self.drafts.iter().find(|draft| draft.site.is_none())
+        let mut drafts = self.drafts.iter();
+        drafts.find(|draft| draft.site.is_none() && draft.region.is_none())
+    }
+
+    fn region_drafts(&self) -> impl Iterator<Item = (&Slug, &[u8])> {
+        let drafts = self.drafts.iter();
+        drafts.filter_map(|draft| Some((draft.region.as_ref()?, draft.file.0.as_slice())))
     }
 
     /// A site's repository with its new root, if there is one.
@@ -264,6 +285,14 @@ impl Ceremony {
                 "the charter of {site} that is listed is not the one that HQ has decided on"
             );
         }
+        for (site, list) in &self.after.downgrades {
+            let listed = targets.targets.get(&Downgrades::target_path(site));
+            let meant = TargetFile::of(&list.to_json()?);
+            ensure!(
+                list.site == *site && listed.is_some_and(|l| l.sha256() == meant.sha256()),
+                "the downgrades of {site} that are listed are not those that HQ has decided on"
+            );
+        }
         Ok(())
     }
 }
@@ -271,6 +300,17 @@ impl Ceremony {
 impl Draft {
     /// How far each authority is satisfied; equal ones once.
     pub fn standings(&self) -> anyhow::Result<Vec<Standing>> {
+        if let Some(region) = &self.region {
+            let by = self
+                .by
+                .as_ref()
+                .context("a region's list without targets")?;
+            let by = claimed_targets(&by.0)?;
+            let authority = delegated_authority(&by, region.as_str());
+            let authority =
+                authority.with_context(|| format!("the targets delegate nothing to {region}"))?;
+            return Ok(vec![Standing::of::<Targets>(&self.file.0, &authority)?]);
+        }
         let by = self.by.as_ref().map(|by| claimed_root(&by.0)).transpose()?;
         let mut standings = Vec::new();
         if self.site.is_some() {
@@ -290,6 +330,13 @@ impl Draft {
     }
 
     fn title(&self) -> anyhow::Result<String> {
+        if let Some(region) = &self.region {
+            let list = claimed_targets(&self.file.0)?;
+            return Ok(format!(
+                "list of the region {region}, version {}, valid until {}",
+                list.version, list.expires
+            ));
+        }
         Ok(match &self.site {
             Some(site) => {
                 let root = claimed_root(&self.file.0)?;
@@ -313,7 +360,27 @@ impl Draft {
         if self.site.is_none() {
             let targets = claimed_targets(&self.file.0)?;
             let names: Vec<&str> = targets.targets.keys().map(String::as_str).collect();
-            return Ok(vec![format!("lists {}", names.join(", "))]);
+            let listed = match names.as_slice() {
+                [] => "lists nothing".to_owned(),
+                names => format!("lists {}", names.join(", ")),
+            };
+            let mut says = vec![listed];
+            for role in targets.delegations.iter().flat_map(|d| &d.roles) {
+                let paths = role.paths.clone().unwrap_or_default();
+                let ids = role.keys.keyids.iter();
+                let keys = ids.filter_map(|id| {
+                    let delegations = targets.delegations.as_ref()?;
+                    delegations.keys.get(id)?.ed25519()
+                });
+                let keys: Vec<String> = keys.map(|key| short(&key)).collect();
+                says.push(format!(
+                    "hands {} to {} ({})",
+                    paths.join(", "),
+                    role.name,
+                    keys.join(", ")
+                ));
+            }
+            return Ok(says);
         }
         let root = claimed_root(&self.file.0)?;
         let role = |name: &str, keys: &groundcrew_core::trust::tuf::metadata::RoleKeys| {
@@ -321,7 +388,7 @@ impl Draft {
                 .keyids
                 .iter()
                 .filter_map(|id| root.keys.get(id)?.ed25519());
-            let ids: Vec<String> = ids.map(|key| key.hex().chars().take(8).collect()).collect();
+            let ids: Vec<String> = ids.map(|key| short(&key)).collect();
             format!("{name}: {} of {}", keys.threshold, ids.join(", "))
         };
         let roles = &root.roles;
@@ -332,6 +399,11 @@ impl Draft {
             role("timestamp", &roles.timestamp),
         ])
     }
+}
+
+/// The beginning of a key, for people to compare.
+fn short(key: &PublicKey) -> String {
+    key.hex().chars().take(8).collect()
 }
 
 /// A file name for a ceremony.

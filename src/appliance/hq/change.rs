@@ -5,22 +5,27 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
-use groundcrew_core::ids::Slug;
+use groundcrew_core::ids::{Slug, Version};
 use groundcrew_core::keys::PublicKey;
-use groundcrew_core::trust::Charter;
 use groundcrew_core::trust::tuf::TargetFile;
 use groundcrew_core::trust::tuf::repo::{
     TargetChange, claimed_root, claimed_targets, draft_root, draft_targets,
 };
+use groundcrew_core::trust::{Charter, Downgrade, Downgrades};
 
 use super::ceremony::{self, Blob, Ceremony, Draft, FORM};
+use super::region::RegionChange;
 use super::secret::Passphrase;
 use super::{Hq, KeyRole, SiteRecord, State};
 use crate::site::SiteKeys;
 use crate::site::publish::OFFLINE_LIFETIME;
+use crate::site::rekey::PublicKeys;
 
 /// How much longer than targets a root is valid.
 const ROOT_LIFETIME: u64 = OFFLINE_LIFETIME * 5;
+
+/// A downgrade is an exception: a year at most.
+const MOST_DOWNGRADE: u64 = 366 * 86_400;
 
 /// A decision, ready to be signed.
 #[derive(Clone, Debug)]
@@ -29,6 +34,7 @@ pub struct Change {
     after: State,
     targets: Vec<TargetChange>,
     renew: bool,
+    pub(super) region: Option<RegionChange>,
 }
 
 /// What became of a change.
@@ -54,6 +60,8 @@ pub struct Terms {
     pub devices: u32,
     /// For how many seconds.
     pub lifetime: u64,
+    /// Least versions of bundles; nothing said: as before.
+    pub minimum: Vec<(Slug, Version)>,
 }
 
 impl Hq {
@@ -76,7 +84,7 @@ impl Hq {
             tags: terms.tags.clone(),
             expires: super::now()?.time().plus(terms.lifetime),
             devices: terms.devices,
-            minimum: std::collections::BTreeMap::new(),
+            minimum: terms.minimum.iter().cloned().collect(),
         };
         let put = put(&charter)?;
         let mut after = self.state().clone();
@@ -89,6 +97,30 @@ impl Hq {
         Ok(self.change(format!("add site {name}"), after, vec![put]))
     }
 
+    /// New keys for a site, which the site made and whose public halves came
+    /// from it: its old ones were stolen or lost.
+    pub fn rekey_site(&self, keys: &PublicKeys) -> anyhow::Result<Change> {
+        let name = &keys.site;
+        let mut record = self.site(name)?.clone();
+        ensure!(
+            record.timestamp != keys.timestamp,
+            "HQ has these keys for {name} already"
+        );
+        record.snapshot = keys.snapshot;
+        record.timestamp = keys.timestamp;
+        record.charter = Charter {
+            version: record.charter.version.saturating_add(1),
+            tls_key: keys.tls,
+            grant_key: keys.grant,
+            journal_key: keys.journal,
+            ..record.charter
+        };
+        let put = put(&record.charter)?;
+        let mut after = self.state().clone();
+        after.sites.insert(name.clone(), record);
+        Ok(self.change(format!("rekey site {name}"), after, vec![put]))
+    }
+
     /// New terms for a site; its charter gets the next version.
     pub fn charter_site(&self, name: &SiteId, terms: &Terms) -> anyhow::Result<Change> {
         let mut record = self.site(name)?.clone();
@@ -97,12 +129,53 @@ impl Hq {
             tags: terms.tags.clone(),
             expires: super::now()?.time().plus(terms.lifetime),
             devices: terms.devices,
+            minimum: match terms.minimum.as_slice() {
+                [] => record.charter.minimum.clone(),
+                said => said.iter().cloned().collect(),
+            },
             ..record.charter
         };
         let put = put(&record.charter)?;
         let mut after = self.state().clone();
         after.sites.insert(name.clone(), record);
         Ok(self.change(format!("charter site {name}"), after, vec![put]))
+    }
+
+    /// An older bundle that devices of a site may get again until then; for
+    /// one device or all.
+    pub fn allow_downgrade(&self, site: &SiteId, allowed: Downgrade) -> anyhow::Result<Change> {
+        let now = super::now()?.time();
+        self.site(site)?;
+        let bundle = allowed.bundle.clone();
+        ensure!(
+            self.listed(&bundle.target_path())?.is_some(),
+            "HQ lists no {bundle}: there is nothing to go back to"
+        );
+        ensure!(allowed.until > now, "{} is over already", allowed.until);
+        ensure!(
+            allowed.until <= now.plus(MOST_DOWNGRADE),
+            "{} is more than a year away: allow it for as long as it takes",
+            allowed.until
+        );
+        if let Some(device) = &allowed.device {
+            let here = device.as_str().strip_prefix(site.as_str());
+            ensure!(
+                here.is_some_and(|rest| rest.starts_with('-')),
+                "{device} is no device of the site {site}"
+            );
+        }
+        let mut after = self.state().clone();
+        let list = after.downgrades.entry(site.clone()).or_insert(Downgrades {
+            site: site.clone(),
+            allowed: Vec::new(),
+        });
+        list.allowed.retain(|known| known.until > now);
+        list.allowed.push(allowed);
+        let put = TargetChange::Put(
+            Downgrades::target_path(site),
+            TargetFile::of(&list.to_json()?),
+        );
+        Ok(self.change(format!("allow {bundle} at {site}"), after, vec![put]))
     }
 
     /// One more key for a role.
@@ -204,12 +277,18 @@ impl Hq {
         Ok(Progress::Waiting { file, standing })
     }
 
-    fn change(&self, purpose: String, after: State, targets: Vec<TargetChange>) -> Change {
+    pub(super) fn change(
+        &self,
+        purpose: String,
+        after: State,
+        targets: Vec<TargetChange>,
+    ) -> Change {
         Change {
             purpose,
             after,
             targets,
             renew: false,
+            region: None,
         }
     }
 
@@ -248,6 +327,7 @@ impl Hq {
                 let (site, by) = (Some(site.clone()), previous.map(Blob));
                 drafts.push(Draft {
                     site,
+                    region: None,
                     file: Blob(file),
                     by,
                 });
@@ -264,11 +344,24 @@ impl Hq {
             let file = draft_targets(held.as_ref(), &change.targets, now.plus(OFFLINE_LIFETIME))?;
             drafts.push(Draft {
                 site: None,
+                region: None,
                 file: Blob(file.bytes),
                 by: Some(Blob(root)),
             });
         } else if !change.targets.is_empty() {
             bail!("HQ has no site yet, so nothing can be signed for one: `groundcrew hq site add`");
+        }
+        if let Some(region) = &change.region {
+            let by = drafts.last().filter(|draft| draft.site.is_none());
+            let by = by
+                .map(|draft| draft.file.0.clone())
+                .or_else(|| self.targets_bytes());
+            drafts.push(Draft {
+                site: None,
+                region: Some(region.name.clone()),
+                file: Blob(self.draft_region(region)?),
+                by: by.map(Blob),
+            });
         }
         Ok(Ceremony {
             groundcrew_ceremony: FORM,

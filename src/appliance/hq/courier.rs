@@ -33,8 +33,7 @@ pub fn export(hq: &Hq, site: &SiteId, bundles: &[&Path], file: &Path) -> anyhow:
     let package = hq.package(site, manifests)?;
     let repo = hq.repo(site)?.context("no root")?;
     for (path, bytes) in &package.files {
-        let listed = repo.targets().and_then(|targets| targets.targets.get(path));
-        let listed = listed.with_context(|| {
+        let listed = repo.listed(path).with_context(|| {
             format!("{path} is not signed by HQ yet: `groundcrew hq publish` first")
         })?;
         listed.verify(bytes).with_context(|| path.clone())?;
@@ -72,6 +71,9 @@ fn write(
         &format!("{}targets.json", entry::METADATA),
         &package.targets,
     )?;
+    for (name, list) in &package.regions {
+        append(&mut tar, &format!("{}{name}.json", entry::REGIONS), list)?;
+    }
     for (name, bytes) in &package.files {
         append(&mut tar, &format!("{}{name}", entry::TARGETS), bytes)?;
     }

@@ -21,6 +21,7 @@ pub fn default_terms() -> Terms {
         tags: Vec::new(),
         devices: DEVICES,
         lifetime: publish::OFFLINE_LIFETIME,
+        minimum: Vec::new(),
     }
 }
 

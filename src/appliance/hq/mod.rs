@@ -4,15 +4,20 @@
 //! On disk: `hq.json` (who signs, which sites there are), `keys/` (the private
 //! keys that are at hand here), `sites/NAME/N.root.json` (each site's roots),
 //! `targets.json` (charters and bundles, the same bytes at every site),
-//! `ceremonies/` (what waits for more signatures).
+//! `regions/` (lists that regions sign), `ceremonies/` (what waits for more signatures).
 
 pub mod ceremony;
 pub mod change;
 pub mod courier;
 pub mod found;
+pub mod region;
+#[cfg(test)]
+mod region_tests;
 pub mod secret;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theft_tests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +31,7 @@ use groundcrew_core::keys::{PublicKey, SigningKey};
 use groundcrew_core::time::{Now, TimeFloor, UnixTime};
 use groundcrew_core::trust::tuf::repo::{RoleSpec, RootSpec, claimed_targets};
 use groundcrew_core::trust::tuf::{Repo, TargetFile};
-use groundcrew_core::trust::{Charter, Trusted};
+use groundcrew_core::trust::{Charter, Downgrades, Trusted};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, Access};
@@ -46,6 +51,12 @@ pub struct State {
     /// The sites.
     #[serde(default)]
     pub sites: BTreeMap<SiteId, SiteRecord>,
+    /// Older bundles that sites' devices may get again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub downgrades: BTreeMap<SiteId, Downgrades>,
+    /// The regions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub regions: BTreeMap<Slug, region::Region>,
 }
 
 /// Who signs for a role, and how many of them must.
@@ -111,7 +122,9 @@ impl State {
     /// The name of a key, where it has one.
     pub fn name_of(&self, key: &PublicKey) -> Option<&Slug> {
         let mut named = self.root.keys.iter().chain(&self.targets.keys);
-        named.find(|(_, known)| *known == key).map(|(name, _)| name)
+        let named = named.find(|(_, known)| *known == key).map(|(name, _)| name);
+        let region = || self.regions.iter().find(|(_, region)| region.key == *key);
+        named.or_else(|| region().map(|(name, _)| name))
     }
 }
 
@@ -183,6 +196,8 @@ impl Hq {
             root: signers(root, new.threshold),
             targets: signers(vec![make("targets")?], 1),
             sites: BTreeMap::new(),
+            downgrades: BTreeMap::new(),
+            regions: BTreeMap::new(),
         };
         let hq = Self {
             dir: dir.to_owned(),
@@ -244,24 +259,38 @@ impl Hq {
             root,
             newer_roots: roots.collect(),
             targets: self.targets_bytes(),
+            delegated: self
+                .state
+                .regions
+                .keys()
+                .filter_map(|name| Some((name.to_string(), self.region_bytes(name)?)))
+                .collect(),
             ..Trusted::default()
         };
         let repo = Repo::open(&trusted).with_context(|| format!("what HQ signed for {site}"))?;
         Ok(Some(repo))
     }
 
-    /// What HQ's targets list under a path.
+    /// What HQ's targets, or a region's, list under a path.
     pub fn listed(&self, path: &str) -> anyhow::Result<Option<TargetFile>> {
-        let Some(bytes) = self.targets_bytes() else {
-            return Ok(None);
-        };
-        Ok(claimed_targets(&bytes)?.targets.remove(path))
+        let regions = self.state.regions.keys();
+        let lists = regions.filter_map(|name| self.region_bytes(name));
+        for bytes in self.targets_bytes().into_iter().chain(lists) {
+            if let Some(target) = claimed_targets(&bytes)?.targets.remove(path) {
+                return Ok(Some(target));
+            }
+        }
+        Ok(None)
     }
 
     /// What a site needs of HQ; `files` are target files besides the charter.
     pub fn package(&self, site: &SiteId, files: Vec<(String, Vec<u8>)>) -> anyhow::Result<Package> {
         let record = self.site(site)?;
         let charter = (Charter::target_path(site), record.charter.to_json()?);
+        let downgrades = self.state.downgrades.get(site).map(|list| {
+            let path = Downgrades::target_path(site);
+            list.to_json().map(|bytes| (path, bytes))
+        });
         let roots = self.roots(site);
         let targets = self.targets_bytes();
         let targets = targets.filter(|_| !roots.is_empty()).with_context(|| {
@@ -271,7 +300,11 @@ impl Hq {
             site: site.clone(),
             roots,
             targets,
-            files: std::iter::once(charter).chain(files).collect(),
+            regions: self.regions_of(site),
+            files: std::iter::once(charter)
+                .chain(downgrades.transpose()?)
+                .chain(files)
+                .collect(),
         })
     }
 

@@ -34,9 +34,9 @@ impl Passphrase {
                 let text = text.with_context(|| format!("reading {}", path.display()))?;
                 text.lines().next().unwrap_or_default().to_owned()
             }
-            None if std::io::stdin().is_terminal() => typed(what)?,
+            None if may_ask() => typed(what)?,
             None => bail!(
-                "{what} needs a passphrase, and there is no terminal to ask: name a file with --passphrase-file"
+                "{what} needs a passphrase, and there is no terminal to ask (or this runs in its background): name a file with --passphrase-file"
             ),
         };
         if text.is_empty() {
@@ -101,6 +101,14 @@ fn decrypted(pem: &str, passphrase: &str) -> anyhow::Result<SigningKey> {
     // A wrong passphrase shows as garbage of one sort or another.
     let plain = plain.map_err(|_| anyhow::anyhow!("the passphrase is wrong"))?;
     Ok(SigningKey::from_pkcs8(plain.as_bytes())?)
+}
+
+/// Whether somebody sits there. From the background of a terminal the question
+/// would stop this process without a word (SIGTTOU).
+fn may_ask() -> bool {
+    let stdin = std::io::stdin();
+    let in_front = rustix::termios::tcgetpgrp(&stdin);
+    stdin.is_terminal() && in_front.is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
 /// Asks on the terminal, which shows nothing of what is typed.

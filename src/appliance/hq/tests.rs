@@ -14,12 +14,12 @@ use crate::site::create::NewSite;
 use crate::site::status::{self, Urgency};
 use crate::site::{Site, SiteKeys, courier as incoming, import, publish};
 
-struct World {
+pub(super) struct World {
     folder: tempfile::TempDir,
 }
 
 impl World {
-    fn new(keys: u32, threshold: u32) -> Self {
+    pub(super) fn new(keys: u32, threshold: u32) -> Self {
         let world = Self {
             folder: tempfile::tempdir().unwrap(),
         };
@@ -33,27 +33,27 @@ impl World {
         world
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(super) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn hq(&self) -> Hq {
+    pub(super) fn hq(&self) -> Hq {
         Hq::open(&self.at("hq")).unwrap()
     }
 
-    fn site(&self) -> Site {
+    pub(super) fn site(&self) -> Site {
         Site::at(self.at("berlin"))
     }
 
     /// Takes a private key away from HQ's folder, to its owner.
-    fn hand_out(&self, name: &str) -> SigningKey {
+    pub(super) fn hand_out(&self, name: &str) -> SigningKey {
         let path = self.at("hq/keys").join(format!("{name}.pem"));
         let key = super::secret::read(&path, &Passphrase::default()).unwrap();
         fs::remove_file(path).unwrap();
         key
     }
 
-    fn add_site(&self, name: &str) -> Progress {
+    pub(super) fn add_site(&self, name: &str) -> Progress {
         let site: Slug = name.parse().unwrap();
         let new = NewSite {
             organisation: "Test",
@@ -72,25 +72,30 @@ impl World {
         .unwrap()
     }
 
-    fn done(&self, change: anyhow::Result<Change>) {
+    pub(super) fn done(&self, change: anyhow::Result<Change>) {
         let progress = self
             .hq()
             .carry_out(&change.unwrap(), &Passphrase::default());
         assert!(matches!(progress.unwrap(), Progress::Done(_)));
     }
 
-    fn export(&self, name: &str) -> PathBuf {
+    pub(super) fn carry_out(&self, change: &Change) -> Progress {
+        let progress = self.hq().carry_out(change, &Passphrase::default());
+        progress.unwrap()
+    }
+
+    pub(super) fn export(&self, name: &str) -> PathBuf {
         let file = self.at("courier");
         courier::export(&self.hq(), &name.parse().unwrap(), &[], &file).unwrap();
         file
     }
 
-    fn import(&self, file: &Path) -> Result<import::Imported, String> {
+    pub(super) fn import(&self, file: &Path) -> Result<import::Imported, String> {
         incoming::import(&self.site(), file).map_err(|error| format!("{error:#}"))
     }
 }
 
-fn waiting(progress: Progress) -> PathBuf {
+pub(super) fn waiting(progress: Progress) -> PathBuf {
     match progress {
         Progress::Waiting { file, .. } => file,
         Progress::Done(_) => panic!("it was signed by too few"),
@@ -386,6 +391,7 @@ fn terms_change_by_a_newer_charter() {
         tags: vec!["kiosk".parse().unwrap()],
         devices: 3,
         lifetime: 30 * 86_400,
+        minimum: Vec::new(),
     };
     let name: Slug = "berlin".parse().unwrap();
     world.done(world.hq().charter_site(&name, &terms));

@@ -98,14 +98,27 @@ pub enum ImageError {
     TrustTooLarge(usize),
     /// Loaders are missing.
     #[error(
-        "no {names} in {places}: run `apt-get install ipxe`, or name a folder that has them with --ipxe-dir"
+        "no {names} in {places}: run `apt-get install {packages}`, or name a folder that has them with --ipxe-dir"
     )]
     NoLoader {
         /// Which.
         names: String,
         /// Where they were looked for.
         places: String,
+        /// Debian's packages that have them.
+        packages: &'static str,
     },
+    /// systemd's stub is missing.
+    #[error(
+        "no {} for the signed image: run `apt-get install systemd-boot-efi`, or name it with --uki-stub", path.display()
+    )]
+    NoStub {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The image for Secure Boot.
+    #[error("the signed image: {0}")]
+    Secure(#[from] super::secure::SecureError),
     /// A loader is something else.
     #[error("{} cannot be used: {why}", path.display())]
     BadLoader {

@@ -1,27 +1,86 @@
-//! The network boot loaders: iPXE as Debian packages it.
+//! The network boot loaders, as Debian packages them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::ImageError;
+use super::{ImageError, names};
 
-/// Where Debian's package `ipxe` puts them.
-const PLACES: [&str; 2] = ["/usr/lib/ipxe", "/boot"];
-/// Real ones have 70 KB to 1 MB.
+/// Real ones have 40 KB to 4 MB.
 const MAX_LOADER: u64 = 8 << 20;
 
-/// What each loader is for and how its file must begin.
-const LOADERS: [(&str, Form); 3] = [
-    ("ipxe.efi", Form::Efi),
-    ("snponly.efi", Form::Efi),
-    ("undionly.kpxe", Form::Bios),
+/// Loaders that are wanted together, and the packages that have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoaderSet {
+    /// iPXE: in every boot folder.
+    Ipxe,
+    /// shim and GRUB, both signed.
+    Shim,
+    /// pxelinux.
+    Pxelinux,
+}
+
+/// One loader: its name in the boot folder, its file's name, where that lies,
+/// and how it must begin.
+struct Row(&'static str, &'static str, &'static [&'static str], Form);
+
+const IPXE: [Row; 3] = [
+    Row("ipxe.efi", "ipxe.efi", IPXE_PLACES, Form::Efi),
+    Row("snponly.efi", "snponly.efi", IPXE_PLACES, Form::Efi),
+    Row("undionly.kpxe", "undionly.kpxe", IPXE_PLACES, Form::Bios),
 ];
+const IPXE_PLACES: &[&str] = &["/usr/lib/ipxe", "/boot"];
+const SHIM: [Row; 2] = [
+    Row(
+        names::SHIM,
+        "shimx64.efi.signed",
+        &["/usr/lib/shim"],
+        Form::Efi,
+    ),
+    Row(
+        names::GRUB,
+        "grubnetx64.efi.signed",
+        &["/usr/lib/grub/x86_64-efi-signed"],
+        Form::Efi,
+    ),
+];
+const PXELINUX: [Row; 2] = [
+    Row(
+        names::PXELINUX,
+        "pxelinux.0",
+        &["/usr/lib/PXELINUX"],
+        Form::Bios,
+    ),
+    Row(
+        names::LDLINUX,
+        "ldlinux.c32",
+        &["/usr/lib/syslinux/modules/bios"],
+        Form::Bios,
+    ),
+];
+
+impl LoaderSet {
+    fn rows(self) -> &'static [Row] {
+        match self {
+            Self::Ipxe => &IPXE,
+            Self::Shim => &SHIM,
+            Self::Pxelinux => &PXELINUX,
+        }
+    }
+
+    fn packages(self) -> &'static str {
+        match self {
+            Self::Ipxe => "ipxe",
+            Self::Shim => "shim-signed grub-efi-amd64-signed",
+            Self::Pxelinux => "pxelinux syslinux-common",
+        }
+    }
+}
 
 #[derive(Clone, Copy)]
 enum Form {
     /// PE for x86-64.
     Efi,
-    /// Raw code that a BIOS's PXE jumps into; it has no magic.
+    /// Raw code that a BIOS's PXE jumps into, or that such code loads.
     Bios,
 }
 
@@ -32,38 +91,35 @@ pub(super) struct Loader {
     pub(super) content: Vec<u8>,
 }
 
-/// All loaders, from the named folders first, then from the package's own.
-pub(super) fn find(extra: &[PathBuf]) -> Result<Vec<Loader>, ImageError> {
-    let own = PLACES.iter().map(PathBuf::from);
-    find_in(&extra.iter().cloned().chain(own).collect::<Vec<_>>())
-}
-
-fn find_in(places: &[PathBuf]) -> Result<Vec<Loader>, ImageError> {
-    let mut missing = Vec::new();
-    let mut loaders = Vec::new();
-    for (name, form) in LOADERS {
-        match places
-            .iter()
-            .map(|place| place.join(name))
-            .find(|path| path.is_file())
-        {
+/// All loaders of a set, from the named folders first, then from its packages.
+pub(super) fn find(set: LoaderSet, extra: &[PathBuf]) -> Result<Vec<Loader>, ImageError> {
+    let (mut missing, mut looked, mut loaders) = (Vec::new(), Vec::new(), Vec::new());
+    for Row(name, file, places, form) in set.rows() {
+        let places = || {
+            extra
+                .iter()
+                .cloned()
+                .chain(places.iter().map(PathBuf::from))
+        };
+        match places().map(|place| place.join(file)).find(|p| p.is_file()) {
             Some(path) => loaders.push(Loader {
                 name,
-                content: read(&path, form)?,
+                content: read(&path, *form)?,
             }),
-            None => missing.push(name),
+            None => {
+                missing.push(*file);
+                looked.extend(places().map(|place| place.display().to_string()));
+            }
         }
     }
     if missing.is_empty() {
         return Ok(loaders);
     }
-    let places = places
-        .iter()
-        .map(|p| p.display().to_string())
-        .collect::<Vec<_>>();
+    looked.dedup();
     Err(ImageError::NoLoader {
         names: missing.join(", "),
-        places: places.join(", "),
+        places: looked.join(", "),
+        packages: set.packages(),
     })
 }
 
@@ -113,9 +169,14 @@ pub(super) mod tests {
     #[test]
     fn a_missing_loader_says_what_to_install() {
         let folder = loaders_folder();
-        assert_eq!(find_in(&[folder.path().to_owned()]).unwrap().len(), 3);
+        assert_eq!(
+            find(LoaderSet::Ipxe, &[folder.path().to_owned()])
+                .unwrap()
+                .len(),
+            3
+        );
         fs::remove_file(folder.path().join("snponly.efi")).unwrap();
-        let error = find_in(&[folder.path().to_owned()])
+        let error = find(LoaderSet::Ipxe, &[folder.path().to_owned()])
             .unwrap_err()
             .to_string();
         for part in ["snponly.efi", "apt-get install ipxe", "--ipxe-dir"] {
@@ -128,7 +189,7 @@ pub(super) mod tests {
     fn a_file_that_is_no_loader_is_refused() {
         let folder = loaders_folder();
         fs::write(folder.path().join("ipxe.efi"), b"<html>not found</html>").unwrap();
-        let error = find_in(&[folder.path().to_owned()])
+        let error = find(LoaderSet::Ipxe, &[folder.path().to_owned()])
             .unwrap_err()
             .to_string();
         assert!(error.contains("not an EFI program"), "{error}");

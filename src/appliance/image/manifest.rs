@@ -29,6 +29,19 @@ pub struct Manifest {
     pub files: Vec<BootFile>,
     /// Kernel and initrd together, in bytes.
     pub boot_bytes: u64,
+    /// The site's own image for UEFI, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uki: Option<UkiFacts>,
+}
+
+/// The site's own image for UEFI.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UkiFacts {
+    /// The kernel's command line inside.
+    pub command_line: String,
+    /// SHA-256 of the certificate whose key signed it, hex; `None`: unsigned.
+    pub signed_by: Option<String>,
 }
 
 /// The agent in the image.

@@ -18,14 +18,18 @@ mod kernel;
 mod loaders;
 mod local;
 mod manifest;
+pub mod names;
 mod progress;
 mod recipe;
+pub mod secure;
 #[cfg(test)]
 mod tests;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use secure::Signer;
 use serde::Serialize;
 
 pub use catalogue::ChoiceError;
@@ -33,17 +37,14 @@ pub use deb::DebError;
 pub use elf::ElfError;
 pub use error::ImageError;
 pub use kernel::Facts;
-pub use manifest::{Agent, BootFile, MANIFEST, Manifest, Stored};
+pub use loaders::LoaderSet;
+pub use manifest::{Agent, BootFile, MANIFEST, Manifest, Stored, UkiFacts};
+pub use names::{INITRD, VMLINUZ};
 pub use progress::Progress;
 pub use recipe::Recipe;
 
 /// Kernel and initrd together (DESIGN section 6).
 pub const BOOT_BUDGET: u64 = 24 << 20;
-
-/// Names in the boot folder.
-pub const VMLINUZ: &str = "vmlinuz";
-/// See [`VMLINUZ`].
-pub const INITRD: &str = "initrd.img";
 
 /// The agent's own budget is 4 MiB; a debug build may be larger.
 const MAX_AGENT: u64 = 256 << 20;
@@ -69,6 +70,21 @@ pub struct ImageSpec {
     pub ipxe_dirs: Vec<PathBuf>,
     /// Which modules go in.
     pub recipe: Recipe,
+    /// Loaders beside iPXE.
+    pub more_loaders: Vec<LoaderSet>,
+    /// The site's own image for UEFI, if it is wanted.
+    pub uki: Option<UkiSpec>,
+}
+
+/// What the site's own image for UEFI is made of, beside kernel and initrd.
+#[derive(Clone, Debug)]
+pub struct UkiSpec {
+    /// systemd's EFI stub.
+    pub stub: PathBuf,
+    /// The kernel's whole command line.
+    pub command_line: String,
+    /// Signs it, and the own disk's loader; without one Secure Boot refuses both.
+    pub signer: Option<Arc<Signer>>,
 }
 
 /// What was built.
@@ -98,8 +114,12 @@ pub fn build(
     // What the user can put right at once comes before half a minute's work.
     let agent = read_agent(&spec.agent)?;
     check_trust(&spec.trust_json)?;
-    let loaders = loaders::find(&spec.ipxe_dirs)?;
-    let own_disk = local::build()?;
+    let mut loaders = loaders::find(LoaderSet::Ipxe, &spec.ipxe_dirs)?;
+    for set in &spec.more_loaders {
+        loaders.extend(loaders::find(*set, &spec.ipxe_dirs)?);
+    }
+    let own_disk = own_disk(spec.uki.as_ref())?;
+    let stub = spec.uki.as_ref().map(read_stub).transpose()?;
     fs::create_dir_all(&spec.cache).map_err(ImageError::at(&spec.cache))?;
     let deb = match &spec.kernel_deb {
         Some(path) => path.clone(),
@@ -112,7 +132,14 @@ pub fn build(
     initrd.extend(initrd::trust_part(&spec.trust_json)?);
     let mut files: Vec<(&str, &[u8])> = vec![(VMLINUZ, &kernel.vmlinuz), (INITRD, &initrd)];
     files.extend(loaders.iter().map(|l| (l.name, &l.content[..])));
-    files.push((local::NAME, &own_disk));
+    files.push((names::OWN_DISK, &own_disk));
+    let uki = match (&spec.uki, &stub) {
+        (Some(spec), Some(stub)) => Some(uki(spec, stub, &kernel.facts, &kernel.vmlinuz, &initrd)?),
+        _ => None,
+    };
+    if let Some((content, _)) = &uki {
+        files.push((names::UKI, content));
+    }
     let manifest = Manifest {
         format: 1,
         kernel: kernel.facts,
@@ -129,6 +156,7 @@ pub fn build(
             })
             .collect(),
         boot_bytes: (kernel.vmlinuz.len() + initrd.len()) as u64,
+        uki: uki.as_ref().map(|(_, facts)| facts.clone()),
     };
     progress(Progress::Writing {
         out: spec.out.clone(),
@@ -146,6 +174,52 @@ pub fn build(
 /// A static program as an initrd of its own, `/NAME` in it.
 pub fn program_initrd(name: &str, program: &Path) -> Result<Vec<u8>, ImageError> {
     initrd::program_part(name, &read_agent(program)?)
+}
+
+fn own_disk(uki: Option<&UkiSpec>) -> Result<Vec<u8>, ImageError> {
+    let own_disk = local::build()?;
+    match uki.and_then(|uki| uki.signer.as_deref()) {
+        Some(signer) => Ok(secure::sign(own_disk, signer)?),
+        None => Ok(own_disk),
+    }
+}
+
+fn read_stub(uki: &UkiSpec) -> Result<Vec<u8>, ImageError> {
+    match fs::read(&uki.stub) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ImageError::NoStub {
+            path: uki.stub.clone(),
+        }),
+        read => read.map_err(ImageError::at(&uki.stub)),
+    }
+}
+
+/// The site's own image, and what `image.json` says of it.
+fn uki(
+    spec: &UkiSpec,
+    stub: &[u8],
+    kernel: &Facts,
+    vmlinuz: &[u8],
+    initrd: &[u8],
+) -> Result<(Vec<u8>, UkiFacts), ImageError> {
+    let os_release = format!(
+        "ID=groundcrew\nNAME=groundcrew\nPRETTY_NAME=\"groundcrew, kernel {}\"\n",
+        kernel.version
+    );
+    let image = secure::uki(&secure::Parts {
+        stub,
+        os_release: &os_release,
+        command_line: &spec.command_line,
+        kernel: vmlinuz,
+        initrd,
+    })?;
+    let facts = UkiFacts {
+        command_line: spec.command_line.clone(),
+        signed_by: spec.signer.as_ref().map(|signer| signer.fingerprint()),
+    };
+    match &spec.signer {
+        Some(signer) => Ok((secure::sign(image, signer)?, facts)),
+        None => Ok((image, facts)),
+    }
 }
 
 fn read_agent(path: &Path) -> Result<Vec<u8>, ImageError> {

@@ -69,6 +69,8 @@ impl World {
             cache: self.path("cache"),
             ipxe_dirs: vec![self.loaders.path().to_owned()],
             recipe: recipe(&["ext4", "b"], &["absent"]),
+            more_loaders: Vec::new(),
+            uki: None,
         }
     }
 }

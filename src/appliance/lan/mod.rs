@@ -1,37 +1,55 @@
-//! The DHCP service of the devices' network, shared by the task that has its
-//! sockets and by the commands that look at it. Decisions are
-//! [`groundcrew_netboot::dhcp`]'s; here is the one lock, the clock, and the way
-//! to the disk.
+//! The DHCP service of each network, shared by the task that has its sockets and
+//! by the commands that look at it. Decisions are [`groundcrew_netboot::dhcp`]'s;
+//! here is the one lock of each, the clock, and the way to the disk.
 
+mod all;
 mod view;
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use groundcrew_core::UnixTime;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::dhcp::{
-    BootClient, BootService, Counters, Handled, Identity, Lease, LeaseEvent, LeaseState, Loaders,
-    Mode, Moment, Notice, Reply, Request, Server, Service, Subnet, SubnetConfig, Verdict, Via,
+    BootClient, BootService, Counters, Handled, Identity, Known, Lease, LeaseEvent, Loaders, Mode,
+    Moment, Notice, Reply, Request, Server, Service, Subnet, SubnetConfig, Verdict, Via,
+    check_apart,
 };
 use std::net::SocketAddrV4;
 
-pub use view::{CountersView, LeaseView, NetView, OtherView, SubnetView};
+pub use all::{Lan, stored, stored_release};
+pub use view::{CountersView, InterfaceView, LeaseView, NetView, OtherView, SubnetView};
 
-use crate::site::{Cidr, Settings};
+use crate::flight::Flight;
+use crate::site::{Cidr, Network};
 use crate::store::{Busy, Change, Commit, Writer};
 
 /// Who holds which address: hardware address, and the UUID where it was told.
 pub type Machines = HashMap<Ipv4Addr, (MacAddr, Option<SmbiosUuid>)>;
 
-/// The service and its way to the disk.
+/// The service of one network, and its way to the disk.
 pub struct Desk {
     inner: Mutex<Inner>,
     writer: Writer,
-    interface: String,
+    network: Network,
+    known: Box<Knows>,
     began: Instant,
+    flight: Option<Arc<Flight>>,
+}
+
+/// What the site knows of a device that asks, by what its packet says.
+pub type Knows = dyn Fn(&Request) -> Option<Known> + Send + Sync;
+
+/// What the sockets of a network can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Wire {
+    /// The interface's hardware address.
+    pub mac: MacAddr,
+    /// Addresses are asked for by ARP before they are offered.
+    pub asks_arp: bool,
 }
 
 struct Inner {
@@ -52,35 +70,57 @@ pub struct Answer {
 
 impl Desk {
     /// The service as `site.toml` wants it, with the leases of earlier runs.
-    /// `mac`: the interface's.
+    /// `http`: the port that boot files come from; `loaders`: which they are.
     pub fn new(
-        settings: &Settings,
-        mac: MacAddr,
+        network: &Network,
+        http: u16,
+        loaders: Loaders,
+        wire: Wire,
         leases: &[Lease],
         writer: Writer,
+        known: Box<Knows>,
     ) -> anyhow::Result<Self> {
         let boot = BootService {
-            http: SocketAddrV4::new(settings.address.address, settings.ports.http),
-            loaders: Loaders::debian(),
+            http: SocketAddrV4::new(network.address.address, http),
+            loaders,
         };
         let me = Identity {
-            address: settings.address.address,
-            mac,
+            address: network.address.address,
+            mac: wire.mac,
             seed: u64::from_ne_bytes(crate::site::keys::random()?),
         };
         let began = Instant::now();
-        let (own, relayed) = networks(settings).context("site.toml")?;
-        let server = Server::with_relays(own, relayed, Some(boot.clone()), leases)?;
-        let service = Service::new(settings.dhcp.mode, me, boot, server, moment(began));
+        let (own, relayed) = subnets(network).context("site.toml")?;
+        let mut server = Server::with_relays(own, relayed, Some(boot.clone()), leases)?;
+        if wire.asks_arp {
+            server = server.probed();
+        }
+        let service = Service::new(network.mode, me, boot, server, moment(began));
         Ok(Self {
             inner: Mutex::new(Inner {
                 service,
                 reported: Counters::default(),
             }),
             writer,
-            interface: settings.interface.clone(),
+            network: network.clone(),
+            known,
             began,
+            flight: None,
         })
+    }
+
+    /// The same, and what happens is told to `flight`.
+    #[must_use]
+    pub fn recorded(self, flight: Arc<Flight>) -> Self {
+        Self {
+            flight: Some(flight),
+            ..self
+        }
+    }
+
+    /// The interface's name.
+    pub fn interface(&self) -> &str {
+        &self.network.interface
     }
 
     /// The mode, as written.
@@ -88,22 +128,35 @@ impl Desk {
         self.lock().service.watch().mode()
     }
 
-    /// Decides on a packet, queues its rows and says what is worth saying.
+    /// Decides on a packet as it came, queues its rows and says what is worth saying.
     ///
     /// # Errors
     /// The disk does not keep up; then nothing happened.
-    pub fn handle(&self, request: &Request, via: Via) -> Result<Option<Answer>, Busy> {
+    pub fn handle(
+        &self,
+        packet: &[u8],
+        request: &Request,
+        via: Via,
+    ) -> Result<Option<Answer>, Busy> {
         // A place first: with a full queue nothing may have happened in memory.
         let place = self.writer.place()?;
+        // Asked before the lock: the office has one of its own.
+        let known = (self.known)(request);
         let (handled, commit) = {
             let mut inner = self.lock();
-            let mut handled = inner.service.handle(request, via, moment(self.began));
+            let now = moment(self.began);
+            let mut handled = inner
+                .service
+                .handle_known(request, known.as_ref(), via, now);
             let rows: Vec<Change> = handled.outcome.events.drain(..).map(change).collect();
             // Queued under the lock: the disk follows in memory's order.
             let commit = (!rows.is_empty()).then(|| place.write(rows));
             (handled, commit)
         };
         let Handled { outcome, notice } = handled;
+        if let Some(flight) = &self.flight {
+            flight.dhcp(packet, request, via, self.network.address.address, &outcome);
+        }
         self.say(notice);
         let client = outcome.client;
         Ok(said(outcome.verdict, request).map(|reply| Answer {
@@ -120,6 +173,9 @@ impl Desk {
 
     /// A packet to the clients' port.
     pub fn overhear(&self, packet: &[u8]) {
+        if let Some(flight) = &self.flight {
+            flight.overheard(packet, self.network.address.address);
+        }
         let notice = self.lock().service.overhear(packet, moment(self.began));
         self.say(notice);
     }
@@ -147,16 +203,21 @@ impl Desk {
         let (now, before) = (*inner.service.counters(), inner.reported);
         let server = inner.service.server();
         let (size, offers) = (server.pool_size(), server.offers());
+        let strangers = server.strangers();
         inner.reported = now;
         drop(inner);
+        let interface = self.interface();
         let exhausted = now.exhausted - before.exhausted;
         if exhausted > 0 {
             tracing::warn!(
-                "DHCP: the pool is EXHAUSTED: {exhausted} clients got no address ({size} addresses, {offers} of them only promised). Widen the pool, shorten the lease, or look for somebody who takes all addresses"
+                interface,
+                "DHCP: the pool is EXHAUSTED: {exhausted} questions for an address had no answer ({size} addresses, {offers} of them only promised, {strangers} held by clients that did nothing since). {}",
+                cure(strangers + offers, size)
             );
-        } else if offers * 2 > size && offers > 8 {
+        } else if (offers + strangers) * 2 > size && offers + strangers > 8 {
             tracing::warn!(
-                "DHCP: {offers} of {size} addresses are promised to clients that do not take them; somebody may be starving the pool"
+                interface,
+                "DHCP: {offers} of {size} addresses are promised to clients that do not take them, and {strangers} are held by clients that did nothing since. {STARVED}"
             );
         }
         let (client, total) = (
@@ -165,6 +226,7 @@ impl Desk {
         );
         if client + total > 0 {
             tracing::warn!(
+                interface,
                 "DHCP: {client} packets of clients that ask too often and {total} of a flood were dropped"
             );
         }
@@ -172,6 +234,9 @@ impl Desk {
 
     /// Another machine uses an address that was about to be offered: put aside.
     pub fn conflict(&self, ip: Ipv4Addr, user: MacAddr) {
+        if let Some(flight) = &self.flight {
+            flight.conflict(ip, user);
+        }
         tracing::warn!(%ip, %user, "DHCP: {ip} is used by {user}, which did not get it here; it is put aside for an hour");
         let Ok(place) = self.writer.place() else {
             return;
@@ -182,52 +247,49 @@ impl Desk {
         let _ = (!events.is_empty()).then(|| place.write(events.into_iter().map(change).collect()));
     }
 
-    /// Every lease, by address.
-    pub fn leases(&self) -> Vec<LeaseView> {
-        let now = crate::clock::read();
-        view::leases(self.lock().service.server().leases(), now)
+    /// Who has this address asked for something to boot.
+    pub fn seen(&self, ip: Ipv4Addr) {
+        self.lock().service.seen(ip);
     }
 
-    /// Takes a lease away, durably.
-    pub async fn release(&self, ip: Ipv4Addr) -> anyhow::Result<String> {
+    /// Takes a lease away; `None` where this network has none for the address.
+    fn release(&self, ip: Ipv4Addr) -> Result<Option<Commit>, Busy> {
         let place = self.writer.place()?;
-        let commit = {
-            // Queued under the same lock: a request in between must not overtake.
-            let mut inner = self.lock();
-            let events = inner.service.release(ip, moment(self.began));
-            anyhow::ensure!(!events.is_empty(), "{}", no_lease(ip));
-            place.write(events.into_iter().map(change).collect())
-        };
-        commit.done().await;
-        Ok(released(ip))
+        // Queued under the same lock: a request in between must not overtake.
+        let mut inner = self.lock();
+        let events = inner.service.release(ip, moment(self.began));
+        let rows: Vec<Change> = events.into_iter().map(change).collect();
+        Ok((!rows.is_empty()).then(|| place.write(rows)))
     }
 
-    /// The machine that holds `ip` at this moment.
-    pub fn machine(&self, ip: Ipv4Addr) -> Option<(MacAddr, Option<SmbiosUuid>)> {
-        let now = crate::clock::read();
+    fn leases(&self, now: UnixTime) -> Vec<LeaseView> {
         let inner = self.lock();
-        let lease = inner.service.server().leases().find(|row| row.ip == ip);
+        let rows = inner.service.server().leases();
+        rows.map(|row| view::lease(row, Some(self.interface()), now))
+            .collect()
+    }
+
+    fn machine(&self, ip: Ipv4Addr, now: UnixTime) -> Option<(MacAddr, Option<SmbiosUuid>)> {
+        let inner = self.lock();
+        let lease = inner.service.server().lease(ip);
         lease
             .filter(|row| row.holds(now))
             .map(|row| (row.mac, row.uuid))
     }
 
-    /// The machines that hold addresses at this moment.
-    pub fn machines(&self) -> Machines {
-        let now = crate::clock::read();
+    fn machines(&self, now: UnixTime) -> Machines {
         let inner = self.lock();
         let held = inner.service.server().leases().filter(|row| row.holds(now));
         held.map(|row| (row.ip, (row.mac, row.uuid))).collect()
     }
 
-    /// The network as this appliance sees it.
-    pub fn net(&self) -> NetView {
+    fn view(&self) -> InterfaceView {
         let now = moment(self.began);
-        view::net(&self.lock().service, &self.interface, now)
+        view::interface(&self.lock().service, &self.network, now)
     }
 
     fn say(&self, notice: Option<Notice>) {
-        let interface = &self.interface;
+        let interface = self.interface();
         match notice {
             Some(notice) if notice.is_warning() => tracing::warn!(interface, "DHCP: {notice}"),
             Some(notice) => tracing::info!(interface, "DHCP: {notice}"),
@@ -241,29 +303,15 @@ impl Desk {
     }
 }
 
-/// The leases of a site that nobody serves.
-pub fn stored(leases: &[Lease]) -> Vec<LeaseView> {
-    view::leases(leases.iter(), crate::clock::read())
-}
+/// What to do about somebody who takes all addresses.
+const STARVED: &str = "Somebody may be starving the pool: look for the port it comes from and limit the hardware addresses there (port security, DHCP snooping)";
 
-/// The row that takes a lease away from a site that nobody serves.
-pub fn stored_release(leases: Vec<Lease>, ip: Ipv4Addr) -> anyhow::Result<(Change, String)> {
-    let lease = leases.into_iter().find(|lease| lease.ip == ip);
-    let lease = lease.with_context(|| no_lease(ip))?;
-    let row = Lease {
-        state: LeaseState::Released,
-        expires_at: crate::clock::read(),
-        ..lease
-    };
-    Ok((Change::PutLease(row), released(ip)))
-}
-
-fn no_lease(ip: Ipv4Addr) -> String {
-    format!("{ip} is leased to nobody; `groundcrew lease list` shows the leases")
-}
-
-fn released(ip: Ipv4Addr) -> String {
-    format!("{ip} is free; the device that had it moves when it next asks")
+fn cure(idle: usize, size: usize) -> &'static str {
+    if idle * 2 > size {
+        STARVED
+    } else {
+        "Widen the pool or shorten the lease"
+    }
 }
 
 /// The reply to send, if there is one; what is not answered is logged with its reason.
@@ -291,33 +339,43 @@ fn moment(began: Instant) -> Moment {
     }
 }
 
-/// The networks of a site, checked together: its own, then those behind relays.
+/// Whether these networks can be served beside each other.
 ///
 /// # Errors
 /// What does not fit, in words for who wrote `site.toml`.
-pub fn networks(settings: &Settings) -> anyhow::Result<(Subnet, Vec<Subnet>)> {
-    let dhcp = &settings.dhcp;
-    let server = settings.address.address;
-    let reserved = |network: Cidr| {
-        let mut inside = dhcp.reservations.clone();
-        inside.retain(|reservation| network.holds_host(reservation.ip));
+pub fn check(networks: &[Network]) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for network in networks {
+        let (own, relayed) = subnets(network)?;
+        all.push(own);
+        all.extend(relayed);
+    }
+    Ok(check_apart(&all)?)
+}
+
+/// A network as the DHCP service knows it: its own, then those behind relays.
+fn subnets(network: &Network) -> anyhow::Result<(Subnet, Vec<Subnet>)> {
+    let server = network.address.address;
+    let reserved = |on: Cidr| {
+        let mut inside = network.reservations.clone();
+        inside.retain(|reservation| on.holds_host(reservation.ip));
         inside
     };
     let own = Subnet::new(SubnetConfig {
         server,
         behind_relay: None,
-        prefix: settings.address.prefix,
-        pool_first: dhcp.pool.first,
-        pool_last: dhcp.pool.last,
-        router: dhcp.router,
-        dns: dhcp.dns.clone(),
-        ntp: dhcp.ntp.clone(),
-        search: dhcp.search.clone(),
-        domain: dhcp.domain.clone(),
-        lease_seconds: dhcp.lease_seconds,
-        reservations: reserved(settings.address),
+        prefix: network.address.prefix,
+        pool_first: network.pool.first,
+        pool_last: network.pool.last,
+        router: network.router,
+        dns: network.dns.clone(),
+        ntp: network.ntp.clone(),
+        search: network.search.clone(),
+        domain: network.domain.clone(),
+        lease_seconds: network.lease_seconds,
+        reservations: reserved(network.address),
     })?;
-    let relayed = dhcp.subnets.iter().map(|subnet| {
+    let relayed = network.subnets.iter().map(|subnet| {
         Subnet::new(SubnetConfig {
             server,
             behind_relay: Some(subnet.relay.address),
@@ -326,14 +384,12 @@ pub fn networks(settings: &Settings) -> anyhow::Result<(Subnet, Vec<Subnet>)> {
             pool_last: subnet.pool.last,
             router: Some(subnet.router),
             dns: subnet.dns.clone(),
-            ntp: dhcp.ntp.clone(),
-            search: dhcp.search.clone(),
+            ntp: subnet.ntp.clone(),
+            search: subnet.search.clone(),
             domain: subnet.domain.clone(),
             lease_seconds: subnet.lease_seconds,
             reservations: reserved(subnet.relay),
         })
     });
-    let relayed = relayed.collect::<Result<Vec<_>, _>>()?;
-    Server::with_relays(own.clone(), relayed.clone(), None, &[])?;
-    Ok((own, relayed))
+    Ok((own, relayed.collect::<Result<_, _>>()?))
 }

@@ -6,6 +6,7 @@ use groundcrew_core::UnixTime;
 use groundcrew_netboot::dhcp::{Lease, LeaseState, Moment, Network, Service};
 use serde::{Deserialize, Serialize};
 
+use crate::site;
 use crate::transfers::TransfersView;
 
 /// A lease.
@@ -13,6 +14,8 @@ use crate::transfers::TransfersView;
 pub struct LeaseView {
     /// The address.
     pub ip: Ipv4Addr,
+    /// The interface it is given on; none where `site.toml` names its network no more.
+    pub interface: Option<String>,
     /// bound, expired, released or declined.
     pub state: String,
     /// The hardware address it was given to.
@@ -27,11 +30,23 @@ pub struct LeaseView {
     pub expires: UnixTime,
 }
 
-/// What is served on the devices' network, and who else is heard.
+/// What is served on the devices' networks, and who else is heard there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NetView {
-    /// The interface.
+    /// In the order of `site.toml`.
+    pub interfaces: Vec<InterfaceView>,
+    /// Files on their way to devices. Filled by who knows the devices.
+    #[serde(default)]
+    pub transfers: TransfersView,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InterfaceView {
+    /// Its name.
     pub interface: String,
+    /// The appliance's address there, which devices boot from.
+    pub address: String,
     /// As `site.toml` says.
     pub mode: String,
     /// What is done at this moment.
@@ -42,9 +57,6 @@ pub struct NetView {
     pub others: Vec<OtherView>,
     /// What was counted since the appliance was started.
     pub counters: CountersView,
-    /// Files on their way to devices. Filled by who knows the devices.
-    #[serde(default)]
-    pub transfers: TransfersView,
 }
 
 /// A network.
@@ -60,6 +72,8 @@ pub struct SubnetView {
     pub bound: usize,
     /// Addresses promised but not taken.
     pub offered: usize,
+    /// Addresses in use by clients that have shown one exchange and nothing since.
+    pub strangers: usize,
     /// Addresses put aside because somebody else uses them.
     pub declined: usize,
 }
@@ -93,17 +107,18 @@ pub struct CountersView {
     pub limited_total: u64,
 }
 
-pub fn leases<'a>(rows: impl Iterator<Item = &'a Lease>, now: UnixTime) -> Vec<LeaseView> {
-    let mut leases: Vec<LeaseView> = rows.map(|row| lease(row, now)).collect();
+pub fn by_address(leases: impl Iterator<Item = LeaseView>) -> Vec<LeaseView> {
+    let mut leases: Vec<LeaseView> = leases.collect();
     leases.sort_by_key(|lease| lease.ip);
     leases
 }
 
-fn lease(row: &Lease, now: UnixTime) -> LeaseView {
+pub fn lease(row: &Lease, interface: Option<&str>, now: UnixTime) -> LeaseView {
     let over = row.state != LeaseState::Released && !row.holds(now);
     let state = if over { "expired" } else { row.state.as_str() };
     LeaseView {
         ip: row.ip,
+        interface: interface.map(str::to_owned),
         state: state.to_owned(),
         mac: row.mac.to_string(),
         client: row.key.to_string(),
@@ -113,21 +128,21 @@ fn lease(row: &Lease, now: UnixTime) -> LeaseView {
     }
 }
 
-pub fn net(service: &Service, interface: &str, now: Moment) -> NetView {
+pub fn interface(service: &Service, network: &site::Network, now: Moment) -> InterfaceView {
     let watch = service.watch();
     let others = watch.others().iter().map(|(server, other)| OtherView {
         server: *server,
         seconds_ago: now.steady.saturating_sub(other.last).as_secs(),
         noticed: other.evidence.to_string(),
     });
-    NetView {
-        interface: interface.to_owned(),
+    InterfaceView {
+        interface: network.interface.clone(),
+        address: network.address.to_string(),
         mode: watch.mode().to_string(),
         role: watch.role().to_string(),
         subnets: subnets(service, now.wall),
         others: others.collect(),
         counters: counters(service),
-        transfers: TransfersView::default(),
     }
 }
 
@@ -144,6 +159,7 @@ fn subnets(service: &Service, now: UnixTime) -> Vec<SubnetView> {
             pool: subnet.pool_size(),
             bound: count(LeaseState::Bound),
             offered: network.offers(),
+            strangers: network.strangers(),
             declined: count(LeaseState::Declined),
         }
     };

@@ -1,6 +1,8 @@
 //! What a technician can ask of a site, and what comes back: the same whether
 //! an appliance serves it at this moment (over the control socket) or not.
 
+use std::collections::BTreeMap;
+
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::Code;
 use groundcrew_core::hardware::{Identity, IdentityDigest};
@@ -10,7 +12,10 @@ use groundcrew_registry::device::{Registration, Tag};
 use groundcrew_registry::export::ExportRow;
 use serde::{Deserialize, Serialize};
 
+use super::Once;
+use crate::flight::{StoryLine, StoryView};
 use crate::lan::{LeaseView, NetView};
+use crate::page::PageCode;
 
 /// Something to do, and for whom the journal says it was done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +32,22 @@ pub struct Order {
 pub enum Command {
     /// All devices.
     ListDevices,
+    /// Some of the devices.
+    FindDevices {
+        /// In their id, serial number, maker, model, tag, code or MAC address.
+        text: String,
+        /// Only those in this phase.
+        phase: Option<String>,
+        /// Leave out the first ones.
+        skip: usize,
+        /// At most so many.
+        limit: usize,
+    },
+    /// What opens the status page.
+    PageCode {
+        /// Make a new code, and let everybody out.
+        renew: bool,
+    },
     /// One device.
     ShowDevice(DeviceId),
     /// What a device's agent said last.
@@ -64,6 +85,31 @@ pub enum Command {
     ReleaseLease(std::net::Ipv4Addr),
     /// What is served on the devices' network.
     ShowNet,
+    /// Keep a device from going on.
+    Hold {
+        /// Which.
+        device: DeviceId,
+        /// Why; its screen shows it.
+        reason: String,
+    },
+    /// Let a held device go on.
+    Release(DeviceId),
+    /// The devices that booted, or tried to.
+    ListBoots {
+        /// With neighbours on the network that never asked to boot.
+        all: bool,
+    },
+    /// What happened to a device: by MAC, UUID, serial number, address or id.
+    ExplainBoot(String),
+    /// Boot something else once, or (`None`) no longer.
+    BootOnce {
+        /// Which device, as for [`Command::ExplainBoot`].
+        device: String,
+        /// What.
+        once: Option<Once>,
+    },
+    /// Release a device that is held for failing again and again.
+    ReleaseBoot(String),
     /// Accept the changed hardware of a device that waits.
     Accept(DeviceId),
     /// Set or clear a device's tag.
@@ -121,6 +167,10 @@ pub struct Blob(#[serde(with = "groundcrew_core::encoding::base64")] pub Vec<u8>
 pub enum Outcome {
     /// [`Command::ListDevices`].
     Devices(Vec<DeviceView>),
+    /// [`Command::FindDevices`].
+    Found(FoundView),
+    /// [`Command::PageCode`].
+    Page(PageCode),
     /// [`Command::ShowDevice`].
     Device(Box<DeviceView>),
     /// [`Command::DeviceLog`].
@@ -133,6 +183,10 @@ pub enum Outcome {
     Leases(Vec<LeaseView>),
     /// [`Command::ShowNet`].
     Net(Box<NetView>),
+    /// [`Command::ListBoots`].
+    Boots(Vec<StoryLine>),
+    /// [`Command::ExplainBoot`].
+    Boot(Box<StoryView>),
     /// [`Command::ExplainDevice`], [`Command::ExplainIdentities`].
     Explained(Vec<ExplainView>),
     /// [`Command::Transfer`].
@@ -148,6 +202,17 @@ pub enum Outcome {
     Profile(ProfileView),
     /// [`Command::Export`].
     Exported(ExportPage),
+}
+
+/// Some of the devices.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FoundView {
+    /// Those on the page.
+    pub devices: Vec<DeviceView>,
+    /// How many fit, on all pages together.
+    pub matching: usize,
+    /// How many of all devices are in each phase.
+    pub counts: BTreeMap<String, usize>,
 }
 
 /// A device, for people and scripts.
@@ -181,6 +246,9 @@ pub struct DeviceView {
     pub bundle: Option<String>,
     /// What its agent is doing, while it works.
     pub progress: Option<String>,
+    /// Steps done, and of how many, while it works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<[u64; 2]>,
 }
 
 /// What became of a CSV file.

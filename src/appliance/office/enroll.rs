@@ -121,6 +121,7 @@ impl Office {
         let (names, _) = names.as_chunks::<5>();
         let names = names.try_into().unwrap_or_default();
         let code = request.code(&self.keys.grant.public());
+        let report = request.report.clone();
         let place = self.writer.place()?;
         let (admission, commit) = {
             let mut inner = self.lock();
@@ -160,6 +161,10 @@ impl Office {
             )
         };
         commit.done().await;
+        let Admission {
+            device, decision, ..
+        } = &admission;
+        self.flight.asked(peer, &report, device, decision);
         Ok(admission)
     }
 
@@ -193,7 +198,7 @@ impl Office {
 
     async fn look(&self, session: &Session) -> Result<Decision, Refusal> {
         let place = self.writer.place()?;
-        let (decision, commit) = {
+        let (device, decision, commit) = {
             let mut inner = self.lock();
             let enrollment = inner.sessions.of_token(session).ok_or(Refusal::NoSession)?;
             let (device, request) = (enrollment.device.clone(), Arc::clone(&enrollment.request));
@@ -205,11 +210,12 @@ impl Office {
             // A decision that is told must be on disk, whoever queued it.
             let told = !rows.is_empty() || !matches!(decision, Decision::Waiting { .. });
             let commit = told.then(|| place.write(rows));
-            (decision, commit)
+            (device, decision, commit)
         };
         if let Some(commit) = commit {
             commit.done().await;
         }
+        self.flight.decided(&device, &decision);
         Ok(decision)
     }
 
@@ -281,6 +287,7 @@ impl Office {
         let phase = groundcrew_core::ids::shown(&progress.phase);
         if new_phase {
             tracing::info!(device = %enrollment.device, "{phase}: {line}");
+            self.flight.phase(&enrollment.device, &phase);
         } else {
             tracing::debug!(device = %enrollment.device, "{phase} {}/{}: {line}", progress.done, progress.total);
         }
@@ -290,6 +297,8 @@ impl Office {
             done: progress.done,
             total: progress.total,
         });
+        drop(inner);
+        self.changed();
         Ok(())
     }
 
@@ -316,7 +325,7 @@ impl Office {
     /// Takes the device's receipt; returns when it is on disk.
     pub async fn receipt(&self, session: &Session, envelope: &Envelope) -> Result<(), Refusal> {
         let place = self.writer.place()?;
-        let commit = {
+        let (device, result, commit) = {
             let mut inner = self.lock();
             let enrollment = inner.sessions.of_token(session).ok_or(Refusal::NoSession)?;
             let (device, key) = (enrollment.device.clone(), enrollment.request.sign_key);
@@ -337,9 +346,10 @@ impl Office {
                 envelope: envelope.clone(),
             });
             inner.grants.remove(&device);
-            place.write(rows)
+            (device, receipt.result.clone(), place.write(rows))
         };
         commit.done().await;
+        self.flight.receipt(&device, &result);
         Ok(())
     }
 }

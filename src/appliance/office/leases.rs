@@ -5,29 +5,52 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
+use groundcrew_netboot::dhcp::{Known, Request};
 
 use super::{Office, Outcome};
-use crate::lan::{self, Desk, Machines};
+use crate::lan::{self, Lan, Machines};
 use crate::store;
 use crate::transfers::TransfersView;
 
 impl Office {
-    /// Hands over the DHCP service that runs beside this office. Once.
-    pub fn attach(&self, desk: Arc<Desk>) {
+    /// Hands over the DHCP services that run beside this office. Once.
+    pub fn attach(&self, lan: Arc<Lan>) {
         // A second one would be a second service on one site: the first stays.
-        let _ = self.desk.set(desk);
+        let _ = self.lan.set(lan);
+    }
+
+    /// Who has this address asked for something to boot.
+    pub fn seen(&self, ip: IpAddr) {
+        if let (IpAddr::V4(ip), Some(lan)) = (ip, self.lan.get()) {
+            lan.seen(ip);
+        }
+    }
+
+    /// What the registry knows of who asks for an address.
+    pub fn known(&self, request: &Request) -> Option<Known> {
+        let inner = self.lock();
+        let device = inner
+            .registry
+            .booting(None, request.uuid, Some(request.mac))?;
+        let junk = inner.registry.junk();
+        Some(Known {
+            hostname: self.profiles.name_for(device, &self.name, junk),
+        })
     }
 
     pub(super) fn leases(&self) -> anyhow::Result<Outcome> {
-        Ok(Outcome::Leases(match self.desk.get() {
-            Some(desk) => desk.leases(),
-            None => lan::stored(&store::leases(&self.registry_file)?),
+        Ok(Outcome::Leases(match self.lan.get() {
+            Some(lan) => lan.leases(),
+            None => lan::stored(
+                &store::leases(&self.registry_file)?,
+                &self.site.settings()?.networks,
+            ),
         }))
     }
 
     pub(super) async fn release_lease(&self, ip: Ipv4Addr) -> anyhow::Result<Outcome> {
-        if let Some(desk) = self.desk.get() {
-            return desk.release(ip).await.map(Outcome::Done);
+        if let Some(lan) = self.lan.get() {
+            return lan.release(ip).await.map(Outcome::Done);
         }
         let place = self.writer.place()?;
         let (row, line) = lan::stored_release(store::leases(&self.registry_file)?, ip)?;
@@ -36,19 +59,19 @@ impl Office {
     }
 
     pub(super) fn net(&self) -> anyhow::Result<Outcome> {
-        let desk = self.desk.get().ok_or_else(|| {
+        let lan = self.lan.get().ok_or_else(|| {
             anyhow::anyhow!("nobody serves this site at the moment: start `groundcrew serve`")
         })?;
-        let mut net = desk.net();
+        let mut net = lan.net();
         net.transfers = self.transfers.view();
-        self.name_peers(&mut net.transfers, &desk.machines());
+        self.name_peers(&mut net.transfers, &lan.machines());
         Ok(Outcome::Net(Box::new(net)))
     }
 
     /// The hardware address and UUID of the machine that leases `ip` here.
     pub fn leased_to(&self, ip: IpAddr) -> Option<(Option<MacAddr>, Option<SmbiosUuid>)> {
         let IpAddr::V4(ip) = ip else { return None };
-        let (mac, uuid) = self.desk.get()?.machine(ip)?;
+        let (mac, uuid) = self.lan.get()?.machine(ip)?;
         Some((Some(mac), uuid))
     }
 

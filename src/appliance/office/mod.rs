@@ -10,13 +10,17 @@ mod enroll;
 mod grant;
 mod import;
 mod leases;
+mod once;
 mod pace;
 pub mod published;
 #[cfg(test)]
 mod rules_tests;
 mod sessions;
+mod snapshot;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod theft_tests;
 mod view;
 
 use std::collections::HashMap;
@@ -33,22 +37,28 @@ use groundcrew_registry::boot::BootState;
 use groundcrew_registry::checkpoint::{self, Checkpoint};
 use groundcrew_registry::profile::Profiles;
 use groundcrew_registry::rules::Rules;
-use groundcrew_registry::state::{ApproveError, Limits};
-use groundcrew_registry::{Change, Entry, Registry};
+use groundcrew_registry::search::Search;
+use groundcrew_registry::state::{ApproveError, Limits, Record};
+use groundcrew_registry::{Actor, Change, Entry, Registry};
 
 pub use command::{
-    Blob, Command, DeviceView, ExplainView, ExportPage, FindingView, ImportRow, ImportView, Order,
-    Outcome, ProfileView, RefusedRow,
+    Blob, Command, DeviceView, ExplainView, ExportPage, FindingView, FoundView, ImportRow,
+    ImportView, Order, Outcome, ProfileView, RefusedRow,
 };
 pub use enroll::Refusal;
+pub use once::Once;
+pub use pace::Pace;
 
-use crate::lan::Desk;
+use tokio::sync::watch;
+
+use crate::flight::Flight;
+use crate::lan::Lan;
+use crate::page::Gate;
 use crate::site::settings::Staleness;
 use crate::site::{Settings, Site, SiteKeys, publish, time};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
 use crate::transfers::Board;
 use challenge::Challenger;
-use pace::Pace;
 use sessions::Sessions;
 
 /// Everything that decides about devices.
@@ -63,14 +73,26 @@ pub struct Office {
     challenger: Challenger,
     writer: Writer,
     registry_file: PathBuf,
-    /// The DHCP service, while the site is served.
-    desk: OnceLock<Arc<Desk>>,
+    snapshot_file: PathBuf,
+    /// The journal's line up to which the snapshot goes.
+    frozen: AtomicU64,
+    /// The status page's door, while the site is served.
+    gate: OnceLock<Arc<Gate>>,
+    /// Counts what happened, for whoever watches.
+    changes: watch::Sender<u64>,
+    /// The DHCP services, while the site is served.
+    lan: OnceLock<Arc<Lan>>,
     transfers: Board,
+    flight: Arc<Flight>,
+    orders: once::Orders,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
     inner: Mutex<Inner>,
 }
+
+/// At a stop, a snapshot is worth its writing after so many lines.
+const AT_STOP: u64 = 1000;
 
 /// What changes, under one lock. Nothing is awaited while it is held.
 struct Inner {
@@ -84,20 +106,47 @@ struct Inner {
 }
 
 impl Office {
-    /// Reads the journal, checks it line by line, and takes over the store.
+    /// Reads the last snapshot and what the journal says since, checks that line
+    /// by line, and takes over the store.
     pub fn open(site: &Site, settings: &Settings, store: Store) -> anyhow::Result<Self> {
         let keys = SiteKeys::read(&site.keys_dir())?;
-        let mut registry = Registry::new(settings.site.clone(), Limits::default());
         let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
         // Metadata that does not hold is told by whoever needs it.
         if let Some(issued) = publish::load(site).ok().and_then(|repo| repo.issued_at()) {
             floor.raise(issued);
         }
-        for (number, line) in (1u64..).zip(store.journal()?) {
-            let entry = Entry::read(&line).with_context(|| format!("journal line {number}"))?;
+        let snapshot_file = site.snapshot_file();
+        let key = keys.journal.public();
+        let (mut registry, frozen) =
+            match snapshot::load(&snapshot_file, &settings.site, &key, &store) {
+                Some((registry, seal)) => {
+                    floor.raise(seal.at);
+                    (registry, seal.seq)
+                }
+                None => (Registry::new(settings.site.clone(), Limits::default()), 0),
+            };
+        let mut last = UnixTime::new(0);
+        store.journal_after(frozen, |line| {
+            let number = registry.chain().seq() + 1;
+            let entry = Entry::read(line).with_context(|| format!("journal line {number}"))?;
             registry.apply(&entry)?;
-            floor.raise(entry.at());
+            last = entry.at();
+            floor.raise(last);
+            Ok(())
+        })?;
+        let mut frozen = frozen;
+        if registry.chain().seq() - frozen >= snapshot::EVERY {
+            let now = registry.freeze();
+            match snapshot::write(&snapshot_file, &now, last, &keys.journal) {
+                Ok(()) => frozen = now.seq(),
+                Err(error) => tracing::warn!("the next start will take as long: {error:#}"),
+            }
         }
+        for waiting in store.waiting()? {
+            floor.raise(waiting.lobby.at);
+            registry.wait(waiting)?;
+        }
+        let once = store.once()?;
         let grants = store.grants()?.into_iter().collect();
         let signed = last_checkpoint(&store, &keys)?;
         Ok(Self {
@@ -111,10 +160,16 @@ impl Office {
             challenger: Challenger::new(crate::site::keys::random()?),
             registry_file: site.registry_file(),
             writer: store.start()?,
-            desk: OnceLock::new(),
+            gate: OnceLock::new(),
+            changes: watch::Sender::new(0),
+            lan: OnceLock::new(),
             transfers: Board::default(),
+            orders: once::Orders::new(once),
+            flight: Arc::new(Flight::open(&site.flight_file())),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
+            snapshot_file,
+            frozen: AtomicU64::new(frozen),
             inner: Mutex::new(Inner {
                 registry,
                 sessions: Sessions::default(),
@@ -133,6 +188,11 @@ impl Office {
     /// Files on their way.
     pub fn transfers(&self) -> &Board {
         &self.transfers
+    }
+
+    /// What happens to devices that boot.
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
     }
 
     /// The way to the disk.
@@ -161,6 +221,28 @@ impl Office {
             place.write(rows).done().await;
         }
         self.writer.flush().await;
+        self.snapshot_if_grown(AT_STOP);
+    }
+
+    /// Writes a snapshot where the journal grew by `lines` since the last one.
+    /// Takes as long as the registry is large: not for a task that others wait for.
+    pub fn snapshot_if_grown(&self, lines: u64) {
+        let (frozen, now) = {
+            let inner = self.lock();
+            let grown = inner.registry.chain().seq() - self.frozen.load(Ordering::Relaxed);
+            let Ok(now) = self.credible_now(&inner) else {
+                return;
+            };
+            if grown < lines.max(1) {
+                return;
+            }
+            (inner.registry.freeze(), now)
+        };
+        match snapshot::write(&self.snapshot_file, &frozen, now, &self.keys.journal) {
+            Ok(()) => self.frozen.store(frozen.seq(), Ordering::Relaxed),
+            // The one before still holds, or the journal does.
+            Err(error) => tracing::warn!("{error:#}"),
+        }
     }
 
     /// Signs what the journal says, if a day went by since it grew.
@@ -202,6 +284,37 @@ impl Office {
         }
     }
 
+    /// Hands over the status page's door. Once.
+    pub fn attach_page(&self, gate: Arc<Gate>) {
+        // A second one would be a second page on one site: the first stays.
+        let _ = self.gate.set(gate);
+    }
+
+    fn page_code(&self, renew: bool) -> anyhow::Result<Outcome> {
+        let gate = self.gate.get().context(
+            "nobody serves this site at the moment: `groundcrew serve` makes a code when it starts",
+        )?;
+        Ok(Outcome::Page(match renew {
+            true => gate.renew()?,
+            false => gate.code(),
+        }))
+    }
+
+    /// Some of the devices.
+    pub fn find(&self, search: &Search) -> FoundView {
+        view::found(&self.lock(), search)
+    }
+
+    /// Moves whenever something happened that a list of devices shows.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// What a machine is to boot, by what its loader tells of it.
     pub fn boot_state(&self, query: &IpxeQuery) -> BootState {
         self.lock()
@@ -214,6 +327,19 @@ impl Office {
         let by = order.by;
         match order.command {
             Command::ListDevices => Ok(Outcome::Devices(view::all(&self.lock()))),
+            Command::FindDevices {
+                text,
+                phase,
+                skip,
+                limit,
+            } => {
+                let mut search = Search::first(limit).after(skip).text(&text);
+                if let Some(phase) = phase {
+                    search = search.phase(&phase)?;
+                }
+                Ok(Outcome::Found(self.find(&search)))
+            }
+            Command::PageCode { renew } => self.page_code(renew),
             Command::ShowDevice(id) => {
                 let inner = self.lock();
                 let device = inner.registry.device(&id).with_context(|| {
@@ -270,9 +396,24 @@ impl Office {
                 })
                 .await
             }
+            Command::Hold { device, reason } => {
+                let by = Actor::Technician(by);
+                self.hold(&device, &reason, by).await
+            }
+            Command::Release(device) => {
+                let line = format!("{device} may go on; start it from the network");
+                self.change(&device, line, |registry| {
+                    Ok(registry.release_held(&device, &by)?)
+                })
+                .await
+            }
             Command::ListLeases => self.leases(),
             Command::ReleaseLease(ip) => self.release_lease(ip).await,
             Command::ShowNet => self.net(),
+            Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
+            Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
+            Command::BootOnce { device, once } => self.boot_once(&device, once).await,
+            Command::ReleaseBoot(name) => self.flight.release(&name).map(Outcome::Done),
         }
     }
 
@@ -298,6 +439,21 @@ impl Office {
             None => format!("{device} is let in"),
             Some(reason) => format!("{device} is approved, but waits: {reason}"),
         }))
+    }
+
+    /// Keeps a device from going on until a technician releases it: what
+    /// technicians do, and the site's own services with [`Actor::Site`].
+    pub async fn hold(
+        &self,
+        device: &DeviceId,
+        reason: &str,
+        by: Actor,
+    ) -> anyhow::Result<Outcome> {
+        let line = format!("{device} is held; `groundcrew device release {device}` ends that");
+        self.change(device, line, |registry| {
+            Ok(registry.hold(device, reason, by)?)
+        })
+        .await
     }
 
     async fn change(
@@ -368,15 +524,10 @@ impl Office {
     /// before anybody is answered.
     fn record(&self, inner: &mut Inner, now: UnixTime, changes: Vec<Change>) -> Vec<store::Change> {
         match inner.registry.record(now, changes) {
-            Ok(entries) => {
+            Ok(records) => {
                 inner.floor.raise(now);
-                let mut rows: Vec<store::Change> = entries
-                    .into_iter()
-                    .map(|entry| {
-                        tracing::info!(device = %entry.device(), by = %entry.actor(), "{}", entry.event().name());
-                        store::Change::Journal { seq: entry.seq(), line: entry.line().to_owned() }
-                    })
-                    .collect();
+                self.changed();
+                let mut rows: Vec<store::Change> = records.into_iter().map(row).collect();
                 let seq = inner.registry.chain().seq();
                 if checkpoint::due(seq, inner.signed, now) {
                     rows.extend(self.checkpoint(inner, now));
@@ -391,6 +542,30 @@ impl Office {
                 std::process::exit(1);
             }
         }
+    }
+}
+
+/// What the registry wants written, as the store writes it.
+fn row(record: Record) -> store::Change {
+    match record {
+        Record::Entry(entry) => {
+            tracing::info!(device = %entry.device(), by = %entry.actor(), "{}", entry.event().name());
+            store::Change::Journal {
+                seq: entry.seq(),
+                line: entry.into_line(),
+            }
+        }
+        Record::Waits(waiting) => {
+            let cause = waiting.request.cause.as_ref().map(ToString::to_string);
+            tracing::info!(device = %waiting.device, "waits: {}", cause.unwrap_or_default());
+            store::Change::Waits {
+                device: waiting.device,
+                lobby: waiting.lobby,
+                // Serialising into text fails on no such type.
+                request: serde_json::to_string(&waiting.request).unwrap_or_default(),
+            }
+        }
+        Record::WaitsNoMore(device) => store::Change::WaitsNoMore(device),
     }
 }
 

@@ -30,9 +30,24 @@ const ALL: Rate = Rate {
 /// Addresses remembered; past it the table starts anew, which only forgives.
 const ADDRESSES: usize = 4096;
 
+/// Guesses at a code: forty bits, so that a minute's worth of them is nothing.
+const GUESSES: Rate = Rate {
+    each_second: 0.1,
+    burst: 5.0,
+};
+
+/// Of all addresses together; a code of 40 bits lasts ten thousand years of it.
+const ALL_GUESSES: Rate = Rate {
+    each_second: 1.0,
+    burst: 60.0,
+};
+
 /// Token buckets, one for each address and one for all.
-#[derive(Default)]
-pub struct Pace(Mutex<State>);
+pub struct Pace {
+    address: Rate,
+    all: Rate,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -46,16 +61,39 @@ struct Bucket {
     at: Instant,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            address: ADDRESS,
+            all: ALL,
+            state: Mutex::default(),
+        }
+    }
+}
+
 impl Pace {
+    /// For guesses at a code instead of enrollments.
+    pub fn of_guesses() -> Self {
+        Self {
+            address: GUESSES,
+            all: ALL_GUESSES,
+            state: Mutex::default(),
+        }
+    }
+
     /// Whether a request of `peer` may be carried out now.
     pub fn admits(&self, peer: IpAddr, now: Instant) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.addresses.len() >= ADDRESSES && !state.addresses.contains_key(&peer) {
             state.addresses.clear();
         }
-        let of_address = state.addresses.entry(peer).or_insert(full(ADDRESS, now));
+        let of_address = state
+            .addresses
+            .entry(peer)
+            .or_insert(full(self.address, now));
         // The own bucket first: a flood of one address does not empty the other.
-        take(of_address, ADDRESS, now) && take(state.all.get_or_insert(full(ALL, now)), ALL, now)
+        take(of_address, self.address, now)
+            && take(state.all.get_or_insert(full(self.all, now)), self.all, now)
     }
 }
 
@@ -103,7 +141,7 @@ mod tests {
                 .count(),
             2000
         );
-        let remembered = pace.0.lock().unwrap().addresses.len();
+        let remembered = pace.state.lock().unwrap().addresses.len();
         assert!(remembered <= ADDRESSES);
     }
 }

@@ -9,16 +9,15 @@ use crate::site::{Site, publish};
 /// HQ lists what any of its sites may have: only what this site was given counts.
 pub fn choose(site: &Site, repo: &Repo, name: &Slug, wanted: Option<Version>) -> Option<Version> {
     let prefix = format!("bundles/{name}/");
-    let listed = &repo.targets()?.targets;
-    let mut versions: Vec<Version> = listed
-        .keys()
+    let mut versions: Vec<Version> = repo
+        .listed_paths()
         .filter_map(|path| version_of(path, &prefix))
         .filter(|found| wanted.is_none_or(|wanted| wanted == *found))
         .collect();
     versions.sort();
     versions.into_iter().rev().find(|version| {
         let path = format!("{prefix}{version}.json");
-        let target = listed.get(&path);
+        let target = repo.listed(&path);
         target.is_some_and(|target| publish::target_bytes(site, &path, target).is_some())
     })
 }

@@ -14,14 +14,14 @@ use crate::hq::{Hq, found};
 use crate::site::create::NewSite;
 use crate::site::import;
 
-struct World {
+pub(super) struct World {
     folder: tempfile::TempDir,
-    office: Office,
+    pub(super) office: Office,
 }
 
 impl World {
     /// A site with its sample bundle published, under these terms.
-    fn new(terms: &Terms) -> Self {
+    pub(super) fn new(terms: &Terms) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let name = "lab".parse().unwrap();
         let new = NewSite {
@@ -48,7 +48,7 @@ impl World {
         Self { folder, office }
     }
 
-    async fn import(&self, serials: &[&str]) {
+    pub(super) async fn import(&self, serials: &[&str]) {
         let mut csv = "Device Serial Number,Windows Product ID,Hardware Hash,Manufacturer name,Device model\n".to_owned();
         for serial in serials {
             csv.push_str(&format!("{serial},,,Example Corp,Model One\n"));
@@ -87,7 +87,23 @@ impl World {
             .await
     }
 
-    async fn decision(&self, serial: &str, seed: u8) -> Decision {
+    pub(super) async fn order(&self, command: Command) -> Outcome {
+        let by = "test".to_owned();
+        self.office.execute(Order { by, command }).await.unwrap()
+    }
+
+    /// The device with this serial number.
+    pub(super) async fn device(&self, serial: &str) -> DeviceId {
+        let Outcome::Devices(all) = self.order(Command::ListDevices).await else {
+            panic!("no devices")
+        };
+        let mut all = all.into_iter();
+        all.find(|device| device.serial.as_deref() == Some(serial))
+            .unwrap()
+            .id
+    }
+
+    pub(super) async fn decision(&self, serial: &str, seed: u8) -> Decision {
         let (request, key) = self.request(serial, seed);
         self.ask(request, &key).await.unwrap().decision
     }
@@ -122,19 +138,65 @@ fn done(progress: anyhow::Result<Progress>) -> Hq {
     }
 }
 
-fn terms(devices: u32, tags: &[&str]) -> Terms {
+pub(super) fn terms(devices: u32, tags: &[&str]) -> Terms {
     Terms {
         tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
         devices,
         lifetime: 100 * 86_400,
+        minimum: Vec::new(),
     }
 }
 
-fn waits(decision: &Decision) -> &str {
+pub(super) fn waits(decision: &Decision) -> &str {
     match decision {
         Decision::Waiting { reason } => reason,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_start_believes_a_snapshot_only_where_the_journal_agrees() {
+    let world = World::new(&terms(10, &[]));
+    world.import(&["SYNTH-1", "SYNTH-2"]).await;
+    world.decision("SYNTH-9", 9).await;
+    world.office.snapshot_if_grown(0);
+    world.import(&["SYNTH-3"]).await;
+    world.office.writer.flush().await;
+    let listed = |office: &Office| {
+        let views = view::all(&office.lock());
+        serde_json::to_string(&views).unwrap()
+    };
+    let before = listed(&world.office);
+    let World { folder, office } = world;
+    let (site, file) = (office.site.clone(), office.snapshot_file.clone());
+    // The writer's thread lets go of the site's lock when the office is gone.
+    drop(office);
+    let reopen = || loop {
+        if let Ok(store) = Store::open(&site.registry_file()) {
+            return Office::open(&site, &site.settings().unwrap(), store).unwrap();
+        }
+        std::thread::yield_now();
+    };
+    let office = reopen();
+    assert_eq!(
+        (listed(&office), office.frozen.load(Ordering::Relaxed)),
+        (before.clone(), 2)
+    );
+    drop(office);
+    let text = std::fs::read_to_string(&file).unwrap();
+    for damaged in [
+        text.replacen("SYNTH-1", "SYNTH-7", 1),
+        text[..text.len() / 2].to_owned(),
+        String::new(),
+    ] {
+        std::fs::write(&file, damaged).unwrap();
+        let office = reopen();
+        assert_eq!(
+            (listed(&office), office.frozen.load(Ordering::Relaxed)),
+            (before.clone(), 0)
+        );
+    }
+    drop(folder);
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! Devices and events as people and scripts see them.
 
-use groundcrew_core::UnixTime;
 use groundcrew_registry::device::{Device, Phase};
 use groundcrew_registry::event::Event;
+use groundcrew_registry::search::Search;
 
 use super::sessions::Enrollment;
-use super::{DeviceView, Inner};
+use super::{DeviceView, FoundView, Inner};
 
 /// Every device; those that wait for somebody come first.
 pub fn all(inner: &Inner) -> Vec<DeviceView> {
@@ -18,6 +18,17 @@ pub fn all(inner: &Inner) -> Vec<DeviceView> {
     views
 }
 
+/// Those that a search finds.
+pub fn found(inner: &Inner, search: &Search) -> FoundView {
+    let found = inner.registry.search(search);
+    let counts = found.counts.into_iter();
+    FoundView {
+        devices: found.devices.into_iter().map(|d| one(inner, d)).collect(),
+        matching: found.matching,
+        counts: counts.map(|(name, n)| (name.to_owned(), n)).collect(),
+    }
+}
+
 /// One device.
 pub fn one(inner: &Inner, device: &Device) -> DeviceView {
     let identity = &device.identity;
@@ -26,7 +37,7 @@ pub fn one(inner: &Inner, device: &Device) -> DeviceView {
     let session = inner.sessions.of_device(&device.id).find(own);
     let progress = session.and_then(|session| session.progress.as_ref());
     let working = matches!(device.phase, Phase::Provisioning { .. });
-    let (profile, bundle) = match &device.phase {
+    let (profile, bundle) = match device.phase.underlying() {
         Phase::Provisioning {
             profile, bundle, ..
         } => (Some(profile.clone()), Some(bundle.to_string())),
@@ -36,7 +47,7 @@ pub fn one(inner: &Inner, device: &Device) -> DeviceView {
     DeviceView {
         id: device.id.clone(),
         state: device.phase.name().to_owned(),
-        since: since(&device.phase),
+        since: device.phase.since(),
         code: device.pending.as_ref().map(|pending| pending.code),
         reason: reason(device),
         manufacturer: identity.manufacturer.clone(),
@@ -50,17 +61,9 @@ pub fn one(inner: &Inner, device: &Device) -> DeviceView {
         progress: progress
             .filter(|_| working)
             .map(|p| format!("{} {}/{}: {}", p.phase, p.done, p.total, p.message)),
-    }
-}
-
-fn since(phase: &Phase) -> Option<UnixTime> {
-    match phase {
-        Phase::Provisioning { since, .. }
-        | Phase::Provisioned { since, .. }
-        | Phase::Failed { since, .. }
-        | Phase::Rejected { since, .. }
-        | Phase::Retired { since } => Some(*since),
-        Phase::Registered | Phase::Waiting | Phase::Approved => None,
+        step: progress
+            .filter(|p| working && p.total > 0)
+            .map(|p| [p.done, p.total]),
     }
 }
 
@@ -73,7 +76,9 @@ fn reason(device: &Device) -> Option<String> {
         return Some(cause.to_string());
     }
     match &device.phase {
-        Phase::Failed { reason, .. } | Phase::Rejected { reason, .. } => Some(reason.clone()),
+        Phase::Failed { reason, .. }
+        | Phase::Rejected { reason, .. }
+        | Phase::Held { reason, .. } => Some(reason.clone()),
         _ if device.reprovision.is_some() => {
             Some("to be provisioned anew at its next start".to_owned())
         }
@@ -100,12 +105,16 @@ pub fn event_in_words(event: &Event) -> String {
         Event::Rejected { reason }
         | Event::Withdrawn { reason }
         | Event::Failed { reason, .. }
+        | Event::Held { reason }
         | Event::Retired { reason } => reason.clone(),
         Event::Tagged { tag } => tag
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_else(|| "none".to_owned()),
-        Event::Provisioned { .. } | Event::ReprovisionAsked | Event::Forgotten => String::new(),
+        Event::Provisioned { .. }
+        | Event::ReprovisionAsked
+        | Event::Released
+        | Event::Forgotten => String::new(),
     };
     if detail.is_empty() {
         detail

@@ -1,6 +1,7 @@
 //! HTTPS: the enrollment endpoint. Handlers read a message, ask the office,
 //! and answer; `core::enroll` describes the exchange.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use groundcrew_core::enroll::{
     Admission, Challenge, Decision, LONG_POLL_SECONDS, MAX_LOG, MAX_MESSAGE, Progress, Session,
     Start, path,
 };
+use groundcrew_netboot::story::AgentStep;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -52,26 +54,30 @@ type Answer<T> = Result<Json<T>, Problem>;
 
 async fn start(
     State(office): State<Arc<Office>>,
+    Asker(peer): Asker,
     Message(start): Message<Start>,
 ) -> Answer<Challenge> {
+    office.flight().agent(peer, AgentStep::Started);
     Ok(Json(office.challenge(&start)))
 }
 
 async fn request(
     State(office): State<Arc<Office>>,
-    peer: Option<axum::Extension<Peer>>,
+    Asker(peer): Asker,
     Message(envelope): Message<Envelope>,
 ) -> Answer<Admission> {
-    let peer = peer.map(|axum::Extension(Peer(address))| address.ip());
-    Ok(Json(office.request(&envelope, peer).await?))
+    let answer = office.request(&envelope, peer).await;
+    told(&office, peer, answer)
 }
 
-async fn decision(State(office): State<Arc<Office>>, Bearer(session): Bearer) -> Answer<Decision> {
-    Ok(Json(
-        office
-            .decision(&session, Duration::from_secs(LONG_POLL_SECONDS))
-            .await?,
-    ))
+async fn decision(
+    State(office): State<Arc<Office>>,
+    Asker(peer): Asker,
+    Bearer(session): Bearer,
+) -> Answer<Decision> {
+    let patience = Duration::from_secs(LONG_POLL_SECONDS);
+    let answer = office.decision(&session, patience).await;
+    told(&office, peer, answer)
 }
 
 async fn progress(
@@ -85,11 +91,12 @@ async fn progress(
 
 async fn receipt(
     State(office): State<Arc<Office>>,
+    Asker(peer): Asker,
     Bearer(session): Bearer,
     Message(envelope): Message<Envelope>,
 ) -> Answer<Stored> {
-    office.receipt(&session, &envelope).await?;
-    Ok(Json(Stored { stored: true }))
+    let answer = office.receipt(&session, &envelope).await;
+    told(&office, peer, answer.map(|()| Stored { stored: true }))
 }
 
 async fn log(
@@ -99,6 +106,28 @@ async fn log(
 ) -> Answer<Stored> {
     office.device_log(&session, text).await?;
     Ok(Json(Stored { stored: true }))
+}
+
+/// The answer; a refusal is part of the device's story.
+fn told<T>(office: &Office, peer: Option<IpAddr>, answer: Result<T, Refusal>) -> Answer<T> {
+    if let Err(refusal) = &answer {
+        let (code, text) = (refusal.code().to_owned(), refusal.to_string());
+        office
+            .flight()
+            .agent(peer, AgentStep::Refused { code, text });
+    }
+    Ok(Json(answer?))
+}
+
+/// Where a request came from, as far as that is known.
+struct Asker(Option<IpAddr>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asker {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(parts.extensions.get::<Peer>().map(|peer| peer.0.ip())))
+    }
 }
 
 /// Whether what was sent is on disk now.

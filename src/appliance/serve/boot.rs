@@ -7,38 +7,55 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
+use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::{self, IpxeQuery, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
+use groundcrew_netboot::story::Order;
 
-use super::files::{Tree, plain};
+use super::files::{FileBody, Tree, plain};
 use super::http::Peer;
-use super::texts::{self, decide, describe};
+use super::order;
+use super::texts::{describe, told};
+use crate::flight::Flight;
 use crate::office::Office;
-use crate::site::{Settings, Site};
+use crate::site::Site;
 
 struct Boot {
     office: Arc<Office>,
     scripts: ScriptSettings,
+    page: String,
+    /// Seconds that the site's menu waits, where it wants one.
+    menu: Option<u16>,
     boot: Tree,
     trust: Tree,
     blobs: Tree,
 }
 
-/// The routes of the plain HTTP port.
-pub fn routes(site: &Site, settings: &Settings, boot: Tree, office: Arc<Office>) -> Router {
-    let scripts = texts::settings(settings);
+/// The routes of the plain HTTP port of one network; `scripts`: what is so there.
+pub fn routes(
+    site: &Site,
+    scripts: ScriptSettings,
+    menu: Option<u16>,
+    boot: Tree,
+    office: Arc<Office>,
+) -> Router {
+    let page = crate::page::url(*scripts.http.ip(), scripts.https_port);
     let state = Arc::new(Boot {
+        page,
         office,
         scripts,
+        menu,
         boot,
         trust: Tree::new(site.trust_dir()),
         blobs: Tree::new(site.blobs_dir()),
     });
     Router::new()
         .route(ipxe::SCRIPT_PATH, get(script))
+        .route("/", get(to_page))
         .route(ipxe::FIRST_SCRIPT_PATH, get(first_script))
+        .route(words::PATH, get(last_words))
         // Everything else is a file; the fallback sees paths that no router
         // normalised, doubled slashes and all.
         .fallback(file)
@@ -50,8 +67,11 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         Ok(query) => query,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
-    let state = boot.office.boot_state(&query);
-    let decision = decide(&state);
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    if let Some(peer) = peer {
+        boot.office.seen(peer);
+    }
+    let (decision, once) = order::decision(&boot.office, &query, peer, boot.menu).await;
     let device = query
         .serial
         .clone()
@@ -64,11 +84,29 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         "boot text: {}",
         describe(&decision)
     );
+    let flight = boot.office.flight();
+    let told = if once { Order::Once } else { told(&decision) };
+    flight.text(&query, peer, told, &describe(&decision));
     text(&decision.script(&boot.scripts, &device, query.firmware))
 }
 
 async fn first_script(State(boot): State<Arc<Boot>>) -> Response {
     text(&ipxe::first_script(&boot.scripts))
+}
+
+/// The status page is served by HTTPS only.
+async fn to_page(State(boot): State<Arc<Boot>>) -> Redirect {
+    Redirect::temporary(&boot.page)
+}
+
+/// A device says why it gives up. Nobody vouches for it, so it changes nothing.
+async fn last_words(State(boot): State<Arc<Boot>>, request: Request) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    match LastWords::read(request.uri().query().unwrap_or_default()) {
+        Some(words) if boot.office.flight().words(peer, &words) => plain(StatusCode::OK, "heard\n"),
+        Some(_) => plain(StatusCode::TOO_MANY_REQUESTS, "heard often enough\n"),
+        None => plain(StatusCode::BAD_REQUEST, "these words cannot be read\n"),
+    }
 }
 
 fn text(script: &str) -> Response {
@@ -107,11 +145,45 @@ async fn file(State(boot): State<Arc<Boot>>, request: Request) -> Response {
             "nothing lies here; boot files are under /boot/\n",
         );
     };
-    let response = tree.answer(method, request.headers(), rest).await;
+    let mut response = tree.answer(method, request.headers(), rest).await;
     let status = response.status().as_u16();
+    if let Some(peer) = peer {
+        record(
+            boot.office.flight(),
+            peer.ip(),
+            method,
+            &path,
+            &mut response,
+        );
+    }
     tracing::debug!(
         peer = peer.map(tracing::field::display),
         "HTTP {method} /{path} -> {status}"
     );
     response
+}
+
+/// What is not there at once, what is sent when it was sent. A HEAD is only a
+/// question for the size; of the trust metadata one file stands for all.
+fn record(
+    flight: &Arc<Flight>,
+    peer: std::net::IpAddr,
+    method: &Method,
+    path: &str,
+    response: &mut Response,
+) {
+    let status = response.status();
+    let of_agent = path.starts_with("tuf/") || path.starts_with("blobs/");
+    if of_agent && !path.starts_with("blobs/") && path != "tuf/metadata/timestamp.json" {
+        return;
+    }
+    if status.is_client_error() {
+        return flight.http_refused(peer, path, status.as_u16());
+    }
+    if method == Method::GET
+        && let Some(body) = response.extensions_mut().get_mut::<FileBody>()
+    {
+        let size = body.end - body.start;
+        body.watch = Some(flight.http(peer, path, status.as_u16(), size));
+    }
 }

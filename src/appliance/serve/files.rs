@@ -12,6 +12,8 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use crate::flight::Watch;
+
 /// The bytes of a file that are an answer's content, as an extension of the
 /// response. Its `Content-Length` says their number.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct FileBody {
     pub start: u64,
     /// Behind the last byte.
     pub end: u64,
+    /// Who records how far it went.
+    pub watch: Option<Watch>,
 }
 
 /// A folder that is served.
@@ -128,6 +132,7 @@ fn send(
             name,
             start,
             end,
+            watch: None,
         });
     }
     *response.status_mut() = status;

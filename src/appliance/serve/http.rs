@@ -133,14 +133,17 @@ async fn serve_stream(
     let tls = match port {
         Port::Tls(tls) => tls,
         Port::Plain(board) => {
-            if let Err(error) = super::plain::serve(stream, peer, routes, &board, &mut stop).await {
+            // Boxed, as below: thousands of idle connections shall not each hold
+            // the room that the larger of both needs.
+            let served = super::plain::serve(stream, peer, routes, &board, &mut stop);
+            if let Err(error) = Box::pin(served).await {
                 tracing::debug!(%peer, "connection ended: {error}");
             }
             return;
         }
     };
     match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(stream, peer, routes, stop).await,
+        Ok(Ok(stream)) => Box::pin(serve_http(stream, peer, routes, stop)).await,
         Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake failed: {error}"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }

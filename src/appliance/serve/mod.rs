@@ -7,7 +7,8 @@ mod control;
 mod dhcp;
 mod files;
 mod http;
-mod plain;
+mod order;
+pub mod plain;
 mod ra;
 mod run;
 mod sntp;
@@ -15,7 +16,9 @@ mod texts;
 mod tftp;
 mod tls;
 mod upkeep;
+mod word;
 
+pub use http::Peer;
 pub use run::{run, run_as};
 
 use tokio::sync::watch;

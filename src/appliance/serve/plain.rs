@@ -40,7 +40,7 @@ const STALLED: Duration = Duration::from_secs(60);
 const WORTH_A_LINE: u64 = 64 * 1024;
 
 /// Serves one connection until either side ends it.
-pub async fn serve(
+pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     routes: Router,
@@ -63,7 +63,7 @@ pub async fn serve(
         };
         let more = match head {
             Head::End => return Ok(()),
-            Head::Request(request, keep) => connection.answer(request, keep, board).await?,
+            Head::Request(request, keep) => connection.answer(*request, keep, board).await?,
             Head::Refused(status, why) => {
                 connection
                     .write(plain(status, why), &Method::GET, Keep::Close, board)
@@ -85,16 +85,20 @@ struct Connection {
     input: Vec<u8>,
 }
 
-enum Head {
+/// What came on a connection.
+pub enum Head {
     /// The peer left.
     End,
-    Request(Request<Body>, Keep),
+    /// A request, and what becomes of the connection behind its answer.
+    Request(Box<Request<Body>>, Keep),
+    /// No request that is answered here: say so, and why, and end.
     Refused(StatusCode, &'static str),
 }
 
 /// What becomes of the connection behind an answer (RFC 9112 §9.3).
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// It ends.
     Close,
     /// HTTP/1.1: goes without saying.
     Open,
@@ -200,6 +204,9 @@ impl Connection {
                 }
             }
             ticket.reached(at - body.start);
+            if let Some(watch) = &body.watch {
+                watch.reached(at - body.start);
+            }
         }
         if length < WORTH_A_LINE {
             ticket.forget();
@@ -282,7 +289,7 @@ fn read_ahead(file: &std::fs::File, at: u64, count: usize) -> std::io::Result<()
 }
 
 /// Takes a complete head off the input; nothing while it is not complete.
-fn take_head(input: &mut Vec<u8>) -> Option<Head> {
+pub fn take_head(input: &mut Vec<u8>) -> Option<Head> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
     let (length, head) = match parsed.parse(input) {
@@ -332,7 +339,7 @@ fn request(parsed: &httparse::Request<'_, '_>) -> Head {
     *request.method_mut() = method;
     *request.uri_mut() = target;
     *request.headers_mut() = fields;
-    Head::Request(request, keep)
+    Head::Request(Box::new(request), keep)
 }
 
 fn keep(fields: &HeaderMap, version_1_1: bool) -> Keep {

@@ -1,18 +1,23 @@
 //! The life of the process: read, bind everything, ready, serve, stop in order.
 
+use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
+use super::word::Words;
 use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
-use crate::lan::Desk;
+use crate::flight;
+use crate::lan::{Desk, Lan};
 use crate::office::Office;
-use crate::site::{Settings, Site};
+use crate::page::{Gate, PageSite};
+use crate::site::{Network, Settings, Site};
 use crate::store::Store;
 use texts::Texts;
 
@@ -54,11 +59,17 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// The sockets of an appliance, all bound before any is used.
 struct Sockets {
+    control: tokio::net::UnixListener,
+    doors: Vec<Door>,
+}
+
+/// The sockets of one network.
+struct Door {
+    network: Network,
     dhcp: dhcp::Sockets,
     tftp: tftp::Listener,
     http: TcpListener,
     https: TcpListener,
-    control: tokio::net::UnixListener,
     sntp: Option<tokio::net::UdpSocket>,
     link: Option<ra::Link>,
 }
@@ -90,11 +101,16 @@ async fn serve(
     let store = Store::open(&site.registry_file())?;
     store.make_room();
     let leases = store.leases()?;
-    let sockets = bind(site, settings).await?;
+    let sockets = bind(site, settings)?;
     let office = Arc::new(Office::open(site, settings, store)?);
     let (stopper, shutdown) = Shutdown::new();
     let mut tasks = start(site, settings, &office, &leases, sockets, &shutdown)?;
-    tracing::info!(interface = settings.interface, address = %settings.address, "ready: site {} is served", settings.site);
+    for Network {
+        interface, address, ..
+    } in &settings.networks
+    {
+        tracing::info!(interface, %address, "ready: site {} is served", settings.site);
+    }
     // Not under systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     ready(Arc::clone(&office));
@@ -121,41 +137,123 @@ async fn serve(
     }
 }
 
-async fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
-    let address = settings.address.address;
-    let ports = settings.ports;
-    let link = match ra::bind(&settings.interface) {
-        _ if address.is_loopback() => None,
-        Ok(link) => Some(link),
-        Err(error) => {
-            tracing::warn!("no IPv6 router advertisements, so iPXE waits 13 s longer: {error:#}");
-            None
-        }
-    };
-    let sntp = settings.sntp.then(|| sntp::bind(settings)).transpose();
-    let sntp = sntp.unwrap_or_else(|error| {
-        tracing::warn!("devices get no time from here, which another program may tell: {error:#}");
-        None
-    });
+/// The status page; says where it is, and on a console how to open it.
+fn page(
+    settings: &Settings,
+    office: &Arc<Office>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<axum::Router> {
+    // The first network is the one that people sit on; each of them serves the page.
+    let address = settings.networks.first().map(|n| n.address.address);
+    let address = address.context("the site has no network")?;
+    let url = crate::page::url(address, settings.ports.https);
+    let gate = Arc::new(Gate::new(url, &office.keys().tls_key_digest())?);
+    office.attach_page(Arc::clone(&gate));
+    let code = gate.code();
+    tracing::info!(
+        "status page: {} (`groundcrew page code` shows how to open it)",
+        code.url
+    );
+    // A log is read by more people than a console.
+    if std::io::stdout().is_terminal() {
+        print!("\n{}\n", crate::page::invitation(&code));
+    }
+    let names = (settings.site.to_string(), settings.organisation.clone());
+    let site = PageSite::new(Arc::clone(office), gate, names, shutdown.clone())?;
+    Ok(crate::page::routes(Arc::new(site)))
+}
+
+fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
+    let mut doors = Vec::new();
+    for network in &settings.networks {
+        doors.push(open(network, settings)?);
+    }
     Ok(Sockets {
-        dhcp: dhcp::bind(settings)?,
-        tftp: tftp::bind(address, ports.tftp).await?,
-        http: tcp("HTTP", address, ports.http).await?,
-        https: tcp("HTTPS", address, ports.https).await?,
         control: control::bind(&site.control_socket())?,
-        sntp,
-        link,
+        doors,
     })
 }
 
-async fn tcp(service: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(SocketAddrV4::new(address, port)).await;
-    listener.with_context(|| cannot_bind(service, &format!("{address}:{port}/tcp")))
+fn open(network: &Network, settings: &Settings) -> anyhow::Result<Door> {
+    let interface = &network.interface;
+    let (address, ports) = (network.address.address, settings.ports);
+    // A machine that serves itself boots nobody else.
+    let link = (!address.is_loopback()).then(|| ra::bind(interface));
+    let link = link.transpose().unwrap_or_else(|error| {
+        tracing::warn!(
+            interface,
+            "no IPv6 router advertisements, so iPXE waits 13 s longer: {error:#}"
+        );
+        None
+    });
+    let sntp = settings.sntp.then(|| sntp::bind(network, ports.sntp));
+    let sntp = sntp.transpose().unwrap_or_else(|error| {
+        tracing::warn!(
+            interface,
+            "devices get no time from here, which another program may tell: {error:#}"
+        );
+        None
+    });
+    Ok(Door {
+        dhcp: dhcp::bind(network)?,
+        tftp: tftp::bind(interface, address, ports.tftp)?,
+        http: tcp("HTTP", interface, address, ports.http)?,
+        https: tcp("HTTPS", interface, address, ports.https)?,
+        sntp,
+        link,
+        network: network.clone(),
+    })
+}
+
+fn tcp(
+    service: &str,
+    interface: &str,
+    address: Ipv4Addr,
+    port: u16,
+) -> anyhow::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    keep_to(&socket, interface)?;
+    socket
+        .bind(&SocketAddrV4::new(address, port).into())
+        .and_then(|()| socket.listen(1024))
+        .with_context(|| cannot_bind(service, &format!("{address}:{port}/tcp")))?;
+    Ok(TcpListener::from_std(socket.into())?)
+}
+
+/// Keeps a socket to one interface. An address alone does not: Linux answers for
+/// it on every interface it has.
+pub fn keep_to(socket: &Socket, interface: &str) -> anyhow::Result<()> {
+    let kept = socket.bind_device(Some(interface.as_bytes()));
+    kept.with_context(|| {
+        format!("cannot use the interface {interface}: `groundcrew check` says what is missing")
+    })
 }
 
 /// The one line for a socket that cannot be had.
 pub fn cannot_bind(service: &str, port: &str) -> String {
     format!("cannot bind {port} for {service} (`groundcrew check` says what to do)")
+}
+
+fn desk(
+    settings: &Settings,
+    office: &Arc<Office>,
+    leases: &[groundcrew_netboot::dhcp::Lease],
+    door: &Door,
+) -> anyhow::Result<Arc<Desk>> {
+    // The office has the desks; a strong one here would keep both for ever.
+    let knows = Arc::downgrade(office);
+    let desk = Desk::new(
+        &door.network,
+        settings.ports.http,
+        settings.boot.loaders(),
+        door.dhcp.wire(),
+        leases,
+        office.writer().clone(),
+        Box::new(move |request| knows.upgrade()?.known(request)),
+    )?;
+    Ok(Arc::new(desk.recorded(Arc::clone(office.flight()))))
 }
 
 fn start(
@@ -167,54 +265,67 @@ fn start(
     shutdown: &Shutdown,
 ) -> anyhow::Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
-    let mac = sockets.dhcp.mac();
-    let desk = Arc::new(Desk::new(settings, mac, leases, office.writer().clone())?);
-    office.attach(Arc::clone(&desk));
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
-    tasks.spawn(dhcp::run(sockets.dhcp, desk, shutdown.clone()));
-    let board = office.transfers().clone();
-    let shelf = tftp::Shelf {
-        tree: boot_tree.clone(),
-        texts: Arc::new(Texts::new(Arc::clone(office), texts::settings(settings))),
-        board: board.clone(),
-    };
-    tasks.spawn(tftp::run(sockets.tftp, shelf, shutdown.clone()));
-    let boot_routes = boot::routes(site, settings, boot_tree, Arc::clone(office));
-    tasks.spawn(http::run(
-        sockets.http,
-        http::Port::Plain(board),
-        boot_routes,
-        shutdown.clone(),
-    ));
-    let api_routes = api::routes(Arc::clone(office));
-    tasks.spawn(http::run(
-        sockets.https,
-        http::Port::Tls(tls),
-        api_routes,
-        shutdown.clone(),
-    ));
+    let page = page(settings, office, shutdown)?;
+    let mut desks = Vec::new();
+    for door in sockets.doors {
+        let desk = desk(settings, office, leases, &door)?;
+        desks.push(Arc::clone(&desk));
+        let words = Words::new(settings, office);
+        tasks.spawn(dhcp::run(door.dhcp, desk, words, shutdown.clone()));
+        let board = office.transfers().clone();
+        let scripts = texts::settings(settings, &door.network);
+        let shelf = tftp::Shelf {
+            tree: boot_tree.clone(),
+            texts: Arc::new(Texts::new(Arc::clone(office), scripts.clone())),
+            board: board.clone(),
+            flight: Arc::clone(office.flight()),
+        };
+        tasks.spawn(tftp::run(door.tftp, shelf, shutdown.clone()));
+        let boot_routes = boot::routes(
+            site,
+            scripts,
+            settings.menu,
+            boot_tree.clone(),
+            Arc::clone(office),
+        );
+        tasks.spawn(http::run(
+            door.http,
+            http::Port::Plain(board),
+            boot_routes,
+            shutdown.clone(),
+        ));
+        tasks.spawn(http::run(
+            door.https,
+            http::Port::Tls(tls.clone()),
+            api::routes(Arc::clone(office)).merge(page.clone()),
+            shutdown.clone(),
+        ));
+        if let Some(socket) = door.sntp {
+            tasks.spawn(sntp::run(socket, Arc::clone(office), shutdown.clone()));
+        }
+        if let Some(link) = door.link {
+            // It ends by itself where a real router is heard; then nothing is left to do.
+            let mut stop = shutdown.clone();
+            let link_stop = shutdown.clone();
+            tasks.spawn(async move {
+                ra::run(link, link_stop).await;
+                stop.ordered().await;
+            });
+        }
+    }
+    office.attach(Arc::new(Lan::new(desks)));
     tasks.spawn(control::run(
         sockets.control,
         Arc::clone(office),
         shutdown.clone(),
     ));
+    tasks.spawn(flight::keep(Arc::clone(office.flight()), shutdown.clone()));
     tasks.spawn(upkeep::run(
         site.clone(),
         Arc::clone(office),
         shutdown.clone(),
     ));
-    if let Some(socket) = sockets.sntp {
-        tasks.spawn(sntp::run(socket, Arc::clone(office), shutdown.clone()));
-    }
-    if let Some(link) = sockets.link {
-        // It ends by itself where a real router is heard; then nothing is left to do.
-        let mut stop = shutdown.clone();
-        let link_stop = shutdown.clone();
-        tasks.spawn(async move {
-            ra::run(link, link_stop).await;
-            stop.ordered().await;
-        });
-    }
     Ok(tasks)
 }

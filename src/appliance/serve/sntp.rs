@@ -12,22 +12,22 @@ use tokio::net::UdpSocket;
 
 use super::Shutdown;
 use crate::office::Office;
-use crate::site::Settings;
+use crate::site::Network;
 
 /// More than any request with extensions.
 const MOST: usize = 1024;
 
-/// Takes the port, on the site's interface and address only.
-pub fn bind(settings: &Settings) -> anyhow::Result<UdpSocket> {
-    let (address, port) = (settings.address.address, settings.ports.sntp);
-    bind_to(&settings.interface, address, port)
+/// Takes the port, on the network's interface and address only.
+pub fn bind(network: &Network, port: u16) -> anyhow::Result<UdpSocket> {
+    let address = network.address.address;
+    bind_to(&network.interface, address, port)
         .with_context(|| super::run::cannot_bind("SNTP", &format!("{address}:{port}/udp")))
 }
 
 fn bind_to(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
-    socket.bind_device(Some(interface.as_bytes()))?;
+    super::run::keep_to(&socket, interface)?;
     socket.bind(&SocketAddrV4::new(address, port).into())?;
     Ok(UdpSocket::from_std(socket.into())?)
 }

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::ipxe::{AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings};
 use groundcrew_netboot::path::BootPath;
+use groundcrew_netboot::story::Order;
 use groundcrew_netboot::text::{Machine, TextRequest};
 use groundcrew_registry::boot::BootState;
 
+use super::order;
 use crate::office::Office;
-use crate::site::Settings;
+use crate::site::{Network, Settings};
 
-/// What all texts of a site have in common.
-pub fn settings(settings: &Settings) -> ScriptSettings {
+/// What all texts of a site have in common on one of its networks.
+pub fn settings(settings: &Settings, network: &Network) -> ScriptSettings {
     ScriptSettings {
-        http: SocketAddrV4::new(settings.address.address, settings.ports.http),
+        http: SocketAddrV4::new(network.address.address, settings.ports.http),
         https_port: settings.ports.https,
         appliance: format!("groundcrew {}", env!("CARGO_PKG_VERSION")),
         site: format!("{} ({})", settings.site, settings.organisation),
@@ -40,6 +42,7 @@ impl Texts {
     /// name is an ordinary file's.
     pub fn of(&self, path: &BootPath, peer: IpAddr) -> Option<String> {
         let request = TextRequest::of(path)?;
+        self.office.seen(peer);
         let (mac, uuid) = self.machine(request.machine, peer);
         let query = IpxeQuery {
             mac,
@@ -47,6 +50,9 @@ impl Texts {
             ..IpxeQuery::default()
         };
         let decision = decide(&self.office.boot_state(&query));
+        let decision = order::unless_held(&self.office, decision, &query, Some(peer));
+        let flight = self.office.flight();
+        flight.text(&query, Some(peer), told(&decision), &describe(&decision));
         let device = mac.map(|mac| mac.to_string());
         let device = device.or(uuid.map(|uuid| uuid.to_string()));
         tracing::info!(%peer, file = %path, mac = mac.map(tracing::field::display), "boot text: {}", describe(&decision));
@@ -80,6 +86,7 @@ pub fn decide(state: &BootState) -> BootDecision {
         BootState::Failed { device, reason, .. } => {
             own_disk(format!("{device} could not be provisioned: {reason}"))
         }
+        BootState::Held { device, reason, .. } => own_disk(format!("{device} is held: {reason}")),
         BootState::Rejected { device, reason, .. } => {
             own_disk(format!("{device} was refused: {reason}"))
         }
@@ -87,18 +94,38 @@ pub fn decide(state: &BootState) -> BootDecision {
 }
 
 fn agent() -> BootDecision {
+    agent_boot().map_or_else(
+        || BootDecision::OwnDisk {
+            why: "this appliance has no boot image".to_owned(),
+        },
+        BootDecision::Agent,
+    )
+}
+
+/// The agent's kernel and initrd, as `image build` names them.
+pub fn agent_boot() -> Option<AgentBoot> {
     match (
         BootPath::from_tftp("vmlinuz"),
         BootPath::from_tftp("initrd.img"),
     ) {
-        (Ok(kernel), Ok(initrd)) => BootDecision::Agent(AgentBoot {
+        (Ok(kernel), Ok(initrd)) => Some(AgentBoot {
             kernel,
             initrds: vec![initrd],
             args: Vec::new(),
         }),
-        _ => BootDecision::OwnDisk {
-            why: "this appliance has no boot image".to_owned(),
-        },
+        _ => None,
+    }
+}
+
+/// The decision, as stories tell it.
+pub fn told(decision: &BootDecision) -> Order {
+    match decision {
+        BootDecision::Agent(_) => Order::Agent,
+        BootDecision::OwnDisk { .. } => Order::OwnDisk,
+        BootDecision::Hold { .. } => Order::Wait,
+        BootDecision::Held { .. } => Order::Held,
+        BootDecision::Menu(_) => Order::Menu,
+        BootDecision::Shell | BootDecision::Memtest => Order::Once,
     }
 }
 
@@ -108,5 +135,11 @@ pub fn describe(decision: &BootDecision) -> String {
         BootDecision::Agent(_) => "load the agent".to_owned(),
         BootDecision::OwnDisk { why } => format!("own disk ({why})"),
         BootDecision::Hold { message, .. } => format!("hold ({message})"),
+        BootDecision::Held { lines, .. } => {
+            lines.iter().take(2).cloned().collect::<Vec<_>>().join(" ")
+        }
+        BootDecision::Menu(menu) => format!("a menu, else {}", describe(&menu.default)),
+        BootDecision::Shell => "the shell of iPXE".to_owned(),
+        BootDecision::Memtest => "the memory test".to_owned(),
     }
 }

@@ -11,10 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use groundcrew_netboot::story::TftpStep;
 use groundcrew_netboot::tftp::{
     self, Admission, Admit, Caps, End, ErrorCode, Limits, ReadRequest, Step, Transfer, Window,
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -22,6 +24,7 @@ use tokio::sync::Notify;
 use super::Shutdown;
 use super::files::Tree;
 use super::texts::Texts;
+use crate::flight::Flight;
 use crate::transfers::{Board, Protocol, Ticket};
 
 /// A transfer at rest holds no file bytes, so many may run. One address stands
@@ -40,6 +43,8 @@ pub struct Shelf {
     pub texts: Arc<Texts>,
     /// Who looks on.
     pub board: Board,
+    /// Who remembers.
+    pub flight: Arc<Flight>,
 }
 
 /// The well-known port, bound.
@@ -48,11 +53,15 @@ pub struct Listener {
     address: Ipv4Addr,
 }
 
-/// Binds the well-known port on the site's address.
-pub async fn bind(address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
-    let socket = UdpSocket::bind(SocketAddrV4::new(address, port)).await;
-    let socket = socket
+/// Binds the well-known port on the appliance's address on one interface.
+pub fn bind(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    super::run::keep_to(&socket, interface)?;
+    socket
+        .bind(&SocketAddrV4::new(address, port).into())
         .with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
+    let socket = UdpSocket::from_std(socket.into())?;
     Ok(Listener { socket, address })
 }
 
@@ -62,14 +71,31 @@ struct Desk(Arc<Mutex<DeskState>>);
 
 struct DeskState {
     admission: Admission,
-    repeats: HashMap<SocketAddr, Arc<Notify>>,
+    calls: HashMap<SocketAddr, Arc<Calls>>,
+}
+
+impl Desk {
+    /// The peer of a transfer answered.
+    fn heard(&self, peer: SocketAddr) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.admission.heard(peer);
+    }
+}
+
+/// What the well-known port says to a transfer.
+#[derive(Default)]
+struct Calls {
+    /// Its peer repeated the request.
+    repeat: Notify,
+    /// It has to make room.
+    end: Notify,
 }
 
 /// Answers until told to stop.
 pub async fn run(listener: Listener, shelf: Shelf, mut stop: Shutdown) {
     let desk = Desk(Arc::new(Mutex::new(DeskState {
         admission: Admission::new(CAPS),
-        repeats: HashMap::new(),
+        calls: HashMap::new(),
     })));
     let mut buffer = [0; 2048];
     loop {
@@ -84,10 +110,18 @@ pub async fn run(listener: Listener, shelf: Shelf, mut stop: Shutdown) {
                 }
             },
         };
-        match tftp::parse_request(buffer.get(..length).unwrap_or_default()) {
+        let packet = buffer.get(..length).unwrap_or_default();
+        let us = SocketAddr::from((listener.address, tftp::PORT));
+        shelf.flight.tftp_packet(peer, us, true, packet);
+        match tftp::parse_request(packet) {
             Ok(request) => admit(&desk, &listener, &shelf, &stop, peer, request),
             Err(refusal) => {
                 tracing::debug!(%peer, "TFTP request refused: {refusal}");
+                if refusal.packet().is_some() {
+                    shelf
+                        .flight
+                        .tftp(peer, "a file", TftpStep::refused(&refusal));
+                }
                 if let Some(packet) = refusal.packet() {
                     // A full send buffer only costs the peer the explanation.
                     let _ = listener.socket.try_send_to(&packet, peer);
@@ -108,21 +142,35 @@ fn admit(
     let mut state = desk.0.lock().unwrap_or_else(PoisonError::into_inner);
     match state.admission.admit(peer) {
         Admit::Repeat => {
-            if let Some(repeat) = state.repeats.get(&peer) {
-                repeat.notify_one();
+            if let Some(calls) = state.calls.get(&peer) {
+                calls.repeat.notify_one();
             }
         }
-        Admit::AddressBusy => tracing::debug!(%peer, "TFTP: too many transfers of one address"),
-        Admit::Busy => tracing::warn!(%peer, "TFTP: too many transfers"),
+        Admit::AddressBusy => {
+            shelf
+                .flight
+                .tftp(peer, request.path.as_str(), TftpStep::Busy);
+            tracing::debug!(%peer, "TFTP: too many transfers of one address");
+        }
+        Admit::Busy { ends } => {
+            shelf
+                .flight
+                .tftp(peer, request.path.as_str(), TftpStep::Busy);
+            tracing::debug!(%peer, "TFTP: too many transfers");
+            if let Some(calls) = ends.and_then(|peer| state.calls.get(&peer)) {
+                calls.end.notify_one();
+            }
+        }
         Admit::Begin => {
-            let repeat = Arc::new(Notify::new());
-            state.repeats.insert(peer, Arc::clone(&repeat));
+            let calls = Arc::new(Calls::default());
+            state.calls.insert(peer, Arc::clone(&calls));
             let job = Job {
                 peer,
                 address: listener.address,
                 request,
                 shelf: shelf.clone(),
-                repeat,
+                calls,
+                desk: desk.clone(),
             };
             let (desk, stop) = (desk.clone(), stop.clone());
             tokio::spawn(async move {
@@ -143,7 +191,7 @@ impl Drop for SignOff {
     fn drop(&mut self) {
         let mut state = self.desk.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.admission.finished(self.peer);
-        state.repeats.remove(&self.peer);
+        state.calls.remove(&self.peer);
     }
 }
 
@@ -152,7 +200,8 @@ struct Job {
     address: Ipv4Addr,
     request: ReadRequest,
     shelf: Shelf,
-    repeat: Arc<Notify>,
+    calls: Arc<Calls>,
+    desk: Desk,
 }
 
 impl Job {
@@ -180,6 +229,8 @@ impl Job {
         let socket = UdpSocket::bind(SocketAddrV4::new(self.address, 0)).await?;
         socket.connect(self.peer).await?;
         let Some(content) = self.open().await else {
+            let name = self.request.path.as_str();
+            self.shelf.flight.tftp(self.peer, name, TftpStep::Missing);
             let packet = tftp::error_packet(ErrorCode::FileNotFound, "no such file");
             socket.send(&packet).await?;
             return Err(std::io::Error::other("no such file"));
@@ -190,7 +241,11 @@ impl Job {
             .shelf
             .board
             .begin(Protocol::Tftp, self.peer, file, size);
+        let began = Instant::now();
         let (end, done) = self.converse(&socket, &content, size, &ticket, stop).await;
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let step = TftpStep::ended(&end, done, size, ms);
+        self.shelf.flight.tftp(self.peer, file, step);
         match &end {
             End::Complete => ticket.done(),
             End::PeerError(..) if done == 0 => ticket.forget(),
@@ -212,7 +267,14 @@ impl Job {
     ) -> (End, u64) {
         let epoch = Instant::now();
         let mut transfer = Transfer::new(&self.request, size, &Limits::default(), epoch.elapsed());
-        let mut incoming = [0; 1024];
+        let (flight, peer) = (&self.shelf.flight, self.peer);
+        let us = socket.local_addr().unwrap_or(peer);
+        flight.tftp(
+            peer,
+            self.request.path.as_str(),
+            begun(&self.request, &transfer, size),
+        );
+        let (mut incoming, mut heard) = ([0; 1024], false);
         loop {
             match transfer.poll(epoch.elapsed()) {
                 Step::Done(end) => {
@@ -220,7 +282,10 @@ impl Job {
                     ticket.reached(done);
                     return (end, done);
                 }
-                Step::Send(packet) => send(socket, &packet).await,
+                Step::Send(packet) => {
+                    flight.tftp_packet(peer, us, false, &packet);
+                    send(socket, &packet).await;
+                }
                 Step::Window(window) => {
                     ticket.reached(transfer.progress().0);
                     ticket.repeated(transfer.repeats());
@@ -235,10 +300,19 @@ impl Job {
                         .max(Duration::from_millis(1));
                     tokio::select! {
                         received = socket.recv(&mut incoming) => match received {
-                            Ok(length) => transfer.received(incoming.get(..length).unwrap_or_default(), epoch.elapsed()),
+                            Ok(length) => {
+                                let packet = incoming.get(..length).unwrap_or_default();
+                                if !heard {
+                                    heard = true;
+                                    self.desk.heard(self.peer);
+                                }
+                                flight.tftp_packet(peer, us, true, packet);
+                                transfer.received(packet, epoch.elapsed());
+                            }
                             Err(error) => tracing::trace!("TFTP: {error}"),
                         },
-                        () = self.repeat.notified() => transfer.repeated(),
+                        () = self.calls.repeat.notified() => transfer.repeated(),
+                        () = self.calls.end.notified() => transfer.abort("too many transfers, and nothing was heard of this one"),
                         () = stop.ordered() => transfer.abort("the appliance stops"),
                         () = tokio::time::sleep(sleep) => {}
                     }
@@ -260,6 +334,17 @@ impl Job {
                 Some(Content::Text(text.into_bytes()))
             }
         }
+    }
+}
+
+fn begun(request: &ReadRequest, transfer: &Transfer, size: u64) -> TftpStep {
+    let (block, window) = transfer.negotiated();
+    let asked = request.block_size.or(request.window).is_some();
+    TftpStep::Begun {
+        size,
+        block,
+        window,
+        options: asked || request.transfer_size || request.timeout.is_some(),
     }
 }
 

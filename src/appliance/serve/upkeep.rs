@@ -13,6 +13,9 @@ use crate::site::{Site, publish, time};
 /// Between looks.
 const EVERY: Duration = Duration::from_secs(1800);
 
+/// Journal lines after which a snapshot is written anew: what a start reads.
+const GROWN: u64 = 10_000;
+
 const ROUNDS_A_DAY: u32 = 48;
 
 /// Looks at once, and then every half hour.
@@ -26,6 +29,9 @@ pub async fn run(site: Site, office: Arc<Office>, mut stop: Shutdown) {
         }
         tell_the_clock(&site);
         office.checkpoint_if_due().await;
+        let beside = Arc::clone(&office);
+        // A join error is a panic, which the runtime has told already.
+        let _ = tokio::task::spawn_blocking(move || beside.snapshot_if_grown(GROWN)).await;
         if round.is_multiple_of(ROUNDS_A_DAY) {
             let site = site.clone();
             // A join error is a panic, which the runtime has told already.

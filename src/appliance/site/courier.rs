@@ -11,10 +11,12 @@ use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::Digest;
 use groundcrew_core::bundle::Manifest;
 use groundcrew_core::digest::Hasher;
+use groundcrew_core::trust::tuf::repo::claimed_root;
 
 use super::import::{self, Imported, Package};
-use super::{Site, SiteKeys, publish};
+use super::{Site, SiteKeys, publish, rekey};
 use crate::durable;
+use crate::store::Store;
 
 /// Names in the tar.
 pub mod entry {
@@ -22,6 +24,8 @@ pub mod entry {
     pub const SITE: &str = "groundcrew-site";
     /// `N.root.json`, `targets.json`.
     pub const METADATA: &str = "metadata/";
+    /// Lists that regions sign, `NAME.json`.
+    pub const REGIONS: &str = "metadata/regions/";
     /// Target files, by target path.
     pub const TARGETS: &str = "targets/";
     /// Blobs of bundles, by the hex of their SHA-256.
@@ -35,8 +39,9 @@ const ALL_SMALL: u64 = 64_000_000;
 /// Judges the file and takes it over: the blobs first, then what lists them.
 pub fn import(site: &Site, file: &Path) -> anyhow::Result<Imported> {
     let what = || format!("{}", file.display());
-    let keys = SiteKeys::read(&site.keys_dir())?;
+    rekey::recover(site)?;
     let package = read(file).with_context(what)?;
+    let (keys, new) = keys_for(site, &package)?;
     fs::create_dir_all(site.trust_dir())?;
     let _hold = publish::hold(site)?;
     let checked = import::check(site, &package, &keys).with_context(what)?;
@@ -47,7 +52,34 @@ pub fn import(site: &Site, file: &Path) -> anyhow::Result<Imported> {
     fs::create_dir_all(&blobs)?;
     keep_blobs(file, &wanted, &blobs).with_context(what)?;
     missing(&wanted, &blobs)?;
-    checked.write(site, &keys)
+    if !new && !rekey::unfinished(site) {
+        return checked.write(site, &keys);
+    }
+    // The registry's lock: no appliance may go on with the old keys.
+    let mut store = Store::open(&site.registry_file()).context(
+        "the site's keys change: stop the appliance first, and start it again afterwards",
+    )?;
+    if new {
+        rekey::swap(site)?;
+    }
+    let imported = checked.write(site, &keys)?;
+    if let Some(doubt) = rekey::finish(site, &mut store)? {
+        tracing::warn!("before its keys changed, the journal did not hold: {doubt}");
+    }
+    Ok(imported)
+}
+
+/// The keys that the package was made for: the site's, or those that waited
+/// for it.
+fn keys_for(site: &Site, package: &Package) -> anyhow::Result<(SiteKeys, bool)> {
+    let root = package.roots.last().context("no root is in it")?;
+    let root = claimed_root(root)?;
+    if let Some(next) = rekey::waiting(site)?
+        && import::names(&root.timestamp_authority(), next.timestamp.public())
+    {
+        return Ok((next, true));
+    }
+    Ok((SiteKeys::read(&site.keys_dir())?, false))
 }
 
 /// Everything but the blobs.
@@ -55,7 +87,7 @@ fn read(file: &Path) -> anyhow::Result<Package> {
     let mut site = None;
     let mut roots = BTreeMap::<u64, Vec<u8>>::new();
     let mut targets = None;
-    let mut files = Vec::new();
+    let (mut files, mut regions) = (Vec::new(), Vec::new());
     let mut left = ALL_SMALL;
     let mut tar = open(file)?;
     for found in tar.entries().context("no courier file of groundcrew")? {
@@ -76,6 +108,8 @@ fn read(file: &Path) -> anyhow::Result<Package> {
             site = Some(String::from_utf8_lossy(&bytes).parse()?);
         } else if name == "metadata/targets.json" {
             targets = Some(bytes);
+        } else if let Some(region) = region_of(&name) {
+            regions.push((region.parse()?, bytes));
         } else if let Some(path) = name.strip_prefix(entry::TARGETS) {
             files.push((path.to_owned(), bytes));
         } else if let Some(version) = root_version(&name) {
@@ -93,6 +127,7 @@ fn read(file: &Path) -> anyhow::Result<Package> {
         site: site.context("it names no site: no courier file of groundcrew")?,
         roots: roots.into_values().collect(),
         targets: targets.context("it holds no targets")?,
+        regions,
         files,
     })
 }
@@ -113,6 +148,10 @@ fn name_of(found: &tar::Entry<'_, impl Read>) -> anyhow::Result<String> {
     Ok(name
         .context("it holds a file with a strange name")?
         .to_owned())
+}
+
+fn region_of(name: &str) -> Option<&str> {
+    name.strip_prefix(entry::REGIONS)?.strip_suffix(".json")
 }
 
 fn root_version(name: &str) -> Option<u64> {

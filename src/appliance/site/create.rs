@@ -112,7 +112,7 @@ fn settings_text(new: &NewSite<'_>) -> anyhow::Result<String> {
     }
     let parsed = settings::parse("site.toml", &text)?;
     anyhow::ensure!(
-        parsed.site == *new.name && parsed.address == new.address,
+        parsed.site == *new.name && parsed.networks.iter().map(|n| n.address).eq([new.address]),
         "site.toml came out wrong; this is a bug"
     );
     Ok(text)

@@ -4,6 +4,7 @@
 
 use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
+use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::PublicKey;
 use groundcrew_core::time::Now;
 use groundcrew_core::trust::Charter;
@@ -21,6 +22,8 @@ pub struct Package {
     pub roots: Vec<Vec<u8>>,
     /// HQ's targets.
     pub targets: Vec<u8>,
+    /// Lists of the regions that the site is in, by the region's name.
+    pub regions: Vec<(Slug, Vec<u8>)>,
     /// Target files by path: the charter, and manifests of bundles.
     pub files: Vec<(String, Vec<u8>)>,
 }
@@ -78,6 +81,10 @@ pub fn check(site: &Site, package: &Package, keys: &SiteKeys) -> anyhow::Result<
         repo.import_targets(&package.targets)
             .context("the targets")?,
     );
+    for (name, list) in &package.regions {
+        let file = repo.import_delegated(name.as_str(), list);
+        metadata.push(file.with_context(|| format!("the list of the region {name}"))?);
+    }
     unexpired(site, &repo)?;
     ours(&repo, keys)?;
     let files = listed(site, &repo, package, keys)?;
@@ -198,7 +205,7 @@ fn ours(repo: &Repo, keys: &SiteKeys) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn names(authority: &Authority<'_>, key: PublicKey) -> bool {
+pub(super) fn names(authority: &Authority<'_>, key: PublicKey) -> bool {
     let mut ids = authority.role.keyids.iter();
     ids.any(|id| authority.keys.get(id).and_then(|k| k.ed25519()) == Some(key))
 }
@@ -211,11 +218,11 @@ fn listed(
     package: &Package,
     keys: &SiteKeys,
 ) -> anyhow::Result<Vec<RepoFile>> {
-    let targets = repo.targets().context("no targets")?;
     let mut files = Vec::new();
     for (path, bytes) in &package.files {
-        let target = targets.targets.get(path);
-        let target = target.with_context(|| format!("{path} is not listed in HQ's targets"))?;
+        let target = repo.listed(path);
+        let target = target
+            .with_context(|| format!("{path} is not listed by HQ nor by a region of this site"))?;
         target.verify(bytes).with_context(|| path.clone())?;
         files.push(target_file(path, bytes.clone())?);
     }

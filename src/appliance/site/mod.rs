@@ -7,6 +7,7 @@ pub mod create;
 pub mod import;
 pub mod keys;
 pub mod publish;
+pub mod rekey;
 pub mod settings;
 pub mod staleness;
 pub mod status;
@@ -18,7 +19,7 @@ use anyhow::Context as _;
 
 pub use cidr::{Cidr, Pool};
 pub use keys::SiteKeys;
-pub use settings::Settings;
+pub use settings::{Network, Settings};
 
 /// The folder of a site. It may move: nothing inside names its own path.
 #[derive(Clone, Debug)]
@@ -83,6 +84,16 @@ impl Site {
     /// Devices, journal, leases.
     pub fn registry_file(&self) -> PathBuf {
         self.dir.join("registry.db")
+    }
+
+    /// What the journal says, up to a line: a start's shortcut.
+    pub fn snapshot_file(&self) -> PathBuf {
+        self.dir.join("registry.snapshot")
+    }
+
+    /// What happened to devices that boot.
+    pub fn flight_file(&self) -> PathBuf {
+        self.dir.join("flight.db")
     }
 
     /// Where commands reach a running appliance.

@@ -2,24 +2,24 @@
 //! Mistakes are shown with file, line and caret. Nothing here looks at the
 //! machine: `groundcrew check` does.
 
-mod dhcp;
+mod boot;
+mod network;
+mod stick;
 mod trust;
-
-use std::net::Ipv4Addr;
 
 use groundcrew_core::SiteId;
 use groundcrew_core::toml_error;
-use groundcrew_netboot::dhcp::{Mode, Reservation};
 use groundcrew_registry::profile::{Profile, ProfileError, Profiles};
 use groundcrew_registry::rules::{Rule, Rules};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::{Cidr, Pool};
-use crate::stick::StickSettings;
-pub use dhcp::RelayedSubnet;
-use dhcp::{RawMode, RawReservation, RawSubnet, check_mode, relayed_subnets, reservations};
+pub use boot::{Arm64Loader, BiosLoader, Boot, HttpLoader, UefiLoader};
+use network::RawNetwork;
+pub use network::{Network, RelayedSubnet};
 pub use trust::Staleness;
+
+use crate::stick::StickSettings;
 
 /// What `site.toml` says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,14 +28,14 @@ pub struct Settings {
     pub site: SiteId,
     /// The organisation, as devices show it.
     pub organisation: String,
-    /// The interface on the devices' network.
-    pub interface: String,
-    /// The appliance's address there.
-    pub address: Cidr,
-    /// What DHCP hands out.
-    pub dhcp: Dhcp,
+    /// The interfaces it is served on, at least one.
+    pub networks: Vec<Network>,
+    /// Which loaders are given out.
+    pub boot: Boot,
     /// Where services listen.
     pub ports: Ports,
+    /// Seconds that a boot menu waits, where the site wants one.
+    pub menu: Option<u16>,
     /// What groups of devices get.
     pub profiles: Profiles,
     /// Whether devices get the time from here.
@@ -48,68 +48,7 @@ pub struct Settings {
     pub stick: StickSettings,
 }
 
-impl Settings {
-    /// For a machine that provisions itself: reachable from nowhere else.
-    pub fn on_loopback(mut self) -> Self {
-        let address = Cidr {
-            address: Ipv4Addr::LOCALHOST,
-            prefix: 8,
-        };
-        self.sntp = false;
-        self.dhcp.mode = Mode::Off;
-        self.moved_to("lo", address)
-    }
-
-    /// For a stick on a network that it finds. What holds for another network
-    /// than the one in site.toml is left out.
-    pub fn on_network(mut self, interface: &str, address: Cidr, leased: bool) -> Self {
-        self.dhcp.mode = Mode::Auto {
-            serve_if_alone: !leased,
-        };
-        self.moved_to(interface, address)
-    }
-
-    fn moved_to(mut self, interface: &str, address: Cidr) -> Self {
-        interface.clone_into(&mut self.interface);
-        if self.address != address {
-            self.dhcp.pool = address.default_pool();
-            self.dhcp.router = None;
-            self.dhcp.subnets.clear();
-            self.dhcp.reservations.clear();
-            self.address = address;
-        }
-        self
-    }
-}
-
-/// What DHCP hands out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dhcp {
-    /// Who gives the addresses.
-    pub mode: Mode,
-    /// Ask by ARP whether an address is in use before it is offered.
-    pub conflict_probe: bool,
-    /// Addresses for devices.
-    pub pool: Pool,
-    /// How long an address is lent, in seconds.
-    pub lease_seconds: u32,
-    /// Default router, where devices have one.
-    pub router: Option<Ipv4Addr>,
-    /// Name servers.
-    pub dns: Vec<Ipv4Addr>,
-    /// Domain of host names.
-    pub domain: Option<String>,
-    /// Domains that short names are looked up in.
-    pub search: Vec<String>,
-    /// Time servers.
-    pub ntp: Vec<Ipv4Addr>,
-    /// Networks behind relays.
-    pub subnets: Vec<RelayedSubnet>,
-    /// Addresses kept for devices, on whichever of the networks they lie.
-    pub reservations: Vec<Reservation>,
-}
-
-/// Where services listen, on the site's address.
+/// Where services listen, on the site's address on each network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     /// TFTP, UDP.
@@ -136,82 +75,15 @@ fn at(file: &str, text: &str, span: std::ops::Range<usize>, message: &str) -> Se
 pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
     let raw: Raw = toml::from_str(text)
         .map_err(|error| SettingsError(toml_error::explain(file, text, &error, &[])))?;
-    let wrong = |span, message: String, help: &str| {
-        Err(at(file, text, span, &format!("{message}; {help}")))
-    };
-    let mode = check_mode(file, text, &raw.dhcp)?;
-    let network = raw.network.address;
-    let pool = match &raw.dhcp.pool {
-        None => network.default_pool(),
-        Some(pool) => {
-            let (span, pool) = (pool.span(), *pool.get_ref());
-            if !network.holds_host(pool.first) || !network.holds_host(pool.last) {
-                let help = format!("write one such as {}", network.default_pool());
-                return wrong(
-                    span,
-                    format!("the pool {pool} is not inside the network of {network}"),
-                    &help,
-                );
-            }
-            if pool.contains(network.address) {
-                let help = format!("write one such as {}", network.default_pool());
-                return wrong(
-                    span,
-                    format!(
-                        "the pool holds the appliance's own address {}",
-                        network.address
-                    ),
-                    &help,
-                );
-            }
-            pool
-        }
-    };
-    if let Some(router) = &raw.dhcp.router
-        && !network.holds_host(*router.get_ref())
-    {
-        let message = format!(
-            "the router {} is not in the network of {network}",
-            router.get_ref()
-        );
-        return wrong(
-            router.span(),
-            message,
-            "devices could not reach it: leave it out where there is none",
-        );
-    }
-    let subnets = relayed_subnets(file, text, &raw.dhcp)?;
-    let reservations = reservations(file, text, &raw.dhcp, network, &subnets)?;
-    let interface = raw.network.interface.get_ref();
-    if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) {
-        let message = format!("`{interface}` cannot be an interface's name");
-        return wrong(
-            raw.network.interface.span(),
-            message,
-            "`ip link` lists them",
-        );
-    }
+    let networks = network::networks(file, text, raw.network)?;
     check_ports(file, text, &raw.ports)?;
     let profiles = check_profiles(file, text, raw.profile)?;
     let rules = check_rules(file, text, raw.enrollment.rule)?;
-    let settings = Settings {
+    Ok(Settings {
         site: raw.site.name,
         organisation: raw.site.organisation,
-        interface: raw.network.interface.into_inner(),
-        address: network,
-        dhcp: Dhcp {
-            mode,
-            conflict_probe: raw.dhcp.conflict_probe.unwrap_or(true),
-            pool,
-            lease_seconds: raw.dhcp.lease.0,
-            router: raw.dhcp.router.map(Spanned::into_inner),
-            dns: raw.dhcp.dns,
-            domain: raw.dhcp.domain,
-            search: raw.dhcp.search,
-            ntp: raw.dhcp.ntp,
-            subnets,
-            reservations,
-        },
+        networks,
+        boot: raw.boot.checked(),
         ports: Ports {
             tftp: raw.ports.tftp.into_inner(),
             http: raw.ports.http.into_inner(),
@@ -219,15 +91,12 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             sntp: raw.ports.sntp.into_inner(),
         },
         sntp: raw.time.sntp,
+        menu: None,
         staleness: raw.trust.checked(file, text)?,
         profiles,
         rules,
-        stick: check_stick(file, text, raw.stick)?,
-    };
-    // What only shows when everything is put together: overlaps, doubles.
-    crate::lan::networks(&settings)
-        .map_err(|error| SettingsError(toml_error::at(file, text, None, &error.to_string())))?;
-    Ok(settings)
+        stick: stick::check(file, text, raw.stick)?,
+    })
 }
 
 fn check_ports(file: &str, text: &str, ports: &RawPorts) -> Result<(), SettingsError> {
@@ -246,21 +115,6 @@ fn check_ports(file: &str, text: &str, ports: &RawPorts) -> Result<(), SettingsE
         return Err(at(file, text, ports.https.span(), message));
     }
     Ok(())
-}
-
-/// A menu that nobody can read in time helps nobody.
-fn check_stick(
-    file: &str,
-    text: &str,
-    stick: Spanned<StickSettings>,
-) -> Result<StickSettings, SettingsError> {
-    let span = stick.span();
-    let stick = stick.into_inner();
-    if stick.seconds > 600 {
-        let message = "the menu waits ten minutes at most: write `seconds` as 0 to 600";
-        return Err(at(file, text, span, message));
-    }
-    Ok(stick)
 }
 
 /// Two profiles that take the same device are shown at the second one.
@@ -315,9 +169,10 @@ struct RawEnrollment {
 #[serde(deny_unknown_fields)]
 struct Raw {
     site: RawSite,
-    network: RawNetwork,
     #[serde(default)]
-    dhcp: RawDhcp,
+    network: Vec<Spanned<RawNetwork>>,
+    #[serde(default)]
+    boot: boot::RawBoot,
     #[serde(default)]
     ports: RawPorts,
     #[serde(default)]
@@ -328,12 +183,8 @@ struct Raw {
     profile: Vec<Spanned<Profile>>,
     #[serde(default)]
     enrollment: RawEnrollment,
-    #[serde(default = "no_stick")]
+    #[serde(default = "stick::unwritten")]
     stick: Spanned<StickSettings>,
-}
-
-fn no_stick() -> Spanned<StickSettings> {
-    Spanned::new(0..0, StickSettings::default())
 }
 
 #[derive(Debug, Deserialize)]
@@ -341,32 +192,6 @@ fn no_stick() -> Spanned<StickSettings> {
 struct RawSite {
     name: SiteId,
     organisation: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawNetwork {
-    interface: Spanned<String>,
-    #[serde(deserialize_with = "from_text")]
-    address: Cidr,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawDhcp {
-    mode: RawMode,
-    conflict_probe: Option<bool>,
-    serve_if_alone: Option<Spanned<bool>>,
-    #[serde(deserialize_with = "from_text_spanned")]
-    pool: Option<Spanned<Pool>>,
-    lease: Lease,
-    router: Option<Spanned<Ipv4Addr>>,
-    dns: Vec<Ipv4Addr>,
-    domain: Option<String>,
-    search: Vec<String>,
-    ntp: Vec<Ipv4Addr>,
-    subnet: Vec<RawSubnet>,
-    reservation: Vec<RawReservation>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -476,9 +301,9 @@ mod tests {
     #[test]
     fn the_sample_is_valid() {
         let settings = parse("site.toml", SAMPLE).unwrap();
-        assert_eq!(settings.address.to_string(), "10.77.0.1/24");
+        assert_eq!(settings.networks[0].address.to_string(), "10.77.0.1/24");
         assert_eq!(settings.profiles.iter().len(), 1);
-        assert_eq!(settings.dhcp.lease_seconds, 3600);
+        assert_eq!(settings.networks[0].lease_seconds, 3600);
     }
 
     #[test]
@@ -487,7 +312,7 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with('['))
             .collect();
-        assert!(headers.len() >= 5, "{headers:?}");
+        assert!(headers.len() >= 4, "{headers:?}");
         for header in headers.iter().filter(|h| !h.contains("variables")) {
             let text = error(|s| s.replacen(header, &format!("{header}\nbogus = 1"), 1));
             assert!(text.contains("unknown key `bogus`"), "{header}: {text}");

@@ -28,7 +28,7 @@ pub enum Urgency {
 /// One signed thing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
-    /// `root`, `targets`, `charter`, `budget`, `snapshot`, `timestamp`.
+    /// `root`, `targets`, `charter`, `region`, `budget`, `snapshot`, `timestamp`.
     pub what: &'static str,
     /// Who signed it, in words.
     pub signed: String,
@@ -150,6 +150,21 @@ fn fill(
         }
         Err(error) => status.missing.push(format!("{error:#}")),
     }
+    for (name, list) in repo.delegated() {
+        let signed = format!("by the key of the region {name}");
+        parts.push(("region", signed, list.version.get(), list.expires));
+    }
+    let delegated = repo.targets().and_then(|t| t.delegations.as_ref());
+    for role in delegated.into_iter().flat_map(|d| &d.roles) {
+        let file = format!("{}.json", role.name);
+        let held = repo.delegated().any(|(name, _)| name == role.name);
+        if !held && repo.snapshot().is_some_and(|s| s.meta.contains_key(&file)) {
+            status.missing.push(format!(
+                "the list of the region {} is not here or does not hold: bring HQ's newest by `groundcrew trust import`",
+                role.name
+            ));
+        }
+    }
     match limit {
         Ok(Some(end)) => parts.push((
             "budget",
@@ -160,7 +175,8 @@ fn fill(
         Ok(None) => {}
         Err(error) => status.missing.push(format!("{error:#}")),
     }
-    status.without_hq_until = parts.iter().map(|part| part.3).min();
+    let hq_s = parts.iter().filter(|part| part.0 != "region");
+    status.without_hq_until = hq_s.map(|part| part.3).min();
     let now = status.now;
     status.parts = parts
         .into_iter()
@@ -172,6 +188,10 @@ fn fill(
             };
             let todo = match urgency {
                 Urgency::Good => String::new(),
+                _ if what == "region" => {
+                    "at HQ `groundcrew hq region renew`, then `trust export`; here `trust import`"
+                        .to_owned()
+                }
                 _ => "at HQ `groundcrew hq renew`, then `trust export`; here `trust import`"
                     .to_owned(),
             };

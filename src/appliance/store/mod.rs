@@ -17,10 +17,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use groundcrew_core::dsse::Envelope;
+use groundcrew_core::hardware::MacAddr;
 use groundcrew_core::{DeviceId, Digest};
 use groundcrew_netboot::dhcp::Lease;
+use groundcrew_registry::device::Lobby;
+use groundcrew_registry::state::Waiting;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::office::Once;
 
 /// Changes that may wait for the writer. Past it, requests are turned away.
 const QUEUE: usize = 16 * 1024;
@@ -76,6 +81,28 @@ pub enum Change {
         /// The signed checkpoint.
         envelope: Envelope,
     },
+    /// A request that waits for a decision, in place of the device's one before.
+    Waits {
+        /// Whose.
+        device: DeviceId,
+        /// Its place among those that wait.
+        lobby: Lobby,
+        /// What it asks, JSON.
+        request: String,
+    },
+    /// The device has no such request any more.
+    WaitsNoMore(DeviceId),
+    /// No checkpoint counts any more: the key that signed them is not the site's.
+    ForgetCheckpoints,
+    /// An order for a device's next boot, in place of the one before.
+    PutOnce {
+        /// The device's card.
+        mac: MacAddr,
+        /// What.
+        once: Once,
+    },
+    /// The order for a device's next boot was carried out or taken back.
+    DropOnce(MacAddr),
     /// The grant of a device that was taken out of service is worth nothing.
     DropGrant(DeviceId),
     /// A hardware hash, kept for export: content, so one that is there stays.
@@ -132,9 +159,23 @@ impl Store {
         })
     }
 
-    /// The journal's lines from the first on.
-    pub fn journal(&self) -> anyhow::Result<Vec<String>> {
-        schema::journal(&self.db).context("reading the journal")
+    /// Hands over the journal's lines after line `seq`, one at a time.
+    pub fn journal_after(
+        &self,
+        seq: u64,
+        each: impl FnMut(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        schema::each_journal_line(&self.db, seq, each)
+    }
+
+    /// One line of the journal.
+    pub fn line(&self, seq: u64) -> anyhow::Result<Option<String>> {
+        schema::journal_line(&self.db, seq).context("reading the journal")
+    }
+
+    /// The requests that wait for a decision, in their order.
+    pub fn waiting(&self) -> anyhow::Result<Vec<Waiting>> {
+        schema::waiting(&self.db).context("reading the requests that wait")
     }
 
     /// The signed checkpoints, each with its line.
@@ -145,6 +186,11 @@ impl Store {
     /// All leases, expired ones too.
     pub fn leases(&self) -> anyhow::Result<Vec<Lease>> {
         schema::leases(&self.db).context("reading the leases")
+    }
+
+    /// The orders that wait for a boot.
+    pub fn once(&self) -> anyhow::Result<Vec<(MacAddr, Once)>> {
+        schema::once(&self.db).context("reading the orders for one boot")
     }
 
     /// The signed grants of devices that have sent no receipt yet.
@@ -197,7 +243,7 @@ pub fn each_journal_line(
     path: &Path,
     each: impl FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    schema::each_journal_line(&reader(path)?, each)
+    schema::each_journal_line(&reader(path)?, 0, each)
 }
 
 /// The signed checkpoints. Reads beside the writer.

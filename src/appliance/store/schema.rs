@@ -3,12 +3,16 @@
 use std::net::Ipv4Addr;
 
 use groundcrew_core::dsse::Envelope;
+use groundcrew_core::hardware::MacAddr;
 use groundcrew_core::{DeviceId, Digest, UnixTime};
 use groundcrew_netboot::dhcp::{Lease, LeaseState};
+use groundcrew_registry::device::Lobby;
+use groundcrew_registry::state::Waiting;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::Change;
+use crate::office::Once;
 
 /// Raised with every change of the tables; a registry of a later version is
 /// refused rather than misread.
@@ -48,10 +52,20 @@ CREATE TABLE IF NOT EXISTS hash (
   digest TEXT PRIMARY KEY,     -- of the whole container
   bytes  BLOB NOT NULL         -- without the zeros at its end
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS boot_once (
+  mac  TEXT PRIMARY KEY,
+  what TEXT NOT NULL           -- menu, agent, disk, memtest, shell
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checkpoint (
   seq      INTEGER PRIMARY KEY, -- the journal line it signs
   envelope TEXT NOT NULL        -- DSSE
 ) STRICT;
+CREATE TABLE IF NOT EXISTS waiting ( -- requests that nobody decided on
+  device  TEXT PRIMARY KEY,
+  place   INTEGER NOT NULL,     -- grows with every request
+  at      INTEGER NOT NULL,     -- seconds since 1970
+  request TEXT NOT NULL         -- JSON, as the journal will have it
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Sets the connection up and makes the tables where there are none.
@@ -86,18 +100,13 @@ pub fn checkpoint(db: &Connection) -> rusqlite::Result<()> {
     db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
 
-pub fn journal(db: &Connection) -> rusqlite::Result<Vec<String>> {
-    db.prepare("SELECT line FROM journal ORDER BY seq")?
-        .query_map([], |row| row.get(0))?
-        .collect()
-}
-
 pub fn each_journal_line(
     db: &Connection,
+    after: u64,
     mut each: impl FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut statement = db.prepare("SELECT line FROM journal ORDER BY seq")?;
-    let mut rows = statement.query([])?;
+    let mut statement = db.prepare("SELECT line FROM journal WHERE seq > ?1 ORDER BY seq")?;
+    let mut rows = statement.query([i64::try_from(after).unwrap_or(i64::MAX)])?;
     while let Some(row) = rows.next()? {
         each(row.get_ref(0)?.as_str()?)?;
     }
@@ -116,6 +125,25 @@ pub fn checkpoints(db: &Connection) -> rusqlite::Result<Vec<(u64, Envelope)>> {
             let envelope =
                 serde_json::from_str(&envelope).map_err(|_| unreadable(1, "a checkpoint"))?;
             Ok((u64::try_from(seq).unwrap_or(0), envelope))
+        })?
+        .collect()
+}
+
+pub fn waiting(db: &Connection) -> rusqlite::Result<Vec<Waiting>> {
+    db.prepare("SELECT device, place, at, request FROM waiting ORDER BY place")?
+        .query_map([], |row| {
+            let (order, at): (i64, i64) = (row.get(1)?, row.get(2)?);
+            let request: String = row.get(3)?;
+            let request = serde_json::from_str(&request)
+                .map_err(|_| unreadable(3, "a request that waits"))?;
+            Ok(Waiting {
+                device: parsed(row, 0)?,
+                lobby: Lobby {
+                    order: u64::try_from(order).unwrap_or(0),
+                    at: UnixTime::new(u64::try_from(at).unwrap_or(0)),
+                },
+                request,
+            })
         })?
         .collect()
 }
@@ -142,6 +170,16 @@ pub fn hash(db: &Connection, digest: &Digest) -> rusqlite::Result<Option<Vec<u8>
 pub fn leases(db: &Connection) -> rusqlite::Result<Vec<Lease>> {
     db.prepare("SELECT ip, client, mac, uuid, hostname, expires, state FROM lease")?
         .query_map([], lease)?
+        .collect()
+}
+
+pub fn once(db: &Connection) -> rusqlite::Result<Vec<(MacAddr, Once)>> {
+    db.prepare("SELECT mac, what FROM boot_once")?
+        .query_map([], |row| {
+            let once = Once::from_word(&row.get::<_, String>(1)?);
+            let once = once.ok_or_else(|| unreadable(1, "an order for one boot"))?;
+            Ok((parsed(row, 0)?, once))
+        })?
         .collect()
 }
 
@@ -191,6 +229,24 @@ pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result
         Change::Checkpoint { seq, envelope } => transaction
             .prepare_cached("INSERT OR IGNORE INTO checkpoint (seq, envelope) VALUES (?1, ?2)")?
             .execute(params![i64::try_from(*seq).unwrap_or(i64::MAX), json(envelope)?]),
+        Change::Waits { device, lobby, request } => transaction
+            .prepare_cached("INSERT OR REPLACE INTO waiting (device, place, at, request) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![
+                device.as_str(),
+                i64::try_from(lobby.order).unwrap_or(i64::MAX),
+                i64::try_from(lobby.at.seconds()).unwrap_or(i64::MAX),
+                request,
+            ]),
+        Change::WaitsNoMore(device) => {
+            transaction.prepare_cached("DELETE FROM waiting WHERE device = ?1")?.execute([device.as_str()])
+        }
+        Change::ForgetCheckpoints => transaction.prepare_cached("DELETE FROM checkpoint")?.execute([]),
+        Change::PutOnce { mac, once } => transaction
+            .prepare_cached("INSERT OR REPLACE INTO boot_once (mac, what) VALUES (?1, ?2)")?
+            .execute(params![mac.to_string(), once.word()]),
+        Change::DropOnce(mac) => transaction
+            .prepare_cached("DELETE FROM boot_once WHERE mac = ?1")?
+            .execute([mac.to_string()]),
         Change::DropGrant(device) => {
             transaction.prepare_cached("DELETE FROM grant_ WHERE device = ?1")?.execute([device.as_str()])
         }

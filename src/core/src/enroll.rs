@@ -137,6 +137,18 @@ impl Request {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Code([u8; 5]);
 
+impl Code {
+    /// The code of these 40 bits.
+    pub const fn from_bytes(bytes: [u8; 5]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its 40 bits.
+    pub const fn as_bytes(&self) -> &[u8; 5] {
+        &self.0
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = crate::ids::crockford().encode(&self.0);

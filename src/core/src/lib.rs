@@ -19,6 +19,7 @@ mod text_form;
 pub mod time;
 pub mod toml_error;
 pub mod trust;
+pub mod words;
 
 pub use digest::Digest;
 pub use dsse::Verified;

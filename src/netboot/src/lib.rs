@@ -13,12 +13,15 @@
 //! The way through it follows a device: [`dhcp`] gives it an address and says
 //! what to load, [`tftp`] carries the loader, [`ipxe`] writes the text made for
 //! it, [`path`] says which boot file a request means, and [`ra`] spares iPXE its
-//! wait for an IPv6 router. [`sntp`] tells it the time.
+//! wait for an IPv6 router. [`sntp`] tells it the time, and [`quirk`] lists how
+//! firmware differs from the book.
 
 pub mod dhcp;
 pub mod ipxe;
 pub mod path;
+pub mod quirk;
 pub mod ra;
 pub mod sntp;
+pub mod story;
 pub mod text;
 pub mod tftp;

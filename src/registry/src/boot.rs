@@ -47,6 +47,15 @@ pub enum BootState {
         /// Why.
         reason: String,
     },
+    /// It is held until a technician releases it.
+    Held {
+        /// The device.
+        device: DeviceId,
+        /// Since when.
+        since: UnixTime,
+        /// Why.
+        reason: String,
+    },
     /// Nobody the site knows.
     Unknown,
 }
@@ -58,6 +67,7 @@ impl BootState {
             Self::Provision { device }
             | Self::OwnDisk { device, .. }
             | Self::Failed { device, .. }
+            | Self::Held { device, .. }
             | Self::Rejected { device, .. } => Some(device),
             Self::Unknown => None,
         }
@@ -74,6 +84,17 @@ impl Registry {
         uuid: Option<SmbiosUuid>,
         mac: Option<MacAddr>,
     ) -> BootState {
+        self.booting(serial, uuid, mac)
+            .map_or(BootState::Unknown, state)
+    }
+
+    /// The device itself, by the same rules.
+    pub fn booting(
+        &self,
+        serial: Option<&str>,
+        uuid: Option<SmbiosUuid>,
+        mac: Option<MacAddr>,
+    ) -> Option<&Device> {
         let mut told = Identity {
             serial: serial.and_then(clean),
             uuid,
@@ -81,10 +102,9 @@ impl Registry {
         };
         told.set_macs(mac);
         let usable = self.junk().usable(&told);
-        let device = find(self.index(), &usable)
+        find(self.index(), &usable)
             .and_then(|slot| self.index().known(slot))
-            .and_then(|known| self.device(&known.device));
-        device.map_or(BootState::Unknown, state)
+            .and_then(|known| self.device(&known.device))
     }
 }
 
@@ -144,6 +164,11 @@ fn state(device: &Device) -> BootState {
             bundle: bundle.clone(),
         },
         Phase::Failed { reason, since, .. } if !again => BootState::Failed {
+            device,
+            since: *since,
+            reason: reason.clone(),
+        },
+        Phase::Held { reason, since, .. } => BootState::Held {
             device,
             since: *since,
             reason: reason.clone(),

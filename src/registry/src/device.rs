@@ -86,7 +86,8 @@ impl std::fmt::Display for Tag {
 }
 
 /// Where a device stands in its life.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "phase", deny_unknown_fields)]
 pub enum Phase {
     /// Known beforehand, not yet seen.
     Registered,
@@ -134,6 +135,15 @@ pub enum Phase {
         /// Since when.
         since: UnixTime,
     },
+    /// Kept from going on until a technician releases it.
+    Held {
+        /// Why.
+        reason: String,
+        /// Since when.
+        since: UnixTime,
+        /// What it was, and is again when it is released.
+        before: Box<Phase>,
+    },
     /// Taken out of service; its hardware is free to be somebody else's.
     Retired {
         /// Since when.
@@ -152,13 +162,49 @@ impl Phase {
             Self::Provisioned { .. } => "provisioned",
             Self::Failed { .. } => "failed",
             Self::Rejected { .. } => "rejected",
+            Self::Held { .. } => "held",
             Self::Retired { .. } => "retired",
+        }
+    }
+
+    /// Where it stood when it was held, else where it stands.
+    pub const fn underlying(&self) -> &Self {
+        match self {
+            Self::Held { before, .. } => before,
+            other => other,
+        }
+    }
+
+    /// Every phase's name, in the order of a device's life.
+    pub const NAMES: [&str; 9] = [
+        "registered",
+        "waiting",
+        "approved",
+        "rejected",
+        "provisioning",
+        "provisioned",
+        "failed",
+        "held",
+        "retired",
+    ];
+
+    /// Since when, where the phase tells.
+    pub const fn since(&self) -> Option<UnixTime> {
+        match self {
+            Self::Provisioning { since, .. }
+            | Self::Provisioned { since, .. }
+            | Self::Failed { since, .. }
+            | Self::Rejected { since, .. }
+            | Self::Held { since, .. }
+            | Self::Retired { since } => Some(*since),
+            Self::Registered | Self::Waiting | Self::Approved => None,
         }
     }
 }
 
 /// The keys a device was let in with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Admitted {
     /// Signs its receipts.
     pub sign_key: PublicKey,
@@ -195,28 +241,53 @@ pub struct Pending {
     pub cause: Option<Cause>,
 }
 
+/// A request's place among those that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lobby {
+    /// Grows with every request.
+    pub order: u64,
+    /// When it came.
+    pub at: UnixTime,
+}
+
 /// One device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Device {
     /// Its name.
     pub id: DeviceId,
     /// Where it stands.
     pub phase: Phase,
     /// What was known before it appeared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registration: Option<Box<Registration>>,
     /// Its hardware: what was last accepted, completed by the registration.
     pub identity: Identity,
     /// The tag that selects its profile: a technician's, else the registration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<Tag>,
+    /// How often in a row it failed for the same reason, and for which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Box<(u32, String)>>,
     /// The keys it was last let in with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admitted: Option<Box<Admitted>>,
     /// A request that waits, whatever the phase: somebody else who claims this
     /// hardware must not disturb the device itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Box<Pending>>,
+    /// Set while the waiting request is not in the journal: only what somebody
+    /// decided on gets there, so that strangers cannot make it grow.
+    #[serde(skip)]
+    pub lobby: Option<Lobby>,
     /// Since when a technician wants it provisioned anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reprovision: Option<UnixTime>,
-    /// The journal's line with its last request: the full report is there.
+    /// The journal's line with its last request that was decided on: the full
+    /// report is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_request: Option<u64>,
+    #[serde(skip)]
     pub(crate) slot: Option<Slot>,
 }
 
@@ -234,15 +305,26 @@ impl Device {
     /// the device to be provisioned anew.
     pub fn takes_new_key(&self) -> bool {
         match self.phase {
-            Phase::Rejected { .. } | Phase::Retired { .. } => false,
+            Phase::Rejected { .. } | Phase::Held { .. } | Phase::Retired { .. } => false,
             _ if self.reprovision.is_some() => true,
             _ => self.registration.is_some() && self.admitted.is_none(),
         }
     }
 
+    /// Whether no journal line speaks of it.
+    pub(crate) fn is_unwritten(&self) -> bool {
+        self.is_stranger() && self.last_request.is_none()
+    }
+
+    /// Its place among strangers that wait.
+    pub(crate) fn place(&self) -> Option<u64> {
+        let order = self.lobby.map(|lobby| lobby.order).or(self.last_request);
+        order.filter(|_| self.is_stranger() && self.pending.is_some())
+    }
+
     /// The grant that its phase rests on.
     pub fn grant(&self) -> Option<Digest> {
-        match &self.phase {
+        match self.phase.underlying() {
             Phase::Provisioning { grant, .. }
             | Phase::Provisioned { grant, .. }
             | Phase::Failed { grant, .. } => Some(*grant),

@@ -154,6 +154,13 @@ pub enum Event {
         /// The tag.
         tag: Option<Tag>,
     },
+    /// It is kept from going on until a technician releases it.
+    Held {
+        /// Why.
+        reason: String,
+    },
+    /// A technician lets a held device go on.
+    Released,
     /// It was taken out of service.
     Retired {
         /// Why.
@@ -177,6 +184,8 @@ impl Event {
             Self::Failed { .. } => "failed",
             Self::ReprovisionAsked => "reprovision-asked",
             Self::Tagged { .. } => "tagged",
+            Self::Held { .. } => "held",
+            Self::Released => "released",
             Self::Retired { .. } => "retired",
             Self::Forgotten => "forgotten",
         }

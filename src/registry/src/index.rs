@@ -114,6 +114,16 @@ impl Index {
         }
     }
 
+    /// Every value with its holders, whatever their slots.
+    #[cfg(test)]
+    pub fn content(&self) -> BTreeSet<(Key, Standing, DeviceId)> {
+        let value = |(key, standing, slot): &(Key, Standing, Slot)| {
+            let known = self.known(*slot)?;
+            Some((key.clone(), *standing, known.device.clone()))
+        };
+        self.values.iter().filter_map(value).collect()
+    }
+
     fn with(&self, key: &Key, standing: Standing) -> Vec<Slot> {
         let first = (key.clone(), standing, 0);
         let last = (key.clone(), standing, Slot::MAX);

@@ -124,6 +124,11 @@ impl Entry {
         &self.line
     }
 
+    /// The line, without its newline.
+    pub fn into_line(self) -> String {
+        self.line
+    }
+
     /// Reads a line and checks its hash. Whether it follows the one before is
     /// [`Chain::follow`]'s to say.
     pub fn read(line: &str) -> Result<Self, Damage> {
@@ -179,6 +184,11 @@ impl Chain {
             seq: 0,
             head: Digest::of_parts(&[label, site.as_str().as_bytes()]),
         }
+    }
+
+    /// The end of a journal of `seq` lines, the last one with hash `head`.
+    pub(crate) const fn at(seq: u64, head: Digest) -> Self {
+        Self { seq, head }
     }
 
     /// How many lines there are.

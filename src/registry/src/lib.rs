@@ -24,6 +24,8 @@ pub mod junk;
 pub mod matching;
 pub mod profile;
 pub mod rules;
+pub mod search;
+pub mod snapshot;
 pub mod state;
 pub mod transfer;
 

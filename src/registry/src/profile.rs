@@ -305,6 +305,12 @@ impl Profiles {
             variables: profile.variables.clone(),
         })
     }
+
+    /// The name a device gets by its profile, where it has one.
+    pub fn name_for(&self, device: &Device, site: &Slug, junk: &Junk) -> Option<String> {
+        let (profile, _) = self.which(device)?;
+        hostname(profile, device, site, junk).ok()
+    }
 }
 
 fn candidates(device: &Device) -> Vec<Selector> {
@@ -379,8 +385,10 @@ mod tests {
                 ..Identity::default()
             },
             tag: tag.map(|tag| tag.parse().unwrap()),
+            failures: None,
             admitted: None,
             pending: None,
+            lobby: None,
             reprovision: None,
             last_request: None,
             slot: None,

@@ -91,6 +91,9 @@ impl Run<'_> {
             let advice = "The system on the disk still starts. Correct the bundle, publish a new version, then start this device again.";
             return Err(Failure::failed(reason, advice));
         }
+        trust.applied(&reference);
+        let kept = state.save_memory(&trust.memory());
+        kept.map_err(|error| disk("keeping what this device has", &error))?;
         self.finish(mounted, state, admitted, progress, &blobs)
     }
 
@@ -119,7 +122,8 @@ impl Run<'_> {
                 "Start this device again; if that does not help, ask the site's administrator.",
             )
         })?;
-
+        let device = &admitted.granted.grant.device;
+        trust.admits(public, wanted, device, &say)?;
         checked_manifest(&bytes, wanted)
     }
 

@@ -11,14 +11,18 @@
     reason = "shared by test programs that each use a part of it"
 )]
 
+pub mod device;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use groundcrew_core::bundle::Mode;
+use groundcrew_core::bundle::config::{FileEntry, Stored};
 use groundcrew_core::bundle::manifest::Layers;
-use groundcrew_core::bundle::{Config, Inventory, Manifest, Source};
+use groundcrew_core::bundle::{Config, Descriptor, Inventory, Manifest, Source, tree};
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::encoding::Bytes;
 use groundcrew_core::enroll::{
@@ -27,9 +31,10 @@ use groundcrew_core::enroll::{
 use groundcrew_core::keys::SigningKey;
 use groundcrew_core::time::{Now, UnixTime};
 use groundcrew_core::trust::tuf::repo::{
-    OnlineExpiry, RoleSpec, RootSpec, TargetChange, sign_root, target_file,
+    OnlineExpiry, RoleSpec, RootSpec, TargetChange, add_signatures, draft_root, sign_root,
+    target_file,
 };
-use groundcrew_core::trust::tuf::{MinimumVersions, Repo, TargetFile};
+use groundcrew_core::trust::tuf::{MinimumVersions, Repo, RepoFile, TargetFile};
 use groundcrew_core::trust::{Charter, ImageTrust};
 use groundcrew_core::{DeviceId, Digest};
 
@@ -68,6 +73,16 @@ pub struct Site {
 impl Site {
     /// A site whose bundle has these steps (`bundle.toml` without its head).
     pub fn serving(steps: &str) -> Self {
+        Self::with_bundle(|files| publish_bundle(steps, files))
+    }
+
+    /// A site whose bundle puts `files/etc/a.conf` below `/`; the archive of it
+    /// is spoiled before it is packed and named in the signed manifest.
+    pub fn serving_spoiled(spoil: fn(Vec<u8>) -> Vec<u8>) -> Self {
+        Self::with_bundle(|files| publish_spoiled(spoil, files))
+    }
+
+    fn with_bundle(publish_it: impl FnOnce(&mut BTreeMap<String, Vec<u8>>) -> Vec<u8>) -> Self {
         let tls = rcgen::generate_simple_self_signed(["appliance".to_owned()]).unwrap();
         let spki = rcgen::PublicKeyData::subject_public_key_info(&tls.signing_key);
         let charter = charter(Digest::of(&spki));
@@ -76,7 +91,7 @@ impl Site {
             name: "base".parse().unwrap(),
             version: "1.2".parse().unwrap(),
         };
-        let manifest = publish_bundle(steps, &mut files);
+        let manifest = publish_it(&mut files);
         let image = publish(&charter, &bundle, &manifest, &mut files);
         let mut site = Self {
             image,
@@ -154,6 +169,33 @@ impl Site {
             }
         });
         port
+    }
+
+    /// Changes the repository as whoever holds keys could; what `change` gives
+    /// is served from then on.
+    pub fn publish(&self, change: impl FnOnce(&mut Repo) -> Vec<RepoFile>) {
+        let mut files = self.files.lock().unwrap();
+        let read = |name: &str| files.get(&format!("/tuf/metadata/{name}")).cloned();
+        let mut repo = Repo::load(read).unwrap();
+        for file in change(&mut repo) {
+            files.insert(format!("/tuf/metadata/{}", file.path), file.bytes);
+        }
+    }
+
+    /// HQ lists a file, the site signs that this is current.
+    pub fn list(&self, path: &str, bytes: &[u8]) {
+        let target = target_file(path, bytes.to_vec()).unwrap();
+        let at = format!("/tuf/targets/{}", target.path);
+        self.files.lock().unwrap().insert(at, target.bytes);
+        self.publish(|repo| {
+            let put = TargetChange::Put(path.to_owned(), TargetFile::of(bytes));
+            let (until, clock) = (now().plus(300 * DAY), Now::Clock(now()));
+            let targets = repo.sign_targets(&[put], until, clock, &[&key(2)]);
+            vec![targets.unwrap()]
+                .into_iter()
+                .chain(online(repo, &key(3)))
+                .collect()
+        });
     }
 
     /// The site signs anew that its repository is current.
@@ -264,6 +306,38 @@ impl Api {
     }
 }
 
+/// Snapshot and timestamp by this key.
+pub fn online(repo: &mut Repo, key: &SigningKey) -> Vec<RepoFile> {
+    let expiry = OnlineExpiry {
+        snapshot: now().plus(30 * DAY),
+        timestamp: now().plus(7 * DAY),
+    };
+    let signed = repo.sign_snapshot_and_timestamp(expiry, Now::Clock(now()), &[key]);
+    signed.unwrap()
+}
+
+/// A root that names these keys, signed by `signers`.
+pub fn root_after(
+    held: &[u8],
+    root: RoleSpec,
+    site: &SigningKey,
+    signers: &[&SigningKey],
+) -> RepoFile {
+    let spec = RootSpec {
+        expires: now().plus(700 * DAY),
+        root,
+        targets: RoleSpec::one(key(2).public()),
+        snapshot: RoleSpec::one(site.public()),
+        timestamp: RoleSpec::one(site.public()),
+    };
+    let draft = draft_root(&spec, Some(held)).unwrap();
+    let bytes = add_signatures(&draft.bytes, signers).unwrap();
+    RepoFile {
+        path: draft.path,
+        bytes,
+    }
+}
+
 fn charter(tls_key: Digest) -> Charter {
     Charter {
         site: "lab".parse().unwrap(),
@@ -295,6 +369,45 @@ fn publish_bundle(steps: &str, files: &mut BTreeMap<String, Vec<u8>>) -> Vec<u8>
     };
     let manifest = Manifest::new(&config, &bytes, layers).unwrap();
     files.insert(format!("/blobs/sha256/{}", Digest::of(&bytes).hex()), bytes);
+    manifest.to_bytes()
+}
+
+/// As [`publish_bundle`], with one file in a tree that `spoil` changes.
+fn publish_spoiled(
+    spoil: fn(Vec<u8>) -> Vec<u8>,
+    files: &mut BTreeMap<String, Vec<u8>>,
+) -> Vec<u8> {
+    let content = b"a\n";
+    let entry = FileEntry {
+        path: "files/etc/a.conf".parse().unwrap(),
+        digest: Digest::of(content),
+        size: content.len() as u64,
+        mode: Mode::FILE,
+        stored: Stored::Tree,
+    };
+    let mut archive = tree::header(&entry).to_vec();
+    archive.extend(content);
+    archive.resize(archive.len() + tree::padding(entry.size), 0);
+    archive.extend(tree::TRAILER);
+    let packed = zstd::bulk::compress(&spoil(archive), 1).unwrap();
+    let step = "[[step]]\nname = \"t\"\ntree = { path = \"/\", source = \"files\" }\n";
+    let text = format!("name = \"base\"\nversion = \"1.2\"\n{step}");
+    let source = Source::parse("bundle.toml", &text).unwrap();
+    let inventory = Inventory {
+        directories: ["files", "files/etc"].map(|d| d.parse().unwrap()).to_vec(),
+        files: vec![entry],
+        links: Vec::new(),
+    };
+    let config = Config::new(source, inventory).unwrap();
+    let bytes = config.to_bytes().unwrap();
+    let layers = Layers {
+        tree: Some(Descriptor::tree(Digest::of(&packed), packed.len() as u64)),
+        files: Vec::new(),
+    };
+    let manifest = Manifest::new(&config, &bytes, layers).unwrap();
+    for blob in [bytes, packed] {
+        files.insert(format!("/blobs/sha256/{}", Digest::of(&blob).hex()), blob);
+    }
     manifest.to_bytes()
 }
 

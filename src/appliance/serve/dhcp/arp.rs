@@ -74,13 +74,25 @@ pub async fn listen(ear: Option<&Ear>) {
     }
 }
 
-/// Who uses `ip`, other than the client that is to get it. `None`: nobody said so.
-pub async fn user(sockets: &Sockets, ip: Ipv4Addr, client: MacAddr) -> Option<MacAddr> {
-    let (ear, link) = (sockets.arp.as_ref()?, sockets.link.as_ref()?);
+/// What came of a question.
+pub enum Heard {
+    /// Another machine uses the address.
+    User(MacAddr),
+    /// Nobody said so.
+    Nothing,
+    /// It could not be asked.
+    NotAsked,
+}
+
+/// Who uses `ip`, other than the client that is to get it.
+pub async fn user(sockets: &Sockets, ip: Ipv4Addr, client: MacAddr) -> Heard {
+    let (Some(ear), Some(link)) = (sockets.arp.as_ref(), sockets.link.as_ref()) else {
+        return Heard::NotAsked;
+    };
     {
         let mut asked = ear.lock();
         if asked.len() >= MOST {
-            return None;
+            return Heard::NotAsked;
         }
         asked.entry(ip).or_insert(None);
     }
@@ -89,5 +101,9 @@ pub async fn user(sockets: &Sockets, ip: Ipv4Addr, client: MacAddr) -> Option<Ma
         tokio::time::sleep(ARP_PATIENCE).await;
     }
     let user = ear.lock().remove(&ip).flatten();
-    user.filter(|user| *user != client)
+    match user.filter(|user| *user != client) {
+        Some(user) => Heard::User(user),
+        None if sent.is_ok() => Heard::Nothing,
+        None => Heard::NotAsked,
+    }
 }

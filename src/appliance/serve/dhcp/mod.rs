@@ -16,8 +16,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Shutdown;
-use crate::lan::{Answer, Desk};
-use crate::site::Settings;
+use super::word::Words;
+use crate::lan::{Answer, Desk, Wire};
+use crate::site::Network;
 
 /// A hardware address for probes where the interface has none of its own.
 const NO_MAC: MacAddr = MacAddr([0x02, 0x67, 0x63, 0x00, 0x00, 0x01]);
@@ -38,32 +39,32 @@ pub struct Sockets {
     address: Ipv4Addr,
 }
 
-/// Binds the ports the mode needs, on the site's interface and no other.
-pub fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
-    let mode = settings.dhcp.mode;
+/// Binds the ports the mode needs, on the network's interface and no other.
+pub fn bind(network: &Network) -> anyhow::Result<Sockets> {
+    let mode = network.mode;
     let mut sockets = Sockets {
         server: None,
         pxe: None,
         ear: None,
         link: None,
         arp: None,
-        address: settings.address.address,
+        address: network.address.address,
     };
     if mode == Mode::Off {
         return Ok(sockets);
     }
     let any = Ipv4Addr::UNSPECIFIED;
-    sockets.server = Some(udp(settings, any, dhcp::SERVER_PORT)?);
+    sockets.server = Some(udp(network, any, dhcp::SERVER_PORT)?);
     if mode != Mode::Authoritative {
-        sockets.pxe = Some(udp(settings, sockets.address, dhcp::PXE_PORT)?);
+        sockets.pxe = Some(udp(network, sockets.address, dhcp::PXE_PORT)?);
     }
-    sockets.link = raw::Link::open(&settings.interface)
+    sockets.link = raw::Link::open(&network.interface)
         .inspect_err(|error| {
             tracing::warn!("clients without an address are answered by broadcast: {error:#}");
         })
         .ok();
-    if settings.dhcp.conflict_probe {
-        sockets.arp = arp::Ear::open(&settings.interface)
+    if network.conflict_probe {
+        sockets.arp = arp::Ear::open(&network.interface)
             .inspect_err(|error| {
                 tracing::warn!(
                     "addresses are offered without asking whether they are in use: {error:#}"
@@ -71,7 +72,7 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
             })
             .ok();
     }
-    sockets.ear = listen(settings)
+    sockets.ear = listen(network)
         .inspect_err(|error| {
             let so = match mode {
                 Mode::Auto { .. } => "so nobody is answered until a client names one",
@@ -84,14 +85,17 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
 }
 
 impl Sockets {
-    /// The interface's hardware address.
-    pub fn mac(&self) -> MacAddr {
-        self.link.as_ref().map_or(NO_MAC, raw::Link::mac)
+    /// What they can do.
+    pub fn wire(&self) -> Wire {
+        Wire {
+            mac: self.link.as_ref().map_or(NO_MAC, raw::Link::mac),
+            asks_arp: self.link.is_some() && self.arp.is_some(),
+        }
     }
 }
 
-fn udp(settings: &Settings, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
-    let socket = on_interface(settings)?;
+fn udp(network: &Network, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
+    let socket = on_interface(network)?;
     socket
         .bind(&SocketAddrV4::new(address, port).into())
         .with_context(|| super::run::cannot_bind("DHCP", &format!("{port}/udp")))?;
@@ -100,34 +104,32 @@ fn udp(settings: &Settings, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpS
 
 /// Bound to the broadcast address: it hears what is said to all, and takes no
 /// packet from a DHCP client that keeps this machine's own address alive.
-fn listen(settings: &Settings) -> anyhow::Result<UdpSocket> {
-    let socket = on_interface(settings)?;
+fn listen(network: &Network) -> anyhow::Result<UdpSocket> {
+    let socket = on_interface(network)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::BROADCAST, dhcp::CLIENT_PORT).into())?;
     Ok(UdpSocket::from_std(socket.into())?)
 }
 
-fn on_interface(settings: &Settings) -> anyhow::Result<Socket> {
-    let interface = &settings.interface;
+fn on_interface(network: &Network) -> anyhow::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_broadcast(true)?;
-    socket
-        .bind_device(Some(interface.as_bytes()))
-        .with_context(|| {
-            format!("cannot use the interface {interface}: `groundcrew check` says what is missing")
-        })?;
+    super::run::keep_to(&socket, &network.interface)?;
     Ok(socket)
 }
 
 /// Answers until told to stop.
-pub async fn run(sockets: Sockets, desk: Arc<Desk>, mut stop: Shutdown) {
+pub async fn run(sockets: Sockets, desk: Arc<Desk>, words: Words, mut stop: Shutdown) {
     let sockets = Arc::new(sockets);
     let Some(server) = &sockets.server else {
-        tracing::warn!("DHCP is off (`mode = \"off\"`): another server has to send devices here");
+        tracing::warn!(
+            interface = desk.interface(),
+            "DHCP is off (`mode = \"off\"`): another server has to send devices here"
+        );
         return stop.ordered().await;
     };
-    tracing::info!("DHCP mode {}", desk.mode());
+    tracing::info!(interface = desk.interface(), "DHCP mode {}", desk.mode());
     let (mut on_67, mut on_4011, mut on_68) = ([0; 1536], [0; 1536], [0; 1536]);
     let mut reports = tokio::time::interval(REPORT_EVERY);
     let mut due = Box::pin(tokio::time::sleep(Duration::ZERO));
@@ -136,12 +138,12 @@ pub async fn run(sockets: Sockets, desk: Arc<Desk>, mut stop: Shutdown) {
             () = stop.ordered() => return,
             received = server.recv_from(&mut on_67) => {
                 if let Some((packet, _)) = packet(received, &on_67) {
-                    answer(&sockets, &desk, packet, Via::Dhcp);
+                    answer(&sockets, &desk, &words, packet, Via::Dhcp);
                 }
             }
             received = receive(sockets.pxe.as_ref(), &mut on_4011) => {
                 if let Some((packet, SocketAddr::V4(from))) = packet(received, &on_4011) {
-                    answer(&sockets, &desk, packet, Via::Pxe(from));
+                    answer(&sockets, &desk, &words, packet, Via::Pxe(from));
                 }
             }
             received = receive(sockets.ear.as_ref(), &mut on_68) => {
@@ -192,15 +194,16 @@ async fn probe(sockets: &Sockets, desk: &Desk) -> Duration {
     wait.max(Duration::from_millis(100))
 }
 
-fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, packet: &[u8], via: Via) {
-    let request = match Request::parse(packet) {
+fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, words: &Words, packet: &[u8], via: Via) {
+    let mut request = match Request::parse(packet) {
         Ok(request) => request,
         Err(error) => {
             desk.malformed();
             return tracing::debug!("DHCP packet dropped: {error}");
         }
     };
-    let answer = match desk.handle(&request, via) {
+    request.word = words.of(&request);
+    let answer = match desk.handle(packet, &request, via) {
         Ok(Some(answer)) => answer,
         Ok(None) => return,
         Err(busy) => return tracing::warn!(mac = %request.mac, "DHCP packet dropped: {busy}"),
@@ -211,16 +214,16 @@ fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, packet: &[u8], via: Via) {
         client,
     } = answer;
     tracing::info!(
-        mac = %request.mac, xid = format_args!("{:08x}", request.xid), ip = %reply.yiaddr,
+        interface = desk.interface(), mac = %request.mac, xid = format_args!("{:08x}", request.xid), ip = %reply.yiaddr,
         "DHCP {} -> {}{} to {client}", request.kind, if reply.proxied { "proxy " } else { "" }, reply.kind
     );
     let (sockets, desk, client_mac) = (Arc::clone(sockets), Arc::clone(desk), request.mac);
     tokio::spawn(async move {
-        if reply.fresh
-            && let Some(user) = arp::user(&sockets, reply.yiaddr, client_mac).await
-        {
+        match may_offer(&sockets, &reply, client_mac).await {
+            Ok(()) => (),
             // The client asks again and is offered another one.
-            return desk.conflict(reply.yiaddr, user);
+            Err(Some(user)) => return desk.conflict(reply.yiaddr, user),
+            Err(None) => return,
         }
         if let Some(commit) = commit {
             commit.done().await;
@@ -229,6 +232,28 @@ fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, packet: &[u8], via: Via) {
             tracing::warn!(to = %reply.destination, "DHCP reply not sent: {error}");
         }
     });
+}
+
+/// Asks the wire about an address that is offered for the first time; who uses it.
+/// One that a silent client holds is not offered unless somebody could be asked.
+async fn may_offer(
+    sockets: &Sockets,
+    reply: &Reply,
+    client: MacAddr,
+) -> Result<(), Option<MacAddr>> {
+    if !reply.fresh {
+        return Ok(());
+    }
+    // One machine in a thousand misses one question (RFC 5227 asks three times).
+    for _ in 0..if reply.held { 3 } else { 1 } {
+        match arp::user(sockets, reply.yiaddr, client).await {
+            arp::Heard::User(user) => return Err(Some(user)),
+            arp::Heard::Nothing => (),
+            arp::Heard::NotAsked if reply.held => return Err(None),
+            arp::Heard::NotAsked => return Ok(()),
+        }
+    }
+    Ok(())
 }
 
 async fn send(sockets: &Sockets, reply: &Reply) -> std::io::Result<()> {

@@ -74,9 +74,15 @@ pub fn network(own: Cidr) -> anyhow::Result<(Wire, Keeper)> {
 pub fn run(terminal: &mut Terminal, kept: &mut Kept) -> anyhow::Result<Done> {
     terminal.say("bringing the network up ...\n");
     let settings = unlock::site().settings()?;
-    let (wire, _keeper) = network(settings.address)?;
+    let own = settings
+        .networks
+        .first()
+        .context("site.toml has no [[network]]")?
+        .address;
+    let (wire, _keeper) = network(own)?;
     let settings = settings.on_network(&wire.interface, wire.address, wire.leased);
     let service = Service::start(settings.clone())?;
+    let door = service.page()?;
     let mut shown = Vec::new();
     loop {
         kept.follow(service.journal_entries())?;
@@ -84,7 +90,7 @@ pub fn run(terminal: &mut Terminal, kept: &mut Kept) -> anyhow::Result<Done> {
             service.is_running(),
             "the appliance ended; its log says why"
         );
-        let page = screens::appliance(&settings, &wire, &service.devices());
+        let page = screens::appliance(&settings, &wire, &door, &service.devices());
         if page != shown {
             terminal.page(&page);
             shown = page;

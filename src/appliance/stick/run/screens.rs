@@ -4,18 +4,19 @@ use qrcode::{Color, EcLevel, QrCode};
 
 use super::appliance::Wire;
 use crate::office::DeviceView;
+use crate::page::PageCode;
 use crate::site::Settings;
 
 const ROWS: usize = 23;
 
 /// The appliance's page: who it is on the left, its page's QR code on the
 /// right, devices below.
-pub fn appliance(settings: &Settings, wire: &Wire, devices: &[DeviceView]) -> Vec<String> {
-    let address = settings.address.address;
-    let url = match settings.ports.http {
-        80 => format!("http://{address}/"),
-        port => format!("http://{address}:{port}/"),
-    };
+pub fn appliance(
+    settings: &Settings,
+    wire: &Wire,
+    door: &PageCode,
+    devices: &[DeviceView],
+) -> Vec<String> {
     let given = if wire.leased {
         "given by the network's own DHCP server"
     } else {
@@ -25,14 +26,16 @@ pub fn appliance(settings: &Settings, wire: &Wire, devices: &[DeviceView]) -> Ve
         format!("groundcrew: site {}", settings.site),
         settings.organisation.clone(),
         String::new(),
-        format!("serving {} on {}", settings.address, wire.interface),
+        format!("serving {} on {}", wire.address, wire.interface),
         format!("({given})"),
-        url.clone(),
+        String::new(),
+        format!("status page   {}", door.url),
+        format!("set-up code   {}", door.code),
         String::new(),
         "a: approve a device by its code".to_owned(),
         "q: end and switch off".to_owned(),
     ];
-    let mut page = beside(&left, &qr(&url));
+    let mut page = beside(&left, &qr(&door.url));
     page.push(String::new());
     page.push(format!(
         "{:<18} {:<14} {:<16} {}",
@@ -177,15 +180,20 @@ mod tests {
         let wire = Wire {
             interface: "enp0s31f6".into(),
             mac: "52:54:00:77:00:01".into(),
-            address: "255.255.255.254/24".parse().unwrap_or(settings.address),
+            address: "10.77.0.1/24".parse().unwrap(),
             leased: true,
+        };
+        let door = PageCode {
+            url: "https://10.77.0.1/".into(),
+            code: "K7QF-2M9X".parse().unwrap(),
+            key: String::new(),
         };
         for count in [0, 1, 200] {
             let devices: Vec<_> = (0..count).map(device).collect();
-            let page = appliance(&settings, &wire, &devices);
+            let page = appliance(&settings, &wire, &door, &devices);
             assert!(page.len() <= 24, "{count}: {} lines", page.len());
             let shown = page.join("\n");
-            assert!(shown.contains("10.77.0.1/24") && shown.contains("http://10.77.0.1/"));
+            assert!(shown.contains("serving 10.77.0.1/24") && shown.contains("K7QF-2M9X"));
             assert!(
                 !shown.contains('\u{1b}'),
                 "what a device says is no command"

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 
 use super::unlock;
 use crate::office::{Command, DeviceView, Office, Order, Outcome};
+use crate::page::PageCode;
 use crate::serve;
 use crate::site::Settings;
 
@@ -54,6 +55,14 @@ impl Service {
         self.thread
             .as_ref()
             .is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Where the status page is, and the code that opens it.
+    pub fn page(&self) -> anyhow::Result<PageCode> {
+        match self.execute(Command::PageCode { renew: false })? {
+            Outcome::Page(code) => Ok(code),
+            _ => anyhow::bail!("the appliance answers something else; this is a bug"),
+        }
     }
 
     /// Every device.

@@ -195,6 +195,7 @@ mod tests {
         changed.tpm = Some(Tpm {
             version: 2,
             ek: Some(Digest::of(b"ek")),
+            ..Tpm::default()
         });
         changed.disks.push(Disk {
             name: "sda".into(),
@@ -202,6 +203,8 @@ mod tests {
             model: None,
             serial: Some("D1".into()),
             wwid: None,
+            eui: None,
+            nguid: None,
             removable: false,
         });
         changed.nics.push(Nic {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::mac::MacAddr;
 use super::uuid::SmbiosUuid;
 use crate::digest::Digest;
+use crate::encoding::Bytes;
 
 /// What a device says of its hardware. Strings are as the firmware or kernel
 /// gives them, trimmed; absent is `None`, junk values are kept (matching
@@ -94,6 +95,12 @@ pub struct Disk {
     pub serial: Option<String>,
     /// World-wide id (`wwid`, `eui.…`, `naa.…`), where the kernel tells it.
     pub wwid: Option<String>,
+    /// NVMe's EUI-64 of the namespace, 16 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eui: Option<String>,
+    /// NVMe's NGUID of the namespace, 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nguid: Option<String>,
     /// Whether the kernel calls it removable.
     pub removable: bool,
 }
@@ -109,7 +116,7 @@ pub struct Cpu {
 }
 
 /// A TPM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tpm {
     /// Major version: 1 or 2.
@@ -119,6 +126,43 @@ pub struct Tpm {
     /// where the EK was not read or is of another kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ek: Option<Digest>,
+    /// That modulus, for the 4K hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modulus: Option<Bytes<256>>,
+    /// What else a TPM 2.0 says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<TpmAbout>,
+}
+
+impl Tpm {
+    /// Takes the endorsement key over.
+    pub fn set_ek(&mut self, modulus: Bytes<256>) {
+        self.ek = Some(Digest::of(&modulus.0));
+        self.modulus = Some(modulus);
+    }
+}
+
+/// Properties of a TPM 2.0 (TPM 2.0 Library, part 2, section 6.13).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmAbout {
+    /// Level of the specification.
+    pub level: u32,
+    /// Its revision, times 100: 138 is 1.38.
+    pub revision: u32,
+    /// The maker's four letters, without blanks at the end.
+    pub maker: String,
+    /// Firmware version, two numbers of the maker's.
+    pub firmware: [u32; 2],
+}
+
+impl TpmAbout {
+    /// Takes the maker's letters over; what is none is left out.
+    pub fn set_maker(&mut self, letters: [u8; 4]) {
+        let printable = letters.into_iter().filter(|b| (0x20..0x7f).contains(b));
+        let text: String = printable.map(char::from).collect();
+        self.maker = text.trim().to_owned();
+    }
 }
 
 /// How the machine was started.
@@ -161,6 +205,9 @@ pub enum ReportError {
     /// All texts together are too long.
     #[error("the report holds {0} bytes of text; at most {MAX_ALL_TEXT} are read")]
     AllText(usize),
+    /// A TPM whose key and its digest contradict each other.
+    #[error("the report's TPM key is not the one that its digest names")]
+    Ek,
 }
 
 impl HardwareReport {
@@ -171,6 +218,12 @@ impl HardwareReport {
             if found > MAX_PARTS {
                 return Err(ReportError::Parts { what, found });
             }
+        }
+        if let Some(tpm) = &self.tpm
+            && let Some(modulus) = &tpm.modulus
+            && tpm.ek != Some(Digest::of(&modulus.0))
+        {
+            return Err(ReportError::Ek);
         }
         let mut all = 0;
         for text in self.texts() {
@@ -191,13 +244,21 @@ impl HardwareReport {
             std::iter::once(&nic.name).chain(optional)
         });
         let disks = self.disks.iter().flat_map(|disk| {
-            let optional = [&disk.model, &disk.serial, &disk.wwid]
-                .into_iter()
-                .flatten();
+            let optional = [
+                &disk.model,
+                &disk.serial,
+                &disk.wwid,
+                &disk.eui,
+                &disk.nguid,
+            ]
+            .into_iter()
+            .flatten();
             std::iter::once(&disk.name).chain(optional)
         });
         let smbios = self.smbios.texts();
-        let all = nics.chain(disks).chain(smbios);
+        let tpm = self.tpm.as_ref().and_then(|tpm| tpm.about.as_ref());
+        let tpm = tpm.map(|about| &about.maker);
+        let all = nics.chain(disks).chain(smbios).chain(tpm);
         all.chain(std::iter::once(&self.cpu.model))
             .map(String::as_str)
     }
@@ -245,6 +306,16 @@ mod tests {
         };
         report.nics = vec![nic.clone(); 17];
         assert_eq!(report.check_size(), Err(ReportError::AllText(17 * 512)));
+        let mut tpm = Tpm::default();
+        tpm.set_ek(Bytes([7; 256]));
+        let mut forged = HardwareReport {
+            tpm: Some(tpm.clone()),
+            ..HardwareReport::default()
+        };
+        assert_eq!(forged.check_size(), Ok(()));
+        tpm.ek = Some(Digest::of(b"another's"));
+        forged.tpm = Some(tpm);
+        assert_eq!(forged.check_size(), Err(ReportError::Ek));
         report.nics = vec![nic; 33];
         assert!(matches!(
             report.check_size(),

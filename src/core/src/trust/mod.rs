@@ -9,9 +9,11 @@
 //! [`tuf::target`]. The other side, [`tuf::repo`], writes what the client reads.
 
 pub mod charter;
+pub mod downgrade;
 pub mod image;
 pub mod tuf;
 
 pub use charter::{Charter, CharterError};
+pub use downgrade::{Downgrade, DowngradeError, Downgrades};
 pub use image::{ImageTrust, TrustError};
 pub use tuf::client::{Client, Trusted};

@@ -101,8 +101,7 @@ pub static ARCHITECTURES: [Arch; 42] = [
     efi(6, "x86 UEFI", None),
     efi(7, "x86-64 UEFI", Some(Loader::EfiX64)),
     efi(8, "XScale UEFI", None),
-    // RFC 4578 as printed calls 9 "EFI x86-64" and 7 "EFI BC"; older firmware
-    // follows the print, and what sends 9 today is an x86-64 machine.
+    // `quirk::ARCH_9_IS_X64`.
     efi(9, "UEFI byte code or x86-64 UEFI", Some(Loader::EfiX64)),
     efi(10, "ARM 32-bit UEFI", None),
     efi(11, "ARM 64-bit UEFI", Some(Loader::EfiArm64)),

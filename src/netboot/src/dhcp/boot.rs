@@ -7,6 +7,18 @@ use super::client::{BootClient, Quirk, quirk};
 use crate::ipxe;
 use crate::path::BootPath;
 
+/// What a machine that boots from the network shall do, as far as DHCP decides
+/// it: only where the loader is a whole image that asks nobody. iPXE, GRUB and
+/// pxelinux are told by their text, which knows the machine better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BootWord {
+    /// Start the agent.
+    #[default]
+    Agent,
+    /// Start what is installed.
+    OwnDisk,
+}
+
 /// Where boot files lie and under which names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootService {
@@ -16,43 +28,88 @@ pub struct BootService {
     pub loaders: Loaders,
 }
 
-/// Loader files in the boot tree (TFTP root, and `/boot/` over HTTP).
-/// `None`: that kind of client gets an address only.
+/// Loader files in the boot tree (TFTP root, and `/boot/` over HTTP), one for
+/// each [`Loader`] of the table. `None`: that kind of client gets an address only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Loaders {
-    /// For BIOS PXE ROMs: `undionly.kpxe`, which uses the ROM's own driver.
-    pub bios_pxe: Option<BootPath>,
-    /// For x86-64 UEFI PXE: `snponly.efi`, which uses the firmware's driver.
-    pub efi_x64: Option<BootPath>,
-    /// For x86-64 UEFI HTTP Boot: `ipxe.efi`.
-    pub efi_x64_http: Option<BootPath>,
-    /// For arm64 UEFI PXE; Debian 12 has no build.
-    pub efi_arm64: Option<BootPath>,
+    /// For BIOS PXE ROMs.
+    pub bios_pxe: Option<LoaderFile>,
+    /// For x86-64 UEFI PXE.
+    pub efi_x64: Option<LoaderFile>,
+    /// For x86-64 UEFI HTTP Boot.
+    pub efi_x64_http: Option<LoaderFile>,
+    /// For arm64 UEFI PXE; Debian 12 has no iPXE for it.
+    pub efi_arm64: Option<LoaderFile>,
     /// For arm64 UEFI HTTP Boot.
-    pub efi_arm64_http: Option<BootPath>,
+    pub efi_arm64_http: Option<LoaderFile>,
+}
+
+/// A loader, and whether it asks what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderFile {
+    /// Its file.
+    pub file: BootPath,
+    /// For a whole image, which asks nobody: what to load instead where the
+    /// machine shall start its own disk.
+    pub own_disk: Option<BootPath>,
+}
+
+impl LoaderFile {
+    /// A loader that is told by its text. `None` if `file` is no name in the tree.
+    pub fn that_asks(file: &str) -> Option<Self> {
+        Some(Self {
+            file: BootPath::from_tftp(file).ok()?,
+            own_disk: None,
+        })
+    }
+
+    /// A whole image, and what starts the own disk instead.
+    pub fn whole(file: &str, own_disk: &str) -> Option<Self> {
+        Some(Self {
+            file: BootPath::from_tftp(file).ok()?,
+            own_disk: Some(BootPath::from_tftp(own_disk).ok()?),
+        })
+    }
 }
 
 impl Loaders {
-    /// The files of Debian's `ipxe` package, flat in the boot tree.
+    /// The files of Debian's `ipxe` package, flat in the boot tree: on BIOS and
+    /// over TFTP those that use the firmware's own network driver.
     pub fn debian() -> Self {
-        let file = |name| BootPath::from_tftp(name).ok();
         Self {
-            bios_pxe: file("undionly.kpxe"),
-            efi_x64: file("snponly.efi"),
-            efi_x64_http: file("ipxe.efi"),
+            bios_pxe: LoaderFile::that_asks("undionly.kpxe"),
+            efi_x64: LoaderFile::that_asks("snponly.efi"),
+            efi_x64_http: LoaderFile::that_asks("ipxe.efi"),
             efi_arm64: None,
             efi_arm64_http: None,
         }
     }
 
+    /// Whether any client is told by DHCP to start its own disk.
+    pub fn need_word(&self) -> bool {
+        let all = [
+            &self.bios_pxe,
+            &self.efi_x64,
+            &self.efi_x64_http,
+            &self.efi_arm64,
+            &self.efi_arm64_http,
+        ];
+        all.into_iter().flatten().any(|l| l.own_disk.is_some())
+    }
+
     /// The file for one row of the architecture table.
-    pub fn file(&self, loader: Loader) -> Option<&BootPath> {
-        match loader {
-            Loader::BiosPxe => self.bios_pxe.as_ref(),
-            Loader::EfiX64 => self.efi_x64.as_ref(),
-            Loader::EfiX64Http => self.efi_x64_http.as_ref(),
-            Loader::EfiArm64 => self.efi_arm64.as_ref(),
-            Loader::EfiArm64Http => self.efi_arm64_http.as_ref(),
+    pub fn file(&self, loader: Loader, word: BootWord) -> Option<&BootPath> {
+        let loader = match loader {
+            Loader::BiosPxe => &self.bios_pxe,
+            Loader::EfiX64 => &self.efi_x64,
+            Loader::EfiX64Http => &self.efi_x64_http,
+            Loader::EfiArm64 => &self.efi_arm64,
+            Loader::EfiArm64Http => &self.efi_arm64_http,
+        };
+        let loader = loader.as_ref()?;
+        match (word, &loader.own_disk) {
+            (BootWord::OwnDisk, Some(own_disk)) => Some(own_disk),
+            _ => Some(&loader.file),
         }
     }
 }
@@ -80,11 +137,11 @@ const NO_PXEDHCP: [u8; 3] = [176, 1, 1];
 impl BootService {
     /// What `client` is offered. `alone`: we give the address and no ProxyDHCP
     /// server is meant to be heard beside us.
-    pub fn offer_for(&self, client: &BootClient, alone: bool) -> Option<BootOffer> {
+    pub fn offer_for(&self, client: &BootClient, word: BootWord, alone: bool) -> Option<BootOffer> {
         match client {
             BootClient::Plain | BootClient::Unsupported(_) => None,
             BootClient::Pxe(arch) => Some(BootOffer {
-                file: self.loaders.file(arch.loader?)?.to_string(),
+                file: self.loaders.file(arch.loader?, word)?.to_string(),
                 nul: true,
                 vendor_class: None,
                 ipxe_options: None,
@@ -92,7 +149,7 @@ impl BootService {
                 quirks: &[&quirk::FILE_NAME_NUL, &quirk::NO_PXE_CLASS],
             }),
             BootClient::HttpBoot(arch) => Some(BootOffer {
-                file: self.boot_url(self.loaders.file(arch.loader?)?),
+                file: self.boot_url(self.loaders.file(arch.loader?, word)?),
                 nul: true,
                 vendor_class: Some("HTTPClient"),
                 ipxe_options: None,
@@ -121,5 +178,45 @@ impl BootService {
             ipxe::http_origin(self.http),
             path.to_url_path()
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dhcp::arch::Arch;
+
+    fn offered(loaders: Loaders, arch: u16, word: BootWord) -> Option<String> {
+        let http = SocketAddrV4::new([10, 77, 0, 1].into(), 80);
+        let arch = Arch::by_id(arch).unwrap();
+        let client = if arch.http {
+            BootClient::HttpBoot(arch)
+        } else {
+            BootClient::Pxe(arch)
+        };
+        let service = BootService { http, loaders };
+        service
+            .offer_for(&client, word, true)
+            .map(|offer| offer.file)
+    }
+
+    #[test]
+    fn only_a_whole_image_is_replaced_for_the_own_disk() {
+        let mixed = || Loaders {
+            efi_x64_http: LoaderFile::whole("groundcrew.efi", "local.efi"),
+            ..Loaders::debian()
+        };
+        assert!(mixed().need_word() && !Loaders::debian().need_word());
+        let file = |arch, word| offered(mixed(), arch, word).unwrap();
+        assert_eq!(file(7, BootWord::OwnDisk), "snponly.efi");
+        assert_eq!(
+            file(16, BootWord::Agent),
+            "http://10.77.0.1/boot/groundcrew.efi"
+        );
+        assert_eq!(
+            file(16, BootWord::OwnDisk),
+            "http://10.77.0.1/boot/local.efi"
+        );
+        assert_eq!(offered(mixed(), 11, BootWord::Agent), None);
     }
 }

@@ -1,10 +1,11 @@
-//! Who asks: plain client, PXE ROM, UEFI, HTTP Boot, iPXE; and the ways real
-//! firmware differs from the book, each with its reason.
+//! Who asks: plain client, PXE ROM, UEFI, HTTP Boot, iPXE.
 
 use std::fmt;
 
 use super::arch::{Arch, Platform};
 use super::wire::Request;
+pub use crate::quirk;
+pub use crate::quirk::Quirk;
 
 /// A client as far as booting goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,76 +132,6 @@ impl fmt::Display for Unsupported {
             Self::RaspberryPi => f.write_str("a Raspberry Pi, which calls itself x86 BIOS"),
         }
     }
-}
-
-/// A way in which real firmware differs from the book.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Quirk {
-    /// Its name in logs.
-    pub name: &'static str,
-    /// What is done, and why.
-    pub reason: &'static str,
-    /// The capture that shows it (`tests/fixtures/captures`), if one does.
-    pub capture: Option<&'static str>,
-}
-
-/// The quirks by name. What is done about each stands where it is done.
-pub mod quirk {
-    use super::Quirk;
-
-    /// Option 60 in the reply to HTTP Boot.
-    pub const HTTP_CLIENT_ECHO: Quirk = Quirk {
-        name: "http-client-echo",
-        reason: "UEFI HTTP Boot goes on only if the reply says option 60 = HTTPClient",
-        capture: Some("uefi-httpboot-no-opt60"),
-    };
-    /// `siaddr` is always set.
-    pub const NEXT_SERVER_SET: Quirk = Quirk {
-        name: "next-server-set",
-        reason: "iPXE ends in \"Nothing to boot\" when siaddr is 0.0.0.0, even with a full URL",
-        capture: Some("proxy-bios-ipxe-siaddr0"),
-    };
-    /// iPXE's user class has no length byte.
-    pub const BARE_USER_CLASS: Quirk = Quirk {
-        name: "bare-user-class",
-        reason: "iPXE sends option 77 as the bare text iPXE instead of RFC 3004's list",
-        capture: Some("bios-ipxe-virtio"),
-    };
-    /// Option 175.176 in the reply to iPXE.
-    pub const NO_PROXY_WAIT: Quirk = Quirk {
-        name: "no-proxy-wait",
-        reason: "iPXE waits about 3 s for ProxyDHCP offers unless option 175 sub-option 176 says there are none",
-        capture: Some("bios-ipxe-virtio"),
-    };
-    /// The boot file name carries a NUL.
-    pub const FILE_NAME_NUL: Quirk = Quirk {
-        name: "file-name-nul",
-        reason: "PXE firmware may write a NUL behind option 67 into its copy of the packet; room is made for it",
-        capture: Some("uefi-pxe-virtio"),
-    };
-    /// No option 60 = PXEClient from the server that gives the address.
-    pub const NO_PXE_CLASS: Quirk = Quirk {
-        name: "no-pxe-class",
-        reason: "option 60 = PXEClient turns an offer into a PXE offer that needs option 43 and may lead to port 4011",
-        capture: Some("uefi-pxe-virtio"),
-    };
-    /// Raspberry Pi boot ROMs.
-    pub const RASPBERRY_PI_ARCH_0: Quirk = Quirk {
-        name: "raspberry-pi-arch-0",
-        reason: "a Raspberry Pi announces architecture 0 (x86 BIOS) and cannot run its loader; known from public reports",
-        capture: None,
-    };
-
-    /// All of them.
-    pub static ALL: [&Quirk; 7] = [
-        &HTTP_CLIENT_ECHO,
-        &NEXT_SERVER_SET,
-        &BARE_USER_CLASS,
-        &NO_PROXY_WAIT,
-        &FILE_NAME_NUL,
-        &NO_PXE_CLASS,
-        &RASPBERRY_PI_ARCH_0,
-    ];
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Ethernet frames that carry a reply to a client which does not answer ARP yet
 //! (RFC 2131 §4.1: the reply goes to its hardware address).
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use groundcrew_core::hardware::MacAddr;
 
@@ -20,23 +20,48 @@ pub struct Ends {
     pub to: Ipv4Addr,
 }
 
+/// From whom to whom any datagram goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Udp {
+    /// The sending card.
+    pub from_mac: MacAddr,
+    /// The receiving card.
+    pub to_mac: MacAddr,
+    /// The sender.
+    pub from: SocketAddrV4,
+    /// The receiver.
+    pub to: SocketAddrV4,
+}
+
 /// A whole frame, without padding and check sequence, with `payload` as UDP from
 /// port 67 to port 68. `None`: the payload does not fit into one packet.
 pub fn reply(ends: &Ends, payload: &[u8]) -> Option<Vec<u8>> {
+    let ends = Udp {
+        from_mac: ends.from_mac,
+        to_mac: ends.to_mac,
+        from: SocketAddrV4::new(ends.from, SERVER_PORT),
+        to: SocketAddrV4::new(ends.to, CLIENT_PORT),
+    };
+    udp(&ends, payload)
+}
+
+/// The same between any two ends.
+pub fn udp(ends: &Udp, payload: &[u8]) -> Option<Vec<u8>> {
+    let (from, to) = (ends.from.ip(), ends.to.ip());
     let udp_length = u16::try_from(payload.len() + 8).ok()?;
     let ip_length = udp_length.checked_add(20)?;
     let mut frame = Vec::with_capacity(42 + payload.len());
     frame.extend(ends.to_mac.0);
     frame.extend(ends.from_mac.0);
     frame.extend([0x08, 0x00]);
-    frame.extend(ip_header(ends, ip_length));
+    frame.extend(ip_header(*from, *to, ip_length));
     let mut udp = Vec::with_capacity(8 + payload.len());
-    udp.extend(SERVER_PORT.to_be_bytes());
-    udp.extend(CLIENT_PORT.to_be_bytes());
+    udp.extend(ends.from.port().to_be_bytes());
+    udp.extend(ends.to.port().to_be_bytes());
     udp.extend(udp_length.to_be_bytes());
     udp.extend([0, 0]);
     udp.extend(payload);
-    let sum = sum(&ends.from.octets()) + sum(&ends.to.octets()) + 17 + u32::from(udp_length);
+    let sum = sum(&from.octets()) + sum(&to.octets()) + 17 + u32::from(udp_length);
     // 0 would say "no checksum" (RFC 768).
     let check = match folded(sum + self::sum(&udp)) {
         0 => u16::MAX,
@@ -50,12 +75,12 @@ pub fn reply(ends: &Ends, payload: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// RFC 791: no options, do not fragment, 64 hops, UDP.
-fn ip_header(ends: &Ends, length: u16) -> [u8; 20] {
+fn ip_header(from: Ipv4Addr, to: Ipv4Addr, length: u16) -> [u8; 20] {
     let mut header = [0; 20];
     let [hi, lo] = length.to_be_bytes();
     header[..10].copy_from_slice(&[0x45, 0, hi, lo, 0, 0, 0x40, 0, 64, 17]);
-    header[12..16].copy_from_slice(&ends.from.octets());
-    header[16..20].copy_from_slice(&ends.to.octets());
+    header[12..16].copy_from_slice(&from.octets());
+    header[16..20].copy_from_slice(&to.octets());
     let check = folded(sum(&header));
     header[10..12].copy_from_slice(&check.to_be_bytes());
     header

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use groundcrew_core::UnixTime;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 
+use super::strangers::Strangers;
 use super::subnet::Subnet;
 
 /// How long an offered address is kept for the client, in seconds. OVMF collects
@@ -165,6 +166,7 @@ pub(super) struct Leases {
     returned: BTreeSet<Ipv4Addr>,
     /// Reserved addresses: never in `ends` or `returned`, so never for strangers.
     kept: BTreeSet<Ipv4Addr>,
+    strangers: Strangers,
 }
 
 /// Who asks for an address.
@@ -173,6 +175,10 @@ pub(super) struct Asker<'a> {
     pub key: &'a ClientKey,
     /// The address kept for it.
     pub reserved: Option<Ipv4Addr>,
+    /// The site knows it, or it has had an address before.
+    pub known: bool,
+    /// Nobody is offered an address before ARP was asked for it.
+    pub probed: bool,
 }
 
 #[derive(Debug)]
@@ -195,6 +201,7 @@ impl Leases {
             next_fresh: Some(*subnet.pool().start()),
             returned: BTreeSet::new(),
             kept: subnet.kept().clone(),
+            strangers: Strangers::default(),
         };
         for row in rows {
             if subnet.gives(row.ip) {
@@ -246,13 +253,16 @@ impl Leases {
         let promised = self.offers.get(&ip).is_some_and(|o| o.key != *key);
         let held = self.by_ip.get(&ip).is_some_and(|lease| {
             let own = lease.key == *key && lease.state != LeaseState::Declined;
-            !own && lease.holds(now)
+            // Offered only after ARP found nobody there, see `strangers`.
+            let given_up = self.strangers.doubted(ip) && self.offered_to(key) == Some(ip);
+            !own && !given_up && lease.holds(now)
         });
         !promised && !held
     }
 
-    /// Drops offers that were not taken in time.
-    pub(super) fn lapse(&mut self, now: UnixTime) {
+    /// Drops offers that were not taken in time, and doubts about leases that ended.
+    pub(super) fn lapse(&mut self, subnet: &Subnet, now: UnixTime) {
+        self.strangers.lapse(subnet.lease_seconds(), now);
         while let Some(&(until, ip)) = self.offer_ends.first() {
             if until > now {
                 break;
@@ -320,9 +330,37 @@ impl Leases {
         if let Some(ip) = wish.filter(unused) {
             return Some(ip);
         }
+        if !asker.known && self.strangers.crowd(self.offers.len(), subnet.pool_size()) {
+            let recycled = self.stale_offer(now);
+            return recycled.or_else(|| self.abandoned(asker, now));
+        }
         self.unused(subnet)
             .or_else(|| self.longest_ended(now))
             .or_else(|| self.stale_offer(now))
+            .or_else(|| self.abandoned(asker, now))
+    }
+
+    /// An address whose holder showed one exchange and nothing since, where
+    /// somebody asks by ARP before it is offered.
+    fn abandoned(&self, asker: Asker<'_>, now: UnixTime) -> Option<Ipv4Addr> {
+        let free = |ip| !self.offers.contains_key(&ip);
+        self.strangers.oldest(now, free).filter(|_| asker.probed)
+    }
+
+    /// The lease of a client that has shown one exchange.
+    pub(super) fn doubt(&mut self, ip: Ipv4Addr, now: UnixTime) {
+        self.strangers.doubt(ip, now);
+    }
+
+    /// Somebody is there: whoever was promised the address gets another.
+    pub(super) fn trust(&mut self, ip: Ipv4Addr) {
+        if self.strangers.trust(ip) {
+            self.withdraw(ip);
+        }
+    }
+
+    pub(super) fn strangers(&self) -> &Strangers {
+        &self.strangers
     }
 
     /// An offer that a living client would have taken by now, where nothing else
@@ -423,6 +461,7 @@ impl Leases {
     }
 
     fn forget(&mut self, ip: Ipv4Addr) {
+        self.strangers.trust(ip);
         if let Some(old) = self.by_ip.remove(&ip) {
             self.ends.remove(&(old.expires_at, ip));
             if self.by_key.get(&old.key) == Some(&ip) {

@@ -27,19 +27,22 @@ mod relay;
 pub mod reply;
 pub mod server;
 pub mod service;
+mod strangers;
 pub mod subnet;
 #[cfg(test)]
 mod tests_support;
+pub mod told;
+mod turn;
 pub mod wire;
 
 pub use arch::{Arch, Platform};
-pub use boot::{BootService, Loaders};
+pub use boot::{BootService, BootWord, LoaderFile, Loaders};
 pub use client::{BootClient, Quirk};
 pub use leases::{ClientKey, Lease, LeaseEvent, LeaseState};
 pub use mode::{Evidence, Mode, Notice, Role};
 pub use proxy::{PXE_PORT, Via};
 pub use reply::{Destination, Reply, ReplyKind};
-pub use server::{Ignored, Network, Outcome, Server, Verdict};
+pub use server::{Ignored, Known, Network, Outcome, Server, Verdict, check_apart};
 pub use service::{Counters, Handled, Identity, Moment, Service};
 pub use subnet::{Reservation, Subnet, SubnetConfig, SubnetError, Who};
 pub use wire::{MessageKind, Request, RequestError};

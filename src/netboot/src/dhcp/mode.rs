@@ -22,7 +22,7 @@ const PROBES_BEFORE_ALONE: u32 = 4;
 /// The most servers remembered; bounds what forged answers can fill.
 pub const MAX_OTHERS: usize = 16;
 
-/// `[dhcp] mode` in `site.toml`.
+/// `mode` of a `[[network]]` in `site.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Gives addresses, whoever else does. A second server is reported.
@@ -307,12 +307,12 @@ impl fmt::Display for Notice {
             ),
             Self::NobodyServes => write!(
                 f,
-                "no DHCP server answered for {} s and this appliance is not told to give addresses: devices get none. Set `mode = \"authoritative\"` in [dhcp], or `serve_if_alone = true` with a pool, if this network is the appliance's own",
+                "no DHCP server answered for {} s and this appliance is not told to give addresses: devices get none. Set `mode = \"authoritative\"` in site.toml, or `serve_if_alone = true` with a pool, if this network is the appliance's own",
                 ALONE_AFTER.as_secs()
             ),
             Self::Conflict(server) => write!(
                 f,
-                "ANOTHER DHCP SERVER, {server}, answers on this network: two servers fight over every device. Switch it off, or set `mode = \"proxy\"` in [dhcp]"
+                "ANOTHER DHCP SERVER, {server}, answers on this network: two servers fight over every device. Switch it off, or set `mode = \"proxy\"` in site.toml"
             ),
             Self::Found(server) => write!(f, "the DHCP server {server} gives the addresses here"),
         }

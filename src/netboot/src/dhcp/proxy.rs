@@ -26,7 +26,7 @@ pub enum Via {
     Pxe(SocketAddrV4),
 }
 
-/// Option 43 for BIOS clients, byte for byte as recorded in `proxy-bios-ipxe`:
+/// Option 43 for BIOS clients ([`quirk::USE_THIS_FILE`](crate::quirk::USE_THIS_FILE)), byte for byte as recorded in `proxy-bios-ipxe`:
 /// discovery control 8 (take the file of this offer, ask nobody else), an empty
 /// menu prompt that is not waited for, end.
 const USE_THIS_FILE: [u8; 10] = [6, 1, 8, 10, 4, 0, b'P', b'X', b'E', 255];
@@ -34,7 +34,7 @@ const USE_THIS_FILE: [u8; 10] = [6, 1, 8, 10, 4, 0, b'P', b'X', b'E', 255];
 /// Answers as the ProxyDHCP server at `me`.
 pub fn answer(boot: &BootService, me: Ipv4Addr, request: &Request, via: Via) -> Verdict {
     let client = BootClient::of(request);
-    let Some(offer) = boot.offer_for(&client, false) else {
+    let Some(offer) = boot.offer_for(&client, request.word, false) else {
         return Verdict::Ignored(Ignored::NothingToBoot);
     };
     let kind = match (via, request.kind) {
@@ -51,8 +51,7 @@ pub fn answer(boot: &BootService, me: Ipv4Addr, request: &Request, via: Via) -> 
     {
         return Verdict::Ignored(Ignored::NoAddress);
     }
-    // OVMF takes a bare offer and asks 4011 (`proxy-uefi-pxe`); with option 43 in
-    // it EDK2 goes another way.
+    // `quirk::NO_VENDOR_OPTIONS`.
     let bare = kind == ReplyKind::Offer
         && matches!(client, BootClient::Pxe(arch) if arch.platform == Platform::Efi);
     let bios = client.platform() == Some(Platform::Bios);

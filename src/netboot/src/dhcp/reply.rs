@@ -61,6 +61,9 @@ pub struct Reply {
     /// It offers an address on this wire that the client does not hold: ask by
     /// ARP first ([`conflict`](super::conflict)).
     pub fresh: bool,
+    /// A client that showed nothing but one exchange holds it: offer it only if ARP
+    /// was asked, and found nobody.
+    pub held: bool,
     /// The UDP payload, at least 300 bytes.
     pub bytes: Vec<u8>,
 }
@@ -86,6 +89,8 @@ pub(super) struct Draft<'a> {
     /// Seconds; `None` in NAKs and in answers to INFORM (RFC 2131 table 3).
     pub lease_seconds: Option<u32>,
     pub boot: Option<&'a BootOffer>,
+    /// Option 12, where the client asks for it.
+    pub hostname: Option<&'a str>,
     /// Option 56, the reason of a NAK.
     pub message: Option<&'static str>,
 }
@@ -120,6 +125,12 @@ impl Reply {
         }
         if draft.kind != ReplyKind::Nak {
             add_network(&mut options, request, subnet, draft.lease_seconds);
+            if let Some(name) = draft
+                .hostname
+                .filter(|_| request.asks_for(OptionCode::Hostname))
+            {
+                options.insert(DhcpOption::Hostname(name.to_owned()));
+            }
             if let Some(boot) = draft.boot {
                 add_boot(&mut message, &mut options, request, subnet, boot);
             }
@@ -132,6 +143,7 @@ impl Reply {
             yiaddr: draft.yiaddr,
             proxied: false,
             fresh: false,
+            held: false,
             bytes,
         }
     }
@@ -179,6 +191,7 @@ impl Reply {
             yiaddr: none,
             proxied: true,
             fresh: false,
+            held: false,
             bytes: finish(&message, request.relay_info.as_deref()),
         }
     }

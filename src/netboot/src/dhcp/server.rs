@@ -13,14 +13,15 @@ use std::net::Ipv4Addr;
 use groundcrew_core::UnixTime;
 use groundcrew_core::hardware::MacAddr;
 
-use super::boot::{BootOffer, BootService};
+use super::boot::BootService;
 use super::client::BootClient;
-use super::leases::{Asker, ClientKey, Lease, LeaseEvent, LeaseState, Leases};
+use super::leases::{ClientKey, Lease, LeaseEvent, LeaseState, Leases};
 use super::limit::Limited;
 use super::mode::Role;
-use super::reply::{Draft, Reply, ReplyKind};
+use super::reply::Reply;
 use super::subnet::Subnet;
-use super::wire::{MessageKind, Request};
+use super::turn::Turn;
+use super::wire::Request;
 
 /// How long a declined address is put aside, in seconds.
 pub const DECLINE_SECONDS: u64 = 3600;
@@ -75,6 +76,8 @@ pub enum Ignored {
         size: usize,
         /// How many are promised only.
         offers: usize,
+        /// How many are held by clients that showed one exchange and nothing since.
+        strangers: usize,
     },
     /// RELEASE or DECLINE of an address that the client does not hold.
     NotHolder(Ipv4Addr),
@@ -98,13 +101,22 @@ pub struct Server {
     /// The first one is that of the interface; the others lie behind relays.
     networks: Vec<Network>,
     boot: Option<BootService>,
+    /// Somebody asks by ARP before a fresh address is offered.
+    probed: bool,
+}
+
+/// What the site knows of a device that asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The name it is to have.
+    pub hostname: Option<String>,
 }
 
 /// A network and what is given on it.
 #[derive(Debug)]
 pub struct Network {
-    subnet: Subnet,
-    leases: Leases,
+    pub(super) subnet: Subnet,
+    pub(super) leases: Leases,
 }
 
 /// Two networks that are one.
@@ -123,6 +135,7 @@ impl Server {
         Self {
             networks: vec![Network { subnet, leases }],
             boot,
+            probed: false,
         }
     }
 
@@ -134,25 +147,40 @@ impl Server {
         rows: &[Lease],
     ) -> Result<Self, Overlap> {
         let mut server = Self::new(own, boot, rows.iter().cloned());
+        let own = server.networks.iter().map(|network| &network.subnet);
+        check_apart(own.chain(&relayed))?;
         for subnet in relayed {
-            let twin = server
-                .networks
-                .iter()
-                .map(|network| &network.subnet)
-                .find(|known| known.contains(subnet.network()) || subnet.contains(known.network()));
-            if let Some(twin) = twin {
-                return Err(Overlap(twin.network(), subnet.network()));
-            }
             let leases = Leases::from_rows(&subnet, rows.iter().cloned());
             server.networks.push(Network { subnet, leases });
         }
         Ok(server)
     }
 
+    /// Somebody asks by ARP before a fresh address is offered, so that addresses of
+    /// clients that are not there can be taken back ([`Reply::held`]).
+    pub fn probed(mut self) -> Self {
+        self.probed = true;
+        self
+    }
+
     /// Decides on a request. Read the contract above before sending the answer.
     pub fn handle(&mut self, request: &Request, now: UnixTime) -> Outcome {
+        self.handle_known(request, None, now)
+    }
+
+    /// The same for a device that the site knows.
+    pub fn handle_known(
+        &mut self,
+        request: &Request,
+        known: Option<&Known>,
+        now: UnixTime,
+    ) -> Outcome {
         let client = BootClient::of(request);
-        let Self { networks, boot } = self;
+        let Self {
+            networks,
+            boot,
+            probed,
+        } = self;
         let network = match network_of(networks, request) {
             Ok(network) => network,
             Err(why) => {
@@ -163,11 +191,13 @@ impl Server {
                 };
             }
         };
-        network.leases.lapse(now);
+        network.leases.lapse(&network.subnet, now);
         let mut turn = Turn {
             network,
             boot: boot.as_ref(),
             request,
+            known,
+            probed: *probed && !request.relayed(),
             client,
             now,
             events: Vec::new(),
@@ -188,6 +218,12 @@ impl Server {
     /// Every row there is, in no order; ended and released ones too.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
         self.networks.iter().flat_map(Network::leases)
+    }
+
+    /// The row of one address.
+    pub fn lease(&self, ip: Ipv4Addr) -> Option<&Lease> {
+        let mut rows = self.networks.iter().map(|n| n.leases.at(ip));
+        rows.find_map(|row| row)
     }
 
     /// How many addresses may be given.
@@ -223,6 +259,8 @@ impl Server {
         let Some(network) = network else {
             return Vec::new();
         };
+        // Whoever it is, the address is in use.
+        network.leases.trust(ip);
         if network.leases.at(ip).is_some_and(|lease| lease.holds(now)) {
             return Vec::new();
         }
@@ -236,6 +274,37 @@ impl Server {
             state: LeaseState::Declined,
         })
     }
+}
+
+impl Server {
+    /// Who has this address asked for something to boot: somebody is there.
+    pub fn seen(&mut self, ip: Ipv4Addr) {
+        for network in &mut self.networks {
+            network.leases.trust(ip);
+        }
+    }
+
+    /// Addresses of clients that have shown one exchange and nothing since.
+    pub fn strangers(&self) -> usize {
+        self.networks.iter().map(Network::strangers).sum()
+    }
+}
+
+/// Whether every address belongs to one of these networks at most.
+///
+/// # Errors
+/// The first two that overlap.
+pub fn check_apart<'a>(networks: impl IntoIterator<Item = &'a Subnet>) -> Result<(), Overlap> {
+    let mut known: Vec<&Subnet> = Vec::new();
+    for subnet in networks {
+        let overlaps =
+            |known: &&&Subnet| known.contains(subnet.network()) || subnet.contains(known.network());
+        if let Some(twin) = known.iter().find(overlaps) {
+            return Err(Overlap(twin.network(), subnet.network()));
+        }
+        known.push(subnet);
+    }
+    Ok(())
 }
 
 impl Network {
@@ -252,6 +321,11 @@ impl Network {
     /// Addresses promised but not taken.
     pub fn offers(&self) -> usize {
         self.leases.offers()
+    }
+
+    /// Addresses of clients that have shown one exchange and nothing since.
+    pub fn strangers(&self) -> usize {
+        self.leases.strangers().len()
     }
 }
 
@@ -273,256 +347,6 @@ fn network_of<'a>(
         .ok_or(Ignored::OtherNetwork(wanted))
 }
 
-/// One request being decided.
-struct Turn<'a> {
-    network: &'a mut Network,
-    boot: Option<&'a BootService>,
-    request: &'a Request,
-    client: BootClient,
-    now: UnixTime,
-    events: Vec<LeaseEvent>,
-}
-
-impl Turn<'_> {
-    fn decide(&mut self) -> Verdict {
-        match self.request.kind {
-            MessageKind::Discover => self.discover(),
-            MessageKind::Request => self.request(),
-            MessageKind::Decline => self.decline(),
-            MessageKind::Release => self.release(),
-            MessageKind::Inform => self.inform(),
-        }
-    }
-
-    fn key(&self) -> ClientKey {
-        self.request.key()
-    }
-
-    /// §4.3.1.
-    fn discover(&mut self) -> Verdict {
-        let reserved = self.network.subnet.reserved_for(self.request);
-        let Network { subnet, leases } = &mut *self.network;
-        let key = self.request.key();
-        let asker = Asker {
-            key: &key,
-            reserved,
-        };
-        match leases.offer(subnet, asker, self.request.requested_ip, self.now) {
-            Some(ip) => match self.give(ReplyKind::Offer, ip) {
-                Verdict::Reply(reply) => Verdict::Reply(Reply {
-                    fresh: !self.holds(ip) && !self.request.relayed(),
-                    ..reply
-                }),
-                other => other,
-            },
-            None => Verdict::Ignored(Ignored::PoolExhausted {
-                size: self.network.subnet.pool_size(),
-                offers: self.network.leases.offers(),
-            }),
-        }
-    }
-
-    /// §4.3.2: the state the client is in shows in which fields it fills.
-    fn request(&mut self) -> Verdict {
-        let Request {
-            server_id,
-            requested_ip,
-            ciaddr,
-            ..
-        } = *self.request;
-        match (server_id, requested_ip, ciaddr.is_unspecified()) {
-            (Some(server), Some(ip), true) => self.selecting(server, ip),
-            (None, Some(ip), true) => self.init_reboot(ip),
-            // Some clients fill in option 54 when they renew; it must be ours.
-            (Some(server), _, false) if !self.is_us(server) => {
-                Verdict::Ignored(Ignored::OtherServer(server))
-            }
-            (_, _, false) => self.extend(ciaddr),
-            (_, None, true) => Verdict::Ignored(Ignored::NoState),
-        }
-    }
-
-    /// SELECTING: the client takes an offer, ours or another's. After a restart
-    /// the offer is forgotten, but an address that is free may still be taken.
-    fn selecting(&mut self, server: Ipv4Addr, ip: Ipv4Addr) -> Verdict {
-        if !self.is_us(server) {
-            if let Some(offered) = self.network.leases.offered_to(&self.key()) {
-                self.network.leases.withdraw(offered);
-            }
-            return Verdict::Ignored(Ignored::OtherServer(server));
-        }
-        if self.may_have(ip) {
-            self.bind(ip)
-        } else {
-            self.nak("that address is not on offer")
-        }
-    }
-
-    /// INIT-REBOOT: the client remembers an address. NAK on the wrong network or
-    /// when we know better; silence when we know nothing of this client.
-    fn init_reboot(&mut self, ip: Ipv4Addr) -> Verdict {
-        if !self.network.subnet.contains(ip) {
-            return self.nak("that address belongs to another network");
-        }
-        match self.network.leases.of(&self.key()).map(|lease| lease.ip) {
-            None => Verdict::Ignored(Ignored::NoRecord(ip)),
-            Some(known) if known == ip && self.may_have(ip) => self.bind(ip),
-            Some(_) => self.nak("that address is not yours"),
-        }
-    }
-
-    /// RENEWING and REBINDING: the client uses the address already. An address
-    /// of another network is left alone: its own server may be behind a router.
-    fn extend(&mut self, ip: Ipv4Addr) -> Verdict {
-        if !self.network.subnet.contains(ip) {
-            return Verdict::Ignored(Ignored::ForeignAddress(ip));
-        }
-        if self.may_have(ip) {
-            return self.bind(ip);
-        }
-        match self.network.leases.at(ip) {
-            Some(lease) if lease.key != self.key() => {
-                self.nak("that address was given to another client")
-            }
-            _ => self.nak("that address can no longer be had"),
-        }
-    }
-
-    /// §4.3.3. Only the holder may put an address aside, else anybody could
-    /// empty the pool.
-    fn decline(&mut self) -> Verdict {
-        let Some(ip) = self.request.requested_ip else {
-            return Verdict::Ignored(Ignored::NoAddress);
-        };
-        if let Some(other) = self.request.server_id.filter(|s| !self.is_us(*s)) {
-            return Verdict::Ignored(Ignored::OtherServer(other));
-        }
-        if !self.holds(ip) {
-            return Verdict::Ignored(Ignored::NotHolder(ip));
-        }
-        let lease = self.lease(ip, self.now.plus(DECLINE_SECONDS), LeaseState::Declined);
-        self.events.extend(self.network.leases.put(lease));
-        Verdict::Noted(Noted::Declined(ip))
-    }
-
-    /// §4.3.4. The row stays, so that the client gets the same address again.
-    fn release(&mut self) -> Verdict {
-        let ip = self.request.ciaddr;
-        if ip.is_unspecified() {
-            return Verdict::Ignored(Ignored::NoAddress);
-        }
-        if !self.holds(ip) {
-            return Verdict::Ignored(Ignored::NotHolder(ip));
-        }
-        let lease = self.lease(ip, self.now, LeaseState::Released);
-        self.events.extend(self.network.leases.put(lease));
-        Verdict::Noted(Noted::Released(ip))
-    }
-
-    /// §4.3.5: parameters only, to the address the client says it has.
-    fn inform(&mut self) -> Verdict {
-        let ip = self.request.ciaddr;
-        if ip.is_unspecified() {
-            return Verdict::Ignored(Ignored::NoAddress);
-        }
-        if !self.network.subnet.contains(ip) {
-            return Verdict::Ignored(Ignored::ForeignAddress(ip));
-        }
-        let boot = self.boot_offer();
-        self.reply(&Draft {
-            kind: ReplyKind::Ack,
-            yiaddr: Ipv4Addr::UNSPECIFIED,
-            lease_seconds: None,
-            boot: boot.as_ref(),
-            message: None,
-        })
-    }
-
-    fn may_have(&self, ip: Ipv4Addr) -> bool {
-        let Network { subnet, leases } = &*self.network;
-        let asker = Asker {
-            key: &self.key(),
-            reserved: subnet.reserved_for(self.request),
-        };
-        leases.may_have(subnet, asker, ip, self.now)
-    }
-
-    /// Whom clients see as their server: us, or the relay that stands for us (RFC 5107).
-    fn identifier(&self) -> Ipv4Addr {
-        let own = self.network.subnet.server();
-        self.request.server_override().unwrap_or(own)
-    }
-
-    fn is_us(&self, server: Ipv4Addr) -> bool {
-        server == self.identifier() || server == self.network.subnet.server()
-    }
-
-    fn holds(&self, ip: Ipv4Addr) -> bool {
-        self.network
-            .leases
-            .of(&self.key())
-            .is_some_and(|l| l.ip == ip && l.holds(self.now))
-    }
-
-    fn bind(&mut self, ip: Ipv4Addr) -> Verdict {
-        let until = self
-            .now
-            .plus(u64::from(self.network.subnet.lease_seconds()));
-        let lease = self.lease(ip, until, LeaseState::Bound);
-        self.events.extend(self.network.leases.put(lease));
-        self.give(ReplyKind::Ack, ip)
-    }
-
-    fn lease(&self, ip: Ipv4Addr, expires_at: UnixTime, state: LeaseState) -> Lease {
-        let Request {
-            mac,
-            uuid,
-            ref hostname,
-            ..
-        } = *self.request;
-        Lease {
-            ip,
-            key: self.key(),
-            mac,
-            uuid,
-            hostname: hostname.clone(),
-            expires_at,
-            state,
-        }
-    }
-
-    fn give(&self, kind: ReplyKind, yiaddr: Ipv4Addr) -> Verdict {
-        let boot = self.boot_offer();
-        let lease_seconds = Some(self.network.subnet.lease_seconds());
-        self.reply(&Draft {
-            kind,
-            yiaddr,
-            lease_seconds,
-            boot: boot.as_ref(),
-            message: None,
-        })
-    }
-
-    fn nak(&self, reason: &'static str) -> Verdict {
-        self.reply(&Draft {
-            kind: ReplyKind::Nak,
-            yiaddr: Ipv4Addr::UNSPECIFIED,
-            lease_seconds: None,
-            boot: None,
-            message: Some(reason),
-        })
-    }
-
-    fn boot_offer(&self) -> Option<BootOffer> {
-        self.boot?.offer_for(&self.client, true)
-    }
-
-    fn reply(&self, draft: &Draft<'_>) -> Verdict {
-        let subnet = &self.network.subnet;
-        Verdict::Reply(Reply::build(self.request, subnet, self.identifier(), draft))
-    }
-}
-
 impl fmt::Display for Ignored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -536,9 +360,13 @@ impl fmt::Display for Ignored {
             ),
             Self::NoRecord(ip) => write!(f, "it remembers {ip}, of which nothing is known here"),
             Self::NoState => f.write_str("a REQUEST that names no address"),
-            Self::PoolExhausted { size, offers } => write!(
+            Self::PoolExhausted {
+                size,
+                offers,
+                strangers,
+            } => write!(
                 f,
-                "the pool is exhausted: all {size} addresses are in use ({offers} of them only promised); widen the pool or shorten the lease time"
+                "the pool is exhausted: all {size} addresses are in use ({offers} of them only promised, {strangers} by clients that did nothing since); widen the pool or shorten the lease time"
             ),
             Self::NotHolder(ip) => write!(f, "it does not hold {ip}"),
             Self::NoAddress => f.write_str("it names no address"),
@@ -581,6 +409,8 @@ impl fmt::Display for Outcome {
     }
 }
 
+#[cfg(test)]
+use super::reply::ReplyKind;
 #[cfg(test)]
 #[path = "server_tests.rs"]
 mod tests;

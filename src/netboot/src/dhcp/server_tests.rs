@@ -15,6 +15,8 @@ use crate::dhcp::{Destination, Loaders, Reservation, SubnetConfig, Who};
 mod networks;
 #[path = "server_random_tests.rs"]
 mod random;
+#[path = "server_strangers_tests.rs"]
+mod strangers;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const LEASE: u64 = 600;
@@ -48,7 +50,11 @@ fn config(last: u8) -> SubnetConfig {
 /// and 3 (machine); 1's lies in the pool, the others outside it.
 fn with_reservations(last: u8) -> Subnet {
     let mac = groundcrew_core::hardware::MacAddr([0x52, 0x54, 0, 0, 0, 1]);
-    let keep = |last, who| Reservation { ip: ip(last), who };
+    let keep = |last, who| Reservation {
+        ip: ip(last),
+        who,
+        hostname: None,
+    };
     let mut config = config(last);
     config.reservations = vec![
         keep(101, Who::Mac(mac)),
@@ -288,7 +294,11 @@ fn choosing_another_server_frees_the_offer() {
     bench.reply(&client(1));
     assert!(matches!(
         bench.send(&client(2)),
-        Verdict::Ignored(Ignored::PoolExhausted { size: 1, offers: 1 })
+        Verdict::Ignored(Ignored::PoolExhausted {
+            size: 1,
+            offers: 1,
+            strangers: 0
+        })
     ));
     let chosen = client(1).kind(3).address(54, ip(2)).address(50, ip(77));
     assert_eq!(
@@ -308,7 +318,11 @@ fn a_full_pool_reuses_what_ended_longest_ago() {
     let full = bench.send(&client(4));
     assert_eq!(
         full,
-        Verdict::Ignored(Ignored::PoolExhausted { size: 3, offers: 0 })
+        Verdict::Ignored(Ignored::PoolExhausted {
+            size: 3,
+            offers: 0,
+            strangers: 3
+        })
     );
     let Verdict::Ignored(why) = &full else {
         unreachable!()
@@ -335,7 +349,8 @@ fn offers_lapse_and_random_macs_leave_no_trace() {
         let [a, b, c, d] = n.to_be_bytes();
         bench.send(&PacketBuilder::with_mac([2, 0, a, b, c, d]));
     }
-    assert_eq!((bench.server.offers(), bench.rows.len()), (50, 0));
+    // One in eight is not for strangers.
+    assert_eq!((bench.server.offers(), bench.rows.len()), (44, 0));
     bench.now += OFFER_SECONDS;
     assert_eq!(bench.lease(&client(1)), ip(100));
     assert_eq!(bench.server.offers(), 0);
@@ -353,12 +368,13 @@ fn a_flood_blocks_the_pool_for_seconds_only() {
         bench.send(&client(1)),
         Verdict::Ignored(Ignored::PoolExhausted {
             size: 50,
-            offers: 50
+            offers: 44,
+            ..
         })
     ));
     bench.now += 1;
     bench.lease(&client(1));
-    assert_eq!(bench.server.offers(), 49);
+    assert_eq!(bench.server.offers(), 43);
 }
 
 #[test]

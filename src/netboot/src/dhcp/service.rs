@@ -21,7 +21,7 @@ use super::mode::{Evidence, Mode, Notice, Role, Tick, Watch};
 use super::probe::{self, Answer};
 use super::proxy::{self, Via};
 use super::reply::ReplyKind;
-use super::server::{Ignored, Noted, Outcome, Server, Verdict};
+use super::server::{Ignored, Known, Noted, Outcome, Server, Verdict};
 use super::wire::{MessageKind, Request};
 
 /// A moment, by both clocks.
@@ -108,6 +108,17 @@ impl Service {
 
     /// Decides on a client's packet. See [`Server`]'s contract: events first.
     pub fn handle(&mut self, request: &Request, via: Via, now: Moment) -> Handled {
+        self.handle_known(request, None, via, now)
+    }
+
+    /// The same for a device that the site knows.
+    pub fn handle_known(
+        &mut self,
+        request: &Request,
+        known: Option<&Known>,
+        via: Via,
+        now: Moment,
+    ) -> Handled {
         let verdict = self.turned_away(request, now).map(Verdict::Ignored);
         if let Some(verdict) = verdict {
             return Handled {
@@ -121,7 +132,7 @@ impl Service {
         }
         let notice = chosen_server(request)
             .and_then(|server| self.watch.heard(server, Evidence::Chosen, now.steady));
-        let outcome = self.decide(request, via, now);
+        let outcome = self.decide(request, known, via, now);
         self.count(request.kind, &outcome.verdict);
         Handled { outcome, notice }
     }
@@ -139,7 +150,13 @@ impl Service {
         Some(Ignored::RateLimited(limited))
     }
 
-    fn decide(&mut self, request: &Request, via: Via, now: Moment) -> Outcome {
+    fn decide(
+        &mut self,
+        request: &Request,
+        known: Option<&Known>,
+        via: Via,
+        now: Moment,
+    ) -> Outcome {
         let role = self.watch.role();
         let silently = |verdict| Outcome {
             verdict,
@@ -147,7 +164,7 @@ impl Service {
             client: BootClient::of(request),
         };
         match (role, via) {
-            (Role::Authoritative, Via::Dhcp) => self.server.handle(request, now.wall),
+            (Role::Authoritative, Via::Dhcp) => self.server.handle_known(request, known, now.wall),
             // Somebody who was told of port 4011 before the role changed.
             (Role::Proxy | Role::Authoritative, _) => {
                 silently(proxy::answer(&self.boot, self.me.address, request, via))
@@ -222,6 +239,11 @@ impl Service {
     pub fn conflict(&mut self, ip: Ipv4Addr, user: MacAddr, now: Moment) -> Vec<LeaseEvent> {
         self.counters.declined += 1;
         self.server.conflict(ip, user, now.wall)
+    }
+
+    /// Who has this address asked for something to boot.
+    pub fn seen(&mut self, ip: Ipv4Addr) {
+        self.server.seen(ip);
     }
 
     /// A technician takes a lease away.

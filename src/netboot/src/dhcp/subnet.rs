@@ -44,6 +44,8 @@ pub struct Reservation {
     pub ip: Ipv4Addr,
     /// For whom.
     pub who: Who,
+    /// The name the client is told, where it asks for one.
+    pub hostname: Option<String>,
 }
 
 /// By what a client with a reservation is known.
@@ -64,7 +66,7 @@ pub struct Subnet {
     server: Ipv4Addr,
     network: u32,
     mask: u32,
-    reserved: BTreeMap<Who, Ipv4Addr>,
+    reserved: BTreeMap<Who, Reservation>,
     kept: BTreeSet<Ipv4Addr>,
     first: u32,
     last: u32,
@@ -115,6 +117,9 @@ pub enum SubnetError {
     /// An address or a client with two reservations.
     #[error("{0} is reserved twice: give each address and each client one reservation")]
     ReservedTwice(Ipv4Addr),
+    /// Not a host's name.
+    #[error("`{0}` is not a host name: 1 to 63 letters, digits and hyphens")]
+    Hostname(String),
     /// The search list does not fit into one option.
     #[error("the search list is longer than 255 bytes: leave domains out")]
     Search,
@@ -222,7 +227,7 @@ impl Subnet {
 
     /// The address reserved for who asks: by identifier, then by hardware
     /// address, then by machine.
-    pub fn reserved_for(&self, request: &Request) -> Option<Ipv4Addr> {
+    pub fn reserved_for(&self, request: &Request) -> Option<&Reservation> {
         if self.reserved.is_empty() {
             return None;
         }
@@ -232,7 +237,7 @@ impl Subnet {
         names
             .into_iter()
             .flatten()
-            .find_map(|who| self.reserved.get(&who).copied())
+            .find_map(|who| self.reserved.get(&who))
     }
 
     /// Whether an address may be given to any client.
@@ -286,13 +291,18 @@ fn network_of(config: &SubnetConfig) -> Ipv4Addr {
     config.behind_relay.unwrap_or(config.server)
 }
 
-type Reserved = (BTreeMap<Who, Ipv4Addr>, BTreeSet<Ipv4Addr>);
+type Reserved = (BTreeMap<Who, Reservation>, BTreeSet<Ipv4Addr>);
 
 fn reservations(config: &SubnetConfig) -> Result<Reserved, SubnetError> {
     let (mut reserved, mut kept) = (BTreeMap::new(), BTreeSet::new());
-    for Reservation { ip, who } in &config.reservations {
+    for reservation in &config.reservations {
+        let Reservation { ip, who, hostname } = reservation;
+        if let Some(wrong) = hostname.as_ref().filter(|name| !is_label(name)) {
+            return Err(SubnetError::Hostname(wrong.clone()));
+        }
         let taken = *ip == config.server || Some(*ip) == config.router;
-        if taken || reserved.insert(who.clone(), *ip).is_some() || !kept.insert(*ip) {
+        if taken || reserved.insert(who.clone(), reservation.clone()).is_some() || !kept.insert(*ip)
+        {
             return Err(SubnetError::ReservedTwice(*ip));
         }
     }
@@ -355,14 +365,15 @@ fn check_extras(config: &SubnetConfig) -> Result<(), SubnetError> {
     Ok(())
 }
 
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
 fn is_domain(text: &str) -> bool {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(label)
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -436,6 +447,7 @@ mod tests {
         let keep = |ip| Reservation {
             ip,
             who: Who::Id(vec![ip.octets()[3], 1]),
+            hostname: None,
         };
         assert_eq!(
             with(|c| c.reservations = vec![keep(c.server)]).unwrap_err(),

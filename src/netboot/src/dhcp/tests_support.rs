@@ -73,3 +73,19 @@ impl PacketBuilder {
         bytes
     }
 }
+
+/// An option of a reply.
+pub(crate) fn option(reply: &[u8], wanted: u8) -> Option<Vec<u8>> {
+    let mut options = reply.get(240..)?;
+    while let [code, length, rest @ ..] = options {
+        if *code == 255 {
+            return None;
+        }
+        let (value, rest) = rest.split_at_checked(usize::from(*length))?;
+        if *code == wanted {
+            return Some(value.to_vec());
+        }
+        options = rest;
+    }
+    None
+}

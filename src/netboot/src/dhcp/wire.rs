@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use dhcproto::v4::{self, OptionCode, borrowed};
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 
+use super::boot::BootWord;
 use super::leases::ClientKey;
 use super::options::Options;
 
@@ -92,6 +93,9 @@ pub struct Request {
     pub max_message: Option<u16>,
     /// Relay agent information, option 82, to be echoed byte for byte.
     pub relay_info: Option<Vec<u8>>,
+    /// What the machine shall do. Not in the packet: who received it may have
+    /// looked the machine up, and says so here; [`BootWord::Agent`] else.
+    pub word: BootWord,
 }
 
 /// Why bytes are not a request to be considered.
@@ -158,6 +162,7 @@ impl Request {
             ipxe_options: options.bytes(OptionCode::from(175)).is_some(),
             max_message: options.u16(OptionCode::MaxMessageSize),
             relay_info: relay_info(&options)?,
+            word: BootWord::default(),
         })
     }
 

@@ -11,14 +11,16 @@
 //!   the next boot option.
 
 mod query;
+mod screen;
 mod script;
 
 use std::net::SocketAddrV4;
 
 pub use query::{BuildArch, IpxeQuery, QueryError};
+pub use screen::{MEMTEST_BIOS, MEMTEST_EFI};
 pub(crate) use script::plain;
 pub use script::{
-    AgentBoot, BootDecision, Firmware, KernelArg, KernelArgError, OnFailure, ScriptSettings,
+    AgentBoot, BootDecision, Firmware, KernelArg, KernelArgError, Menu, OnFailure, ScriptSettings,
     first_script,
 };
 

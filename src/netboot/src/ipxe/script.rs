@@ -7,6 +7,7 @@
 use std::fmt::Write;
 use std::net::SocketAddrV4;
 
+use super::screen;
 use crate::path::BootPath;
 
 /// What a device shall do now.
@@ -26,6 +27,32 @@ pub enum BootDecision {
         /// Seconds between questions, at least 1.
         seconds: u16,
     },
+    /// Show why nothing is done, for so long or until a key; then the own disk.
+    Held {
+        /// For whoever watches.
+        lines: Vec<String>,
+        /// Seconds it stays on the screen.
+        seconds: u16,
+    },
+    /// Let whoever stands there choose.
+    Menu(Menu),
+    /// iPXE's shell.
+    Shell,
+    /// The memory test that lies in the boot tree.
+    Memtest,
+}
+
+/// A menu.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Menu {
+    /// What happens by itself: the agent, or the own disk.
+    pub default: Box<BootDecision>,
+    /// Seconds until then, at least 1.
+    pub seconds: u16,
+    /// What the entry for the agent loads.
+    pub agent: AgentBoot,
+    /// There is a memory test.
+    pub memtest: bool,
 }
 
 /// What to load. Paths are below `/boot/`.
@@ -131,6 +158,12 @@ impl BootDecision {
             Self::Hold { message, seconds } => {
                 write_hold(&mut text, settings, message, (*seconds).max(1));
             }
+            Self::Held { lines, seconds } => {
+                screen::write_held(&mut text, settings, lines, *seconds, firmware);
+            }
+            Self::Menu(menu) => screen::write_menu(&mut text, settings, menu, firmware),
+            Self::Shell => screen::write_shell(&mut text),
+            Self::Memtest => screen::write_memtest(&mut text, settings, firmware),
         }
         text
     }
@@ -169,7 +202,7 @@ fn header(settings: &ScriptSettings, device: &str) -> String {
     text
 }
 
-fn write_agent(
+pub(super) fn write_agent(
     text: &mut String,
     settings: &ScriptSettings,
     agent: &AgentBoot,
@@ -261,7 +294,11 @@ const OWN_DISK_EFI: &str = "local.efi";
 /// ends: OVMF asks for HTTP Boot then and is back here, or sits for a minute.
 /// Where that fails, back to the firmware; with status 1, because after a
 /// success EDK2 shows its menu instead of going on.
-fn write_own_disk(text: &mut String, settings: &ScriptSettings, firmware: Option<Firmware>) {
+pub(super) fn write_own_disk(
+    text: &mut String,
+    settings: &ScriptSettings,
+    firmware: Option<Firmware>,
+) {
     let bios = "sanboot --no-describe --drive 0x80 ||".to_owned();
     let efi = format!(
         "chain {}/boot/{OWN_DISK_EFI} ||",
@@ -305,7 +342,7 @@ fn write_hold(text: &mut String, settings: &ScriptSettings, message: &str, secon
 }
 
 /// A line on the screen and the serial console.
-fn say(text: &mut String, words: &str) {
+pub(super) fn say(text: &mut String, words: &str) {
     say_raw(text, &plain(words));
 }
 
@@ -314,14 +351,14 @@ fn say_raw(text: &mut String, words: &str) {
     write_to(text, format_args!("echo groundcrew: {words}\n"));
 }
 
-fn lines(text: &mut String, lines: &[&str]) {
+pub(super) fn lines(text: &mut String, lines: &[&str]) {
     for line in lines {
         text.push_str(line);
         text.push('\n');
     }
 }
 
-fn write_to(text: &mut String, words: std::fmt::Arguments<'_>) {
+pub(super) fn write_to(text: &mut String, words: std::fmt::Arguments<'_>) {
     // Writing into a String cannot fail.
     let _ = text.write_fmt(words);
 }

@@ -35,6 +35,21 @@ pub fn config(decision: &BootDecision, settings: &ScriptSettings, device: &str) 
             // GRUB asks for its names again, the device's first.
             lines.push("configfile $prefix/grub.cfg".to_owned());
         }
+        BootDecision::Held {
+            lines: why,
+            seconds,
+        } => {
+            lines.extend(why.iter().map(|line| say(&line.replace('`', "?"))));
+            lines.push(format!("sleep {seconds}"));
+            lines.push(own_disk());
+        }
+        BootDecision::Menu(menu) => return config(&menu.default, settings, device),
+        BootDecision::Shell | BootDecision::Memtest => {
+            lines.push(say(
+                "only iPXE can do what was ordered; starting its own disk",
+            ));
+            lines.push(own_disk());
+        }
     }
     lines.join("\n") + "\n"
 }

@@ -28,6 +28,17 @@ pub fn config(
             lines.push(say(&format!("{why}; starting its own disk")));
             lines.push("LABEL groundcrew\n  LOCALBOOT 0".to_owned());
         }
+        BootDecision::Held { lines: why, .. } => {
+            lines.extend(why.iter().map(|line| say(line)));
+            lines.push("LABEL groundcrew\n  LOCALBOOT 0".to_owned());
+        }
+        BootDecision::Menu(menu) => return config(&menu.default, settings, device, mac),
+        BootDecision::Shell | BootDecision::Memtest => {
+            lines.push(say(
+                "only iPXE can do what was ordered; starting its own disk",
+            ));
+            lines.push("LABEL groundcrew\n  LOCALBOOT 0".to_owned());
+        }
         // pxelinux cannot ask again; the disk is what a device on hold has.
         BootDecision::Hold { message, .. } => {
             lines.push(say(message));

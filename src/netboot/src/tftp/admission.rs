@@ -1,6 +1,7 @@
-//! Which requests begin a transfer: caps, and repeats of one already under way.
+//! Which requests begin a transfer: caps, repeats of one already under way, and
+//! who makes room when all places are taken.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 /// How many transfers may run.
@@ -31,16 +32,25 @@ pub enum Admit {
     Repeat,
     /// Too many of this address; drop it, the client will ask again.
     AddressBusy,
-    /// Too many in all; drop it and count it.
-    Busy,
+    /// Too many in all; drop it and count it. A transfer whose peer was never
+    /// heard since it asked, the oldest, has to end for the next request: a
+    /// machine that is alive answers in milliseconds, a forged request never.
+    Busy {
+        /// End that peer's transfer; `None` if all are alive.
+        ends: Option<SocketAddr>,
+    },
 }
 
 /// The transfers under way, by their peers. Bounded by [`Caps::total`].
 #[derive(Debug)]
 pub struct Admission {
     caps: Caps,
-    peers: HashSet<SocketAddr>,
+    /// Whether the peer was heard since it asked.
+    peers: HashMap<SocketAddr, bool>,
     of_address: HashMap<IpAddr, usize>,
+    /// Peers in the order they asked; those that were heard or have left are
+    /// dropped when they come to the front. At most twice [`Caps::total`].
+    unheard: VecDeque<SocketAddr>,
 }
 
 impl Admission {
@@ -48,31 +58,54 @@ impl Admission {
     pub fn new(caps: Caps) -> Self {
         Self {
             caps,
-            peers: HashSet::new(),
+            peers: HashMap::new(),
             of_address: HashMap::new(),
+            unheard: VecDeque::new(),
         }
     }
 
     /// Decides on a request of `peer`; a transfer id is its address and port (RFC 1350 §4).
     pub fn admit(&mut self, peer: SocketAddr) -> Admit {
-        if self.peers.contains(&peer) {
+        if self.peers.contains_key(&peer) {
             return Admit::Repeat;
         }
         if self.peers.len() >= self.caps.total {
-            return Admit::Busy;
+            let ends = self.oldest_unheard();
+            return Admit::Busy { ends };
         }
         let running = self.of_address.entry(peer.ip()).or_default();
         if *running >= self.caps.per_address {
             return Admit::AddressBusy;
         }
         *running += 1;
-        self.peers.insert(peer);
+        self.peers.insert(peer, false);
+        if self.unheard.len() >= self.caps.total.saturating_mul(2) {
+            let peers = &self.peers;
+            self.unheard.retain(|peer| peers.get(peer) == Some(&false));
+        }
+        self.unheard.push_back(peer);
         Admit::Begin
+    }
+
+    /// The peer answered, so the request was its own.
+    pub fn heard(&mut self, peer: SocketAddr) {
+        if let Some(heard) = self.peers.get_mut(&peer) {
+            *heard = true;
+        }
+    }
+
+    fn oldest_unheard(&mut self) -> Option<SocketAddr> {
+        while let Some(peer) = self.unheard.pop_front() {
+            if self.peers.get(&peer) == Some(&false) {
+                return Some(peer);
+            }
+        }
+        None
     }
 
     /// The transfer of `peer` has ended.
     pub fn finished(&mut self, peer: SocketAddr) {
-        if !self.peers.remove(&peer) {
+        if self.peers.remove(&peer).is_none() {
             return;
         }
         if let Some(running) = self.of_address.get_mut(&peer.ip()) {
@@ -105,7 +138,12 @@ mod tests {
         assert_eq!(admission.admit(peer(1, 2)), Admit::Begin);
         assert_eq!(admission.admit(peer(1, 3)), Admit::AddressBusy);
         assert_eq!(admission.admit(peer(2, 1)), Admit::Begin);
-        assert_eq!(admission.admit(peer(3, 1)), Admit::Busy);
+        assert_eq!(
+            admission.admit(peer(3, 1)),
+            Admit::Busy {
+                ends: Some(peer(1, 1))
+            }
+        );
         admission.finished(peer(1, 1));
         admission.finished(peer(1, 1));
         assert_eq!(admission.admit(peer(1, 3)), Admit::Begin);
@@ -113,5 +151,31 @@ mod tests {
             admission.finished(peer(host, port));
         }
         assert_eq!((admission.running(), admission.of_address.len()), (0, 0));
+    }
+
+    #[test]
+    fn whoever_never_answered_makes_room_and_nobody_else() {
+        let caps = Caps {
+            total: 3,
+            per_address: 3,
+        };
+        let mut admission = Admission::new(caps);
+        let peer = |port| SocketAddr::from(([10, 77, 0, 9], port));
+        for port in 1..=3 {
+            assert_eq!(admission.admit(peer(port)), Admit::Begin);
+        }
+        admission.heard(peer(1));
+        let busy = |ends| Admit::Busy { ends };
+        assert_eq!(admission.admit(peer(4)), busy(Some(peer(2))));
+        assert_eq!(admission.admit(peer(4)), busy(Some(peer(3))), "each once");
+        assert_eq!(admission.admit(peer(4)), busy(None), "one is alive");
+        admission.finished(peer(2));
+        assert_eq!(admission.admit(peer(4)), Admit::Begin);
+        // Memory stays bounded however many come and go.
+        for port in 5..1000 {
+            admission.finished(peer(port - 1));
+            assert_eq!(admission.admit(peer(port)), Admit::Begin);
+            assert!(admission.unheard.len() <= 6);
+        }
     }
 }

@@ -34,6 +34,9 @@ use std::time::Duration;
 pub use tftpd::ErrorCode;
 use tftpd::Packet;
 
+/// The well-known port (RFC 1350 §4).
+pub const PORT: u16 = 69;
+
 /// What a transfer may use, whatever its peer asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -15,6 +15,9 @@ use crate::matching::{Verdict, judge, judge_waiting};
 /// The longest agent version that is read.
 const MAX_AGENT: usize = 64;
 
+/// So many failures in a row for the same reason hold a device.
+pub const SAME_FAILURES: u32 = 3;
+
 /// What a device is to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -248,11 +251,13 @@ impl Registry {
         verdict: &Verdict,
         cause: Cause,
     ) -> Decided {
-        if let Phase::Rejected { reason, .. } = &device.phase {
-            return refused(
-                Some(&device.id),
-                format!("refused by a technician: {reason}"),
-            );
+        match &device.phase {
+            Phase::Rejected { reason, .. } => {
+                let reason = format!("refused by a technician: {reason}");
+                return refused(Some(&device.id), reason);
+            }
+            Phase::Held { reason, .. } => return refused(Some(&device.id), held(reason)),
+            _ => {}
         }
         if device.is_stranger() {
             return asked.wait(device, cause);
@@ -303,6 +308,9 @@ impl Registry {
         let Some(device) = self.devices.get(device) else {
             return reject("the request was withdrawn; restart the device to ask again");
         };
+        if let Phase::Held { reason, .. } = &device.phase {
+            return reject(&held(reason));
+        }
         if let Some(pending) = &device.pending
             && pending.sign_key == *sign_key
             && pending.nonce == *nonce
@@ -387,6 +395,7 @@ impl Registry {
             Phase::Registered => "it will be provisioned when it appears",
             Phase::Waiting => "approve it with the code on its screen",
             Phase::Retired { .. } => "register it anew",
+            Phase::Held { .. } => "release it first: `groundcrew device release ID`",
             _ => return Ok(by_technician(device, technician, Event::ReprovisionAsked)),
         };
         Err(phase_error(found, hint))
@@ -452,13 +461,15 @@ impl Registry {
         Some(admitted.sign_key)
     }
 
-    /// Takes a receipt; `statement` is its envelope's payload digest. `None`
+    /// Takes a receipt; `statement` is its envelope's payload digest. Nothing
     /// where the same one is stored already: the device did not hear the answer.
+    /// A device that fails [`SAME_FAILURES`] times in a row for the same reason
+    /// is held: another try would only be the same again.
     pub fn receipt(
         &self,
         receipt: &Verified<Receipt>,
         statement: Digest,
-    ) -> Result<Option<Change>, ReceiptError> {
+    ) -> Result<Vec<Change>, ReceiptError> {
         if receipt.site != self.site {
             return Err(ReceiptError::Site(receipt.site.clone()));
         }
@@ -468,14 +479,14 @@ impl Registry {
         if self.receipt_key(id) != Some(receipt.sign_key) {
             return Err(ReceiptError::Key(id.clone()));
         }
-        match &device.phase {
+        match device.phase.underlying() {
             Phase::Provisioned {
                 receipt: stored, ..
             }
             | Phase::Failed {
                 receipt: stored, ..
             } if *stored == statement => {
-                return Ok(None);
+                return Ok(Vec::new());
             }
             _ if device.grant() != Some(receipt.grant) => {
                 return Err(ReceiptError::Grant(id.clone()));
@@ -498,8 +509,28 @@ impl Registry {
                 reason: bounded(reason),
             },
         };
-        Ok(Some(Change::by_device(id, event)))
+        let hold = device.hold_after(&event);
+        let mut changes = vec![Change::by_device(id, event)];
+        changes.extend(hold.map(|reason| Change::by_site(id, Event::Held { reason })));
+        Ok(changes)
     }
+}
+
+impl Device {
+    /// Why it is to be held after this receipt, if it is.
+    fn hold_after(&self, event: &Event) -> Option<String> {
+        let Event::Failed { reason, .. } = event else {
+            return None;
+        };
+        let before = self.failures.as_ref().filter(|same| same.1 == *reason);
+        let count = before.map_or(1, |same| same.0.saturating_add(1));
+        let due = count >= SAME_FAILURES && !matches!(self.phase, Phase::Held { .. });
+        due.then(|| bounded(&format!("failed {count} times in a row: {reason}")))
+    }
+}
+
+fn held(reason: &str) -> String {
+    format!("held until a technician releases it: {reason}")
 }
 
 /// The hardware is that of a device which somebody registered or let in.

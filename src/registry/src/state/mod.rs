@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use groundcrew_core::hardware::Identity;
 use groundcrew_core::ids::Slug;
 use groundcrew_core::{DeviceId, SiteId, UnixTime};
 
-use crate::device::{Device, Phase};
+use crate::device::{Device, Lobby, Pending, Phase};
 use crate::event::{Change, Event};
 use crate::index::{Index, Known, Standing};
 use crate::journal::{Chain, Damage, Entry};
@@ -15,11 +16,13 @@ use crate::junk::Junk;
 use crate::matching::{self, MatchResult};
 
 mod decide;
+mod resume;
 mod step;
 mod technician;
 
-pub use decide::{Answer, ApproveError, Decided, ReceiptError, TechnicianError};
+pub use decide::{Answer, ApproveError, Decided, ReceiptError, SAME_FAILURES, TechnicianError};
 pub use step::Impossible;
+use step::{Happening, Place};
 
 /// How much strangers may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,18 +40,42 @@ impl Default for Limits {
 
 /// Every device of a site. Decisions (`&self`) return [`Change`]s; only
 /// [`Registry::record`] and [`Registry::apply`] change it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Registry {
     site: SiteId,
     junk: &'static Junk,
     limits: Limits,
-    devices: BTreeMap<DeviceId, Box<Device>>,
+    devices: BTreeMap<DeviceId, Arc<Device>>,
     index: Index,
-    /// Strangers by the journal line of their last request, oldest first.
+    /// Strangers who wait, by the order in which they asked.
     lobby: BTreeSet<(u64, DeviceId)>,
+    /// The last place that was given in the lobby.
+    order: u64,
     /// How many devices each standing rule has let in.
     by_rule: BTreeMap<Slug, u32>,
     chain: Chain,
+}
+
+/// What the store is to write, in this order and together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A line of the journal.
+    Entry(Box<Entry>),
+    /// A request that waits, in place of the device's one before.
+    Waits(Waiting),
+    /// The device has no such request any more.
+    WaitsNoMore(DeviceId),
+}
+
+/// A request that waits for a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Whose.
+    pub device: DeviceId,
+    /// Its place.
+    pub lobby: Lobby,
+    /// What it asks.
+    pub request: Box<Pending>,
 }
 
 /// An entry that does not fit the state.
@@ -90,6 +117,7 @@ impl Registry {
             devices: BTreeMap::new(),
             index: Index::default(),
             lobby: BTreeSet::new(),
+            order: 0,
             by_rule: BTreeMap::new(),
         }
     }
@@ -101,13 +129,17 @@ impl Registry {
             line: entry.seq(),
             damage,
         })?;
-        self.fold(entry)?;
+        self.fold(Happening::from(entry))?;
         self.chain = chain;
         Ok(())
     }
 
-    /// Makes changes happen, in their order: memory moves, and the entries for
-    /// the store come back. Commit them before anything is answered.
+    /// Makes changes happen, in their order: memory moves, and what the store
+    /// is to write comes back. Commit it before anything is answered.
+    ///
+    /// A request that waits for a decision is not journaled: strangers could
+    /// make the journal grow without end. It is a row of its own until somebody
+    /// decides; then the journal has the request and the decision.
     ///
     /// The changes must be decided on this very state. An error means that they
     /// were not: nothing of the refused change is folded in, but what came
@@ -116,35 +148,92 @@ impl Registry {
         &mut self,
         now: UnixTime,
         changes: Vec<Change>,
-    ) -> Result<Vec<Entry>, RecordError> {
-        let mut entries = Vec::with_capacity(changes.len());
+    ) -> Result<Vec<Record>, RecordError> {
+        let mut records = Vec::with_capacity(changes.len());
         for change in changes {
-            let mut chain = self.chain;
-            let entry = chain.seal(now, change)?;
-            self.fold(&entry)?;
-            self.chain = chain;
-            entries.push(entry);
+            self.record_one(now, change, &mut records)?;
         }
-        Ok(entries)
+        Ok(records)
     }
 
-    fn fold(&mut self, entry: &Entry) -> Result<(), RecordError> {
-        let id = entry.device();
-        let before = self.devices.get(id).map(Box::as_ref);
-        let mut after = step::step(before, entry).map_err(|why| RecordError::Impossible {
-            line: entry.seq(),
-            device: id.clone(),
-            event: entry.event().name(),
-            why,
+    fn record_one(
+        &mut self,
+        now: UnixTime,
+        change: Change,
+        records: &mut Vec<Record>,
+    ) -> Result<(), RecordError> {
+        let before = self.device(&change.device);
+        let lobby = before.and_then(|device| device.lobby);
+        match &change.event {
+            Event::Requested { request } if request.cause.is_some() => {
+                let order = self.order.max(self.chain.seq()) + 1;
+                let lobby = Lobby { order, at: now };
+                let request = request.clone();
+                let waiting = self.wait(Waiting {
+                    device: change.device,
+                    lobby,
+                    request,
+                })?;
+                records.push(Record::Waits(waiting));
+                return Ok(());
+            }
+            Event::Withdrawn { .. } if before.is_some_and(Device::is_unwritten) => {
+                let line = self.chain.seq();
+                self.fold(Happening::of(&change, now, Place::Line(line)))?;
+                records.push(Record::WaitsNoMore(change.device));
+                return Ok(());
+            }
+            _ => {}
+        }
+        let superseded = matches!(change.event, Event::Requested { .. });
+        if lobby.is_some() {
+            let pending = before.and_then(|device| device.pending.clone());
+            if let Some(request) = pending.filter(|_| !superseded) {
+                // A change that cannot be must leave no request behind.
+                let place = Place::Line(self.chain.seq() + 1);
+                step::step(before, Happening::of(&change, now, place))
+                    .map_err(|why| self.impossible(&change.device, &change.event, why))?;
+                let event = Event::Requested { request };
+                let asked = Change::by_device(&change.device, event);
+                records.push(Record::Entry(Box::new(self.seal(now, asked)?)));
+            }
+            records.push(Record::WaitsNoMore(change.device.clone()));
+        }
+        records.push(Record::Entry(Box::new(self.seal(now, change)?)));
+        Ok(())
+    }
+
+    fn seal(&mut self, now: UnixTime, change: Change) -> Result<Entry, RecordError> {
+        let mut chain = self.chain;
+        let entry = chain.seal(now, change)?;
+        self.fold(Happening::from(&entry))?;
+        self.chain = chain;
+        Ok(entry)
+    }
+
+    /// Takes in a request that waits, as at start after the journal.
+    pub fn wait(&mut self, waiting: Waiting) -> Result<Waiting, RecordError> {
+        let request = waiting.request.clone();
+        self.fold(Happening {
+            device: &waiting.device,
+            actor: &crate::event::Actor::Device,
+            event: &Event::Requested { request },
+            at: waiting.lobby.at,
+            place: Place::Lobby(waiting.lobby),
         })?;
-        let lobby = |device: &Device| {
-            let seq = device.last_request.filter(|_| device.is_stranger());
-            seq.map(|seq| (seq, device.id.clone()))
-        };
-        if let Some(place) = before.and_then(lobby) {
+        self.order = self.order.max(waiting.lobby.order);
+        Ok(waiting)
+    }
+
+    fn fold(&mut self, it: Happening<'_>) -> Result<(), RecordError> {
+        let id = it.device;
+        let before = self.devices.get(id).map(Arc::as_ref);
+        let mut after = step::step(before, it).map_err(|why| self.impossible(id, it.event, why))?;
+        let place = |device: &Device| device.place().map(|order| (order, device.id.clone()));
+        if let Some(place) = before.and_then(place) {
             self.lobby.remove(&place);
         }
-        if let Some(place) = after.as_ref().and_then(lobby) {
+        if let Some(place) = after.as_ref().and_then(place) {
             self.lobby.insert(place);
         }
         let same = before
@@ -155,26 +244,39 @@ impl Registry {
                 self.index.remove(slot);
             }
             if let Some(device) = &mut after {
-                device.slot = standing(device).map(|standing| {
-                    self.index.insert(Known {
-                        device: id.clone(),
-                        usable: self.junk.usable(&device.identity),
-                        standing,
-                    })
-                });
+                self.enter(device);
             }
         }
         if let Event::Approved {
             rule: Some(rule), ..
-        } = entry.event()
+        } = it.event
         {
             *self.by_rule.entry(rule.clone()).or_default() += 1;
         }
         match after {
-            Some(device) => self.devices.insert(id.clone(), Box::new(device)),
+            Some(device) => self.devices.insert(id.clone(), Arc::new(device)),
             None => self.devices.remove(id),
         };
         Ok(())
+    }
+
+    fn impossible(&self, device: &DeviceId, event: &Event, why: Impossible) -> RecordError {
+        RecordError::Impossible {
+            line: self.chain.seq() + 1,
+            device: device.clone(),
+            event: event.name(),
+            why,
+        }
+    }
+
+    fn enter(&mut self, device: &mut Device) {
+        device.slot = standing(device).map(|standing| {
+            self.index.insert(Known {
+                device: device.id.clone(),
+                usable: self.junk.usable(&device.identity),
+                standing,
+            })
+        });
     }
 
     /// The site.
@@ -189,12 +291,12 @@ impl Registry {
 
     /// A device by its name.
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
-        self.devices.get(id).map(Box::as_ref)
+        self.devices.get(id).map(Arc::as_ref)
     }
 
     /// Every device, by name.
     pub fn devices(&self) -> impl ExactSizeIterator<Item = &Device> {
-        self.devices.values().map(Box::as_ref)
+        self.devices.values().map(Arc::as_ref)
     }
 
     /// Every device whose name comes after `id`, by name.
@@ -227,6 +329,30 @@ impl Registry {
 
     pub(crate) const fn index(&self) -> &Index {
         &self.index
+    }
+}
+
+impl<'a> Happening<'a> {
+    fn of(change: &'a Change, at: UnixTime, place: Place) -> Self {
+        Self {
+            device: &change.device,
+            actor: &change.actor,
+            event: &change.event,
+            at,
+            place,
+        }
+    }
+}
+
+impl<'a> From<&'a Entry> for Happening<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        Self {
+            device: entry.device(),
+            actor: entry.actor(),
+            event: entry.event(),
+            at: entry.at(),
+            place: Place::Line(entry.seq()),
+        }
     }
 }
 

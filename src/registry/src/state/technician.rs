@@ -6,9 +6,9 @@ use groundcrew_core::enroll::{Assurance, Request};
 use groundcrew_core::hardware::Identity;
 
 use super::decide::{Answer, ApproveError, Decided, TechnicianError, by_technician, phase_error};
-use super::{MatchResult, Registry};
+use super::{MatchResult, Registry, bounded};
 use crate::device::Phase;
-use crate::event::{Cause, Change, Event};
+use crate::event::{Actor, Cause, Change, Event};
 use crate::rules::{Circumstances, Rules};
 
 impl Registry {
@@ -30,6 +30,46 @@ impl Registry {
             rule: None,
         };
         Ok(by_technician(device, technician, event))
+    }
+
+    /// Keeps a device from going on until [`Registry::release_held`].
+    pub fn hold(
+        &self,
+        device: &DeviceId,
+        reason: &str,
+        by: Actor,
+    ) -> Result<Change, TechnicianError> {
+        let found = self.named(device)?;
+        let hint = match found.phase {
+            Phase::Held { .. } => "`groundcrew device release ID` lets it go on",
+            Phase::Rejected { .. } => "a refused device is not let in anyway",
+            Phase::Retired { .. } => "a retired device is not let in anyway",
+            _ => {
+                let reason = bounded(reason);
+                return Ok(Change {
+                    device: device.clone(),
+                    actor: by,
+                    event: Event::Held { reason },
+                });
+            }
+        };
+        Err(phase_error(found, hint))
+    }
+
+    /// Lets a held device go on.
+    pub fn release_held(
+        &self,
+        device: &DeviceId,
+        technician: &str,
+    ) -> Result<Change, TechnicianError> {
+        let found = self.named(device)?;
+        match found.phase {
+            Phase::Held { .. } => Ok(by_technician(device, technician, Event::Released)),
+            _ => Err(phase_error(
+                found,
+                "only a held device is released; `groundcrew device transfer` lets one go to another site",
+            )),
+        }
     }
 
     /// Forgets a device that is not in service. What the journal says of it

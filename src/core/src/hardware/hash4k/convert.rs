@@ -7,7 +7,7 @@ use super::record::{
 use super::{CONTAINER, HardwareHash, HashError};
 use crate::digest::Digest;
 use crate::hardware::identity::{Identity, clean};
-use crate::hardware::report::{Disk, HardwareReport, Nic};
+use crate::hardware::report::{Disk, HardwareReport, Nic, Tpm};
 use crate::time::UnixTime;
 
 /// What a hash says of its making that no report holds.
@@ -86,6 +86,8 @@ impl HardwareHash {
         }));
         records.extend(texts(report));
         records.extend(report.smbios.uuid.map(Record::Uuid));
+        let modulus = report.tpm.as_ref().and_then(|tpm| tpm.modulus);
+        records.extend(modulus.map(|modulus| Record::EkModulus(Box::new(modulus.0))));
         records.extend(offline_device_id(report));
         let mut hash = Self { records };
         let fixed = report.disks.iter().filter(|disk| !disk.removable);
@@ -146,7 +148,7 @@ fn texts(report: &HardwareReport) -> Vec<Record> {
     let brand = report.cpu.model.chars().filter(char::is_ascii).take(47);
     let brand = Some(brand.collect::<String>());
     let tpm = report.tpm.as_ref();
-    let tpm = tpm.map(|tpm| format!("TPM-Version:{}.0 -Level:0", tpm.version));
+    let tpm = tpm.map(tpm_text);
     [
         (TextKind::CpuBrand, &brand),
         (TextKind::TpmVersion, &tpm),
@@ -163,6 +165,20 @@ fn texts(report: &HardwareReport) -> Vec<Record> {
     .into_iter()
     .filter_map(|(kind, text)| Some(Record::Text(kind, clean(text.as_deref()?)?)))
     .collect()
+}
+
+/// As Windows' tool writes it; the maker's name has four letters there.
+fn tpm_text(tpm: &Tpm) -> String {
+    let about = tpm.about.as_ref().map(|about| {
+        let (whole, part) = (about.revision / 100, about.revision % 100);
+        let [first, second] = about.firmware;
+        format!(
+            " -Level:{}-Revision:{whole}.{part:02}-VendorID:'{:4}'-Firmware:{first}.{second}",
+            about.level, about.maker
+        )
+    });
+    let about = about.unwrap_or_else(|| " -Level:0".to_owned());
+    format!("TPM-Version:{}.0{about}", tpm.version)
 }
 
 fn offline_device_id(report: &HardwareReport) -> Option<Record> {
@@ -184,12 +200,22 @@ fn adapter(nic: &Nic) -> Record {
     })
 }
 
+/// Windows knows an NVMe disk by its namespace's id instead of its serial
+/// number: groups of four hex digits, as `8CE3_8E05_00C9_751C.`
+fn windows_id(disk: &Disk) -> Option<String> {
+    let id = disk.nguid.as_ref().or(disk.eui.as_ref())?.to_uppercase();
+    let groups = id.as_bytes().chunks(4).map(String::from_utf8_lossy);
+    let groups: Vec<_> = groups.collect();
+    Some(format!("{}.", groups.join("_")))
+}
+
 fn disk(disk: &Disk) -> Vec<Record> {
     let name = |text: &Option<String>| {
         let text = text.as_deref().and_then(clean).unwrap_or_default();
         text.replace('|', " ")
     };
-    let id = format!("{}|{}|", name(&disk.serial), name(&disk.model));
+    let serial = windows_id(disk).unwrap_or_else(|| name(&disk.serial));
+    let id = format!("{serial}|{}|", name(&disk.model));
     let size = Record::DiskSize {
         gigabytes: disk.size / 1_000_000_000,
         bus: UNKNOWN,

@@ -1,7 +1,8 @@
 use super::*;
+use crate::encoding::Bytes;
 use crate::hardware::identity::Identity;
 use crate::hardware::mac::MacAddr;
-use crate::hardware::report::{Disk, HardwareReport, Nic, Tpm};
+use crate::hardware::report::{Disk, HardwareReport, Nic, Tpm, TpmAbout};
 use crate::hardware::uuid::SmbiosUuid;
 use crate::time::UnixTime;
 use proptest::prelude::*;
@@ -93,6 +94,78 @@ fn a_changed_byte_anywhere_is_found() {
 }
 
 #[test]
+fn a_tpm_and_an_nvme_disk_are_written_as_windows_does() {
+    let mut tpm = Tpm {
+        version: 2,
+        about: Some(TpmAbout {
+            level: 0,
+            revision: 164,
+            firmware: [538_513_443, 1_455_670],
+            ..TpmAbout::default()
+        }),
+        ..Tpm::default()
+    };
+    tpm.set_ek(Bytes([0xa5; 256]));
+    if let Some(about) = &mut tpm.about {
+        about.set_maker(*b"IBM\0");
+    }
+    let disk = |eui: Option<&str>, nguid: Option<&str>| Disk {
+        name: "nvme0n1".into(),
+        size: 512_000_000_000,
+        model: Some("Example NVMe".into()),
+        serial: Some("S1".into()),
+        wwid: None,
+        eui: eui.map(Into::into),
+        nguid: nguid.map(Into::into),
+        removable: false,
+    };
+    let nguid = "e8238fa6bf530001001b448b4a3d5a8a";
+    let report = HardwareReport {
+        tpm: Some(tpm.clone()),
+        disks: vec![
+            disk(Some("8ce38e0500c9751c"), None),
+            disk(None, Some(nguid)),
+            disk(None, None),
+        ],
+        ..HardwareReport::default()
+    };
+    let origin = Origin {
+        at: UnixTime::new(1_800_000_000),
+        architecture: 9,
+    };
+    let hash = HardwareHash::from_report(&report, origin).unwrap();
+    let text = hash.text(TextKind::TpmVersion).unwrap();
+    // As a published hash of a QEMU guest with swtpm says it.
+    assert_eq!(
+        text,
+        "TPM-Version:2.0 -Level:0-Revision:1.64-VendorID:'IBM '-Firmware:538513443.1455670"
+    );
+    let disks: Vec<String> = hash
+        .records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Text(TextKind::Disk, text) => Some(text.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        disks,
+        [
+            "8CE3_8E05_00C9_751C.|Example NVMe|",
+            "E823_8FA6_BF53_0001_001B_448B_4A3D_5A8A.|Example NVMe|",
+            "S1|Example NVMe|"
+        ]
+    );
+    assert_eq!(hash.identity().ek, tpm.ek);
+    assert!(
+        hash.records
+            .contains(&Record::EkModulus(Box::new([0xa5; 256])))
+    );
+    let read = HardwareHash::from_text(&hash.to_text().unwrap()).unwrap();
+    assert_eq!(read, hash);
+}
+
+#[test]
 fn a_report_becomes_a_hash_of_the_same_identity() {
     let mut report = HardwareReport::default();
     report.smbios.uuid = Some(SmbiosUuid::from_canonical([7; 16]));
@@ -102,6 +175,7 @@ fn a_report_becomes_a_hash_of_the_same_identity() {
     report.tpm = Some(Tpm {
         version: 2,
         ek: Some(Digest::of(b"modulus")),
+        ..Tpm::default()
     });
     report.nics = (0..20)
         .map(|n| Nic {
@@ -118,6 +192,8 @@ fn a_report_becomes_a_hash_of_the_same_identity() {
             model: Some("Example|Disk".into()),
             serial: Some("D".repeat(120)),
             wwid: None,
+            eui: None,
+            nguid: None,
             removable: false,
         };
         32

@@ -5,6 +5,7 @@
 
 pub(super) mod check;
 pub mod client;
+mod delegated;
 mod draft;
 pub mod error;
 pub mod key;

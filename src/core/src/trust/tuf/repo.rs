@@ -13,6 +13,7 @@ use serde_json::Map;
 
 use super::check::{consistent_name, next_root, not_below, parse, trusted_root, verify};
 use super::client::Trusted;
+pub use super::delegated::{delegated_authority, delegated_file};
 use super::draft::changed_targets;
 pub use super::draft::{Standing, claimed_root, claimed_targets, draft_targets};
 use super::error::TufError;
@@ -113,6 +114,9 @@ pub enum RepoError {
     /// The version counter is spent.
     #[error("the {0} version cannot be raised any more")]
     VersionSpent(&'static str),
+    /// HQ's targets do not hand anything to this role.
+    #[error("HQ's targets delegate nothing to `{0}`")]
+    NotDelegated(String),
     /// HQ has not signed any targets yet.
     #[error("there is no targets.json yet: HQ signs one first")]
     NoTargets,
@@ -130,6 +134,8 @@ pub struct Repo {
     targets: Option<Verified<Metadata<Targets>>>,
     snapshot: Option<Verified<Metadata<Snapshot>>>,
     timestamp: Option<Verified<Metadata<Timestamp>>>,
+    /// Targets files of delegated roles, by the role's name.
+    pub(super) delegated: BTreeMap<String, Verified<Metadata<Targets>>>,
 }
 
 /// A target's file: its bytes under the name that clients ask for, below
@@ -159,6 +165,7 @@ impl Repo {
             targets: None,
             snapshot: None,
             timestamp: None,
+            delegated: BTreeMap::new(),
         };
         for bytes in &stored.newer_roots {
             repo.import_root(bytes)?;
@@ -167,6 +174,12 @@ impl Repo {
         repo.targets = repo.held(targets, Root::targets_authority)?;
         repo.snapshot = repo.held(snapshot, Root::snapshot_authority)?;
         repo.timestamp = repo.held(stored.timestamp.as_deref(), Root::timestamp_authority)?;
+        for (name, bytes) in &stored.delegated {
+            // One whose delegation changed since is not this repository's any more.
+            if let Err(error @ RepoError::NoTargets) = repo.import_delegated(name, bytes) {
+                return Err(error);
+            }
+        }
         Ok(repo)
     }
 
@@ -197,6 +210,15 @@ impl Repo {
             if let Some(meta) = snapshot.claimed().meta.get("targets.json") {
                 let path = format!("{}.targets.json", meta.version);
                 stored.targets = Some(read(&path).ok_or_else(|| missing(&path))?);
+            }
+            // A role that is delegated no longer stays in snapshots for good, or
+            // clients would take its absence for a rollback; its file may be gone.
+            for (file, meta) in &snapshot.claimed().meta {
+                let role = file.strip_suffix(".json").filter(|role| *role != "targets");
+                let bytes = role.and_then(|role| read(&format!("{}.{role}.json", meta.version)));
+                if let (Some(role), Some(bytes)) = (role, bytes) {
+                    stored.delegated.insert(role.to_owned(), bytes);
+                }
             }
             stored.snapshot = Some(bytes);
         }
@@ -230,6 +252,7 @@ impl Repo {
         not_below("targets", found, known, "this repository")?;
         let file = versioned(new.content(), bytes.to_vec());
         self.targets = Some(new);
+        self.forget_undelegated();
         Ok(file)
     }
 
@@ -338,6 +361,9 @@ impl Repo {
         let content = snapshot.content();
         content.expires >= until
             && content.meta.get("targets.json") == self.targets_meta().as_ref()
+            && self
+                .delegated_meta()
+                .all(|(file, meta)| content.meta.get(&file) == Some(&meta))
             && believed::<Snapshot>(snapshot.bytes(), &authority).is_ok()
     }
 
@@ -358,6 +384,7 @@ impl Repo {
             },
         };
         snapshot.meta.insert("targets.json".to_owned(), listed);
+        snapshot.meta.extend(self.delegated_meta());
         Ok(snapshot)
     }
 

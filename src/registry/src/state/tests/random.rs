@@ -13,6 +13,8 @@ enum Act {
     Finish(u8, bool),
     Reprovision(u8),
     Retire(u8),
+    Hold(u8),
+    Release(u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -26,6 +28,8 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0u8..8, any::<bool>()).prop_map(|(n, good)| Act::Finish(n, good)),
         1 => (0u8..8).prop_map(Act::Reprovision),
         1 => (0u8..8).prop_map(Act::Retire),
+        1 => (0u8..8).prop_map(Act::Hold),
+        1 => (0u8..8).prop_map(Act::Release),
     ]
 }
 
@@ -87,6 +91,8 @@ fn perform(site: &mut Site, act: &Act) {
         }),
         Act::Reject(n) => pick(n).and_then(|id| site.registry.reject(&id, "no", "tech").ok()),
         Act::Reprovision(n) => pick(n).and_then(|id| site.registry.reprovision(&id, "tech").ok()),
+        Act::Hold(n) => pick(n).and_then(|id| site.registry.hold(&id, "h", Actor::Site).ok()),
+        Act::Release(n) => pick(n).and_then(|id| site.registry.release_held(&id, "tech").ok()),
         Act::Retire(n) => pick(n).and_then(|id| site.registry.retire(&id, "old", "tech").ok()),
     };
     site.record(changes.into_iter().collect());
@@ -125,7 +131,11 @@ proptest! {
     #[test]
     fn whatever_happens(acts in proptest::collection::vec(act(), 0..60)) {
         let mut site = Site::with(Limits { waiting: 4 });
-        for act in &acts {
+        let (mut early, half) = (site.registry.clone(), acts.len() / 2);
+        for (n, act) in acts.iter().enumerate() {
+            if n == half {
+                early = site.registry.clone();
+            }
             perform(&mut site, act);
             prop_assert!(site.registry.lobby().count() <= 4);
         }
@@ -133,6 +143,9 @@ proptest! {
         // The journal alone makes the same state, and verifies.
         let restarted = site.restarted();
         prop_assert!(restarted == site.registry);
+        prop_assert!(site.from_snapshot(&site.registry, site.lines.len()) == site.registry);
+        let after = early.chain().seq() as usize;
+        prop_assert!(site.from_snapshot(&early, after) == site.registry);
         let chain = journal::verify(site.registry.site(), site.lines.iter().map(String::as_str));
         prop_assert_eq!(chain.unwrap(), site.registry.chain());
     }

@@ -1,0 +1,1 @@
+"""What `scripts/bench` is made of: networks, servers, loads, tables."""

@@ -1,0 +1,53 @@
+//! Secure Boot with a key of the site's own: the image that firmware starts by
+//! itself ([`uki`]), its signature ([`Signer`]), and what puts the site's
+//! certificate into a machine ([`enroll`]).
+//!
+//! No program of the machine is called: Authenticode and UEFI's variables are
+//! written here (`sbverify` and OVMF read them in the tests).
+
+mod der;
+mod enroll;
+mod pe;
+mod pkcs7;
+mod signer;
+#[cfg(test)]
+mod tests;
+mod uki;
+
+pub use enroll::{EnrollFile, enrollment};
+pub use pe::Machine;
+pub use signer::Signer;
+pub use uki::{Parts, machine, uki};
+
+#[cfg(test)]
+pub(in crate::image) use pe::tests::tiny;
+
+/// Why nothing could be signed or put together.
+#[derive(Debug, thiserror::Error)]
+pub enum SecureError {
+    /// An image that is none, or that nothing can be added to.
+    #[error("the EFI image cannot be used: {0}")]
+    Pe(&'static str),
+    /// It has a signature already.
+    #[error("the EFI image is signed already; sign the unsigned one")]
+    AlreadySigned,
+    /// Offsets of PE images have 32 bits.
+    #[error("the EFI image would be larger than 4 GiB")]
+    TooLarge,
+    /// The private key.
+    #[error("the signing key cannot be used: {0}")]
+    Key(String),
+    /// The certificate.
+    #[error("the certificate cannot be used: {0}")]
+    Certificate(&'static str),
+    /// Key and certificate are of different pairs.
+    #[error("the certificate is not the signing key's: they were not made together")]
+    Mismatch,
+}
+
+/// Signs an EFI image by Authenticode.
+pub fn sign(image: Vec<u8>, signer: &Signer) -> Result<Vec<u8>, SecureError> {
+    let image = pe::Image::parse(image)?.aligned();
+    let signature = pkcs7::authenticode(signer, &image.digest()?)?;
+    image.signed(&signature)
+}

@@ -1,0 +1,42 @@
+//! The word that DHCP itself must give: a machine whose loader is a whole image
+//! gets its own disk's loader instead, once there is nothing to provision.
+
+use std::sync::Arc;
+
+use groundcrew_netboot::dhcp::{BootWord, Request};
+use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery};
+
+use super::texts::decide;
+use crate::office::Office;
+use crate::site::Settings;
+
+/// Looks machines up for DHCP, at sites where a loader needs it.
+pub struct Words {
+    office: Option<Arc<Office>>,
+}
+
+impl Words {
+    /// Asks `office` only where `site.toml` names a loader that asks nobody itself.
+    pub fn new(settings: &Settings, office: &Arc<Office>) -> Self {
+        let needed = settings.boot.loaders().need_word();
+        Self {
+            office: needed.then(|| Arc::clone(office)),
+        }
+    }
+
+    /// By UUID; by hardware address where firmware tells no UUID.
+    pub fn of(&self, request: &Request) -> BootWord {
+        let Some(office) = &self.office else {
+            return BootWord::Agent;
+        };
+        let query = IpxeQuery {
+            mac: Some(request.mac),
+            uuid: request.uuid,
+            ..IpxeQuery::default()
+        };
+        match decide(&office.boot_state(&query)) {
+            BootDecision::OwnDisk { .. } => BootWord::OwnDisk,
+            _ => BootWord::Agent,
+        }
+    }
+}

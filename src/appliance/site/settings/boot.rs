@@ -1,0 +1,160 @@
+//! What `[boot]` says: which loader each kind of firmware gets.
+
+use groundcrew_netboot::dhcp::{LoaderFile, Loaders};
+use serde::Deserialize;
+
+use crate::image::names;
+
+/// What each kind of firmware is given to load first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Boot {
+    /// PC BIOS.
+    pub bios: BiosLoader,
+    /// x86-64 UEFI, PXE.
+    pub uefi: UefiLoader,
+    /// x86-64 UEFI, HTTP Boot.
+    pub uefi_http: HttpLoader,
+    /// arm64 UEFI, PXE.
+    pub arm64: Arm64Loader,
+}
+
+/// A loader for PC BIOS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BiosLoader {
+    /// iPXE over the ROM's driver.
+    #[default]
+    Ipxe,
+    /// pxelinux: TFTP only.
+    Pxelinux,
+}
+
+/// A loader for UEFI's PXE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UefiLoader {
+    /// iPXE over the firmware's driver. Secure Boot refuses it.
+    #[default]
+    Ipxe,
+    /// The site's own signed image, whole.
+    Uki,
+    /// Debian's shim and GRUB, which Microsoft's key vouches for.
+    Shim,
+    /// Debian's GRUB alone.
+    Grub,
+}
+
+/// A loader for UEFI's HTTP Boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HttpLoader {
+    /// iPXE with drivers of its own.
+    #[default]
+    Ipxe,
+    /// The site's own signed image, whole.
+    Uki,
+}
+
+/// A loader for arm64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arm64Loader {
+    /// Nothing: an address only.
+    #[default]
+    None,
+    /// The site's own image, whole; over HTTP Boot, too.
+    Uki,
+}
+
+impl Boot {
+    /// The files, by the names that `image build` gives them.
+    pub fn loaders(&self) -> Loaders {
+        let x64 = LoaderFile::whole(names::UKI, names::OWN_DISK);
+        let arm64 = match self.arm64 {
+            Arm64Loader::None => None,
+            Arm64Loader::Uki => LoaderFile::whole(names::UKI_ARM64, names::OWN_DISK_ARM64),
+        };
+        let debian = Loaders::debian();
+        Loaders {
+            bios_pxe: match self.bios {
+                BiosLoader::Ipxe => debian.bios_pxe,
+                BiosLoader::Pxelinux => LoaderFile::that_asks(names::PXELINUX),
+            },
+            efi_x64: match self.uefi {
+                UefiLoader::Ipxe => debian.efi_x64,
+                UefiLoader::Uki => x64.clone(),
+                UefiLoader::Shim => LoaderFile::that_asks(names::SHIM),
+                UefiLoader::Grub => LoaderFile::that_asks(names::GRUB),
+            },
+            efi_x64_http: match self.uefi_http {
+                HttpLoader::Ipxe => debian.efi_x64_http,
+                HttpLoader::Uki => x64,
+            },
+            efi_arm64: arm64.clone(),
+            efi_arm64_http: arm64,
+        }
+    }
+
+    /// Whether the site's own image is loaded by any x86-64 machine.
+    pub fn uki(&self) -> bool {
+        self.uefi == UefiLoader::Uki || self.uefi_http == HttpLoader::Uki
+    }
+
+    /// Whether Debian's shim or GRUB is loaded by any machine.
+    pub fn shim(&self) -> bool {
+        matches!(self.uefi, UefiLoader::Shim | UefiLoader::Grub)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawBoot {
+    bios: BiosLoader,
+    uefi: UefiLoader,
+    uefi_http: Option<HttpLoader>,
+    arm64: Arm64Loader,
+}
+
+impl RawBoot {
+    /// Whoever has PXE load the signed image means HTTP Boot, too.
+    pub(super) fn checked(&self) -> Boot {
+        Boot {
+            bios: self.bios,
+            uefi: self.uefi,
+            uefi_http: self.uefi_http.unwrap_or(match self.uefi {
+                UefiLoader::Uki => HttpLoader::Uki,
+                _ => HttpLoader::Ipxe,
+            }),
+            arm64: self.arm64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    const SAMPLE: &str = include_str!("../../../../config/site.toml");
+
+    #[test]
+    fn loaders_are_ipxe_until_somebody_says_otherwise() {
+        let boot = |lines: &str| {
+            parse(
+                "site.toml",
+                &SAMPLE.replacen("[boot]", &format!("[boot]\n{lines}"), 1),
+            )
+        };
+        assert_eq!(boot("").unwrap().boot, Boot::default());
+        assert_eq!(Boot::default().loaders(), Loaders::debian());
+        let uki = boot("uefi = \"uki\"").unwrap().boot;
+        assert_eq!(uki.uefi_http, HttpLoader::Uki);
+        let mixed = boot("uefi = \"uki\"\nuefi_http = \"ipxe\"").unwrap().boot;
+        assert_eq!(mixed.uefi_http, HttpLoader::Ipxe);
+        assert!(mixed.uki() && mixed.loaders().need_word());
+        let shim = boot("uefi = \"shim\"\nbios = \"pxelinux\"").unwrap().boot;
+        assert!(shim.shim() && !shim.loaders().need_word());
+        let wrong = boot("uefi_http = \"shim\"").unwrap_err().to_string();
+        assert!(wrong.contains("ipxe") && wrong.contains("uki"), "{wrong}");
+    }
+}

@@ -1,0 +1,260 @@
+//! From a story to what is said of it: where it stands, why, and what to do.
+
+mod checks;
+
+use serde::{Deserialize, Serialize};
+
+use super::attempt::{Attempt, Stage, attempts};
+use super::cause::Cause;
+use super::device::Story;
+use super::event::{Event, What};
+use super::{At, narrate};
+use checks::{Finding, View};
+
+/// Where a device stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// On the network; it never asked to boot.
+    Idle,
+    /// On its way, and nothing is overdue.
+    Booting,
+    /// It did not get further.
+    Failed,
+    /// It waits for a technician.
+    Waiting,
+    /// It was sent to its own disk.
+    OwnDisk,
+    /// It is held.
+    Held,
+    /// Provisioned.
+    Done,
+}
+
+impl State {
+    /// As lists show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Booting => "booting",
+            Self::Failed => "failed",
+            Self::Waiting => "waiting",
+            Self::OwnDisk => "own disk",
+            Self::Held => "held",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// What is said of a story at a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    /// Where it stands.
+    pub state: State,
+    /// How far the last attempt came.
+    pub reached: Stage,
+    /// When something happened last.
+    pub last: At,
+    /// Its firmware, as it said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
+    /// Why it did not get further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+    /// What in this story shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+    /// [`Cause::likely`], for readers of the JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likely: Option<String>,
+    /// [`Cause::cure`], likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+    /// What else is worth knowing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// The attempts before, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub past: Vec<Past>,
+    /// The last attempt, told line by line.
+    pub lines: Vec<Line>,
+}
+
+/// An attempt that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// When it began.
+    pub at: At,
+    /// How far it came.
+    pub reached: Stage,
+    /// Why not further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+}
+
+/// One line of the story.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// When.
+    pub at: At,
+    /// In words.
+    pub text: String,
+}
+
+/// Why a device is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// It failed so each time.
+    pub cause: Cause,
+    /// How often.
+    pub times: u32,
+    /// The last time.
+    pub last: At,
+}
+
+/// So many failures of one kind in a row hold a device.
+pub const HOLD_AFTER: u32 = 3;
+/// They must lie within this time, in milliseconds: an hour.
+const HOLD_WITHIN: u64 = 3_600_000;
+
+/// Says what `story` means at `now`.
+pub fn diagnose(story: &Story, now: At) -> Diagnosis {
+    let all = attempts(&story.events);
+    let (last, before) = match all.split_last() {
+        Some((last, before)) => (*last, before),
+        None => (
+            Attempt {
+                first: 0,
+                end: 0,
+                reached: Stage::Seen,
+            },
+            &[][..],
+        ),
+    };
+    let events = last.of(&story.events);
+    let firmware = checks::firmware(story.events.iter());
+    let view = View::new(&events, last.reached);
+    let silent = now.since(story.last());
+    let over = silent > view.patience();
+    let finding = view.judge(over);
+    let state = state(last.reached, finding.as_ref());
+    let shown = events.iter().map(|event| narrate::line(event));
+    let mut lines: Vec<Line> = shown.collect();
+    if state == State::Failed && over {
+        lines.push(Line {
+            at: now,
+            text: format!("nothing more for {}", narrate::span(silent)),
+        });
+    }
+    let past = before.iter().map(|attempt| Past {
+        at: story.events.get(attempt.first).map_or(At(0), |e| e.at),
+        reached: attempt.reached,
+        cause: judge_past(story, attempt).map(|finding| finding.cause),
+    });
+    let cause = finding.as_ref().map(|finding| finding.cause);
+    Diagnosis {
+        state,
+        reached: last.reached,
+        last: story.last(),
+        firmware,
+        cause,
+        evidence: finding.and_then(|finding| finding.evidence),
+        likely: cause.map(|cause| cause.likely().to_owned()),
+        cure: cause.map(|cause| cause.cure().to_owned()),
+        notes: notes(story, &events, cause),
+        past: past.collect(),
+        lines,
+    }
+}
+
+fn state(reached: Stage, finding: Option<&Finding>) -> State {
+    match finding.map(|finding| finding.cause) {
+        Some(Cause::Waiting) => State::Waiting,
+        Some(Cause::OwnDiskByOrder) => State::OwnDisk,
+        Some(Cause::Held) => State::Held,
+        Some(_) => State::Failed,
+        None => match reached {
+            Stage::Seen => State::Idle,
+            Stage::Finished => State::Done,
+            Stage::OwnDisk => State::OwnDisk,
+            _ => State::Booting,
+        },
+    }
+}
+
+fn judge_past(story: &Story, attempt: &Attempt) -> Option<Finding> {
+    View::new(&attempt.of(&story.events), attempt.reached).judge(true)
+}
+
+fn notes(story: &Story, events: &[&Event], cause: Option<Cause>) -> Vec<String> {
+    let mut notes = Vec::new();
+    let twin = story
+        .events
+        .iter()
+        .rev()
+        .find_map(|event| match event.what {
+            What::SameUuid { uuid, other } => Some((uuid, other)),
+            _ => None,
+        });
+    if let Some((uuid, other)) = twin.filter(|_| cause != Some(Cause::DuplicateUuid)) {
+        notes.push(format!(
+            "The machine with the card {other} says the same UUID {uuid}; it names neither."
+        ));
+    }
+    let rivals = checks::other_servers(events);
+    if !rivals.is_empty() {
+        notes.push(format!(
+            "Another DHCP server took part: {}.",
+            rivals.join(", ")
+        ));
+    }
+    if story.dropped > 0 {
+        notes.push(format!(
+            "{} older events of this device were dropped.",
+            story.dropped
+        ));
+    }
+    notes
+}
+
+/// Whether a device that asks what to boot now is to be held: the attempts
+/// before failed the same way [`HOLD_AFTER`] times in a row.
+pub fn hold(story: &Story) -> Option<Hold> {
+    let all = attempts(&story.events);
+    let released = story
+        .events
+        .iter()
+        .rposition(|event| matches!(event.what, What::Released))
+        .unwrap_or(0);
+    let mut found: Option<Hold> = None;
+    for (place, attempt) in all.iter().enumerate().rev() {
+        let is_now = place + 1 == all.len() && attempt.reached < Stage::Told;
+        if is_now || attempt.reached == Stage::Seen {
+            continue;
+        }
+        if attempt.end <= released {
+            break;
+        }
+        let cause = judge_past(story, attempt).map(|finding| finding.cause);
+        if cause == Some(Cause::Held) {
+            continue;
+        }
+        let ended = story.events.get(attempt.end - 1).map_or(At(0), Event::last);
+        match (cause.filter(|cause| cause.is_fault()), &mut found) {
+            (Some(cause), None) => {
+                found = Some(Hold {
+                    cause,
+                    times: 1,
+                    last: ended,
+                });
+            }
+            (Some(cause), Some(hold))
+                if hold.cause == cause && hold.last.since(ended) <= HOLD_WITHIN =>
+            {
+                hold.times += 1;
+            }
+            _ => break,
+        }
+    }
+    found.filter(|hold| hold.times >= HOLD_AFTER)
+}

@@ -1,0 +1,515 @@
+//! The questions asked of one attempt, in order: the first answer counts. What
+//! the device or the appliance said comes before what its silence means.
+
+use groundcrew_core::words::Trouble;
+
+use crate::dhcp::{Arch, Platform};
+use crate::story::attempt::{FileKind, Stage, for_uefi, kind};
+use crate::story::cause::Cause;
+use crate::story::event::{
+    AgentStep, Answer, ClientKind, Dhcp, Event, HttpFile, Message, Order, Overheard, ReplyWord,
+    Silence, TftpFile, TftpStep, What,
+};
+
+/// A cause, and what in the story shows it.
+pub struct Finding {
+    pub cause: Cause,
+    pub evidence: Option<String>,
+}
+
+fn plainly(cause: Cause) -> Option<Finding> {
+    Some(Finding {
+        cause,
+        evidence: None,
+    })
+}
+
+fn shown(cause: Cause, evidence: impl Into<String>) -> Option<Finding> {
+    Some(Finding {
+        cause,
+        evidence: Some(evidence.into()),
+    })
+}
+
+/// One attempt.
+pub struct View<'a> {
+    events: &'a [&'a Event],
+    reached: Stage,
+}
+
+impl<'a> View<'a> {
+    pub fn new(events: &'a [&'a Event], reached: Stage) -> Self {
+        Self { events, reached }
+    }
+
+    /// How long silence means nothing yet, in milliseconds. Generous where slow
+    /// hardware unpacks an initrd.
+    pub fn patience(&self) -> u64 {
+        let seconds = match self.reached {
+            Stage::Seen | Stage::Asked | Stage::Offered | Stage::Address => 20,
+            Stage::LoaderBegun | Stage::Told | Stage::OwnDisk => 30,
+            Stage::LoaderRuns => 45,
+            Stage::LoaderSent | Stage::KernelSent => 60,
+            Stage::AgentRuns | Stage::Asking => 90,
+            Stage::InitrdSent => 150,
+            Stage::LetIn | Stage::Working | Stage::Finished => 600,
+        };
+        seconds * 1000
+    }
+
+    /// Why the attempt got no further. `over`: its patience has passed, or
+    /// another attempt followed.
+    pub fn judge(&self, over: bool) -> Option<Finding> {
+        if self.reached == Stage::Finished {
+            return None;
+        }
+        self.agent_said()
+            .or_else(|| self.duplicate())
+            .or_else(|| self.appliance_said())
+            .or_else(|| self.told())
+            .or_else(|| self.files())
+            .or_else(|| self.refused_by_dhcp(over))
+            .or_else(|| over.then(|| self.silence()).flatten())
+    }
+
+    fn agent_said(&self) -> Option<Finding> {
+        self.events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Says { trouble, text, .. } => {
+                    shown(of_trouble(*trouble), format!("the device says: {text}"))
+                }
+                What::Agent(AgentStep::Failed { reason }) => {
+                    shown(of_reason(reason), format!("its receipt says: {reason}"))
+                }
+                _ => None,
+            })
+    }
+
+    fn duplicate(&self) -> Option<Finding> {
+        self.events.iter().find_map(|event| match event.what {
+            What::SameUuid { uuid, other } => shown(
+                Cause::DuplicateUuid,
+                format!("{other} says the UUID {uuid}, too"),
+            ),
+            _ => None,
+        })
+    }
+
+    /// The last word of the enrollment counts.
+    fn appliance_said(&self) -> Option<Finding> {
+        let step = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Agent(step) => Some(step),
+                _ => None,
+            })?;
+        match step {
+            AgentStep::Waiting { reason } => shown(Cause::Waiting, reason.clone()),
+            AgentStep::Rejected { reason } => shown(Cause::Rejected, reason.clone()),
+            AgentStep::Refused { code, text } => {
+                let cause = match code.as_str() {
+                    "clock-unknown" | "clock-beyond" => Cause::ClockUnknown,
+                    "no-session" | "stale-challenge" => Cause::SessionRefused,
+                    "wrong-site" => Cause::RootMismatch,
+                    "busy" | "not-ready" => Cause::ApplianceNotReady,
+                    _ => Cause::NotAllowed,
+                };
+                shown(cause, format!("the appliance said: {text}"))
+            }
+            _ => None,
+        }
+    }
+
+    fn told(&self) -> Option<Finding> {
+        if self.reached > Stage::OwnDisk {
+            return None;
+        }
+        let text = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Text(text) => Some(text),
+                _ => None,
+            })?;
+        match text.told {
+            Order::OwnDisk => shown(Cause::OwnDiskByOrder, text.why.clone()),
+            Order::Held => shown(Cause::Held, text.why.clone()),
+            _ => None,
+        }
+    }
+
+    /// A file that was not there or did not arrive, if nothing came after it.
+    fn files(&self) -> Option<Finding> {
+        for event in self.events.iter().rev() {
+            match &event.what {
+                What::Tftp(tftp) if kind(&tftp.file) != FileKind::Optional => {
+                    return self.of_tftp(tftp);
+                }
+                What::Http(http) if http.path.starts_with("boot/") => return of_http(http),
+                What::Http(_) | What::Agent(_) => return None,
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn of_tftp(&self, tftp: &TftpFile) -> Option<Finding> {
+        let file = &tftp.file;
+        match &tftp.step {
+            TftpStep::Missing | TftpStep::Refused { .. } => match kind(file) {
+                FileKind::Kernel | FileKind::Initrd => {
+                    shown(Cause::BootImageMissing, format!("{file} is not there"))
+                }
+                _ => self
+                    .wrong_loader(file)
+                    .or_else(|| shown(Cause::LoaderMissing, format!("{file} is not there"))),
+            },
+            TftpStep::EndedByDevice {
+                code: 8, sent: 0, ..
+            } => shown(
+                Cause::BlksizeRefused,
+                format!("it ended the transfer of {file} with TFTP error 8"),
+            ),
+            TftpStep::EndedByDevice {
+                code,
+                text,
+                sent,
+                size,
+            } => shown(
+                Cause::TransferCut,
+                format!(
+                    "the device gave up {file} at byte {sent} of {size}: {text} (error {code})"
+                ),
+            ),
+            TftpStep::Silent { sent, size } => shown(
+                Cause::TransferCut,
+                format!("{file} broke off at byte {sent} of {size}: no more acknowledgements"),
+            ),
+            TftpStep::Stopped { sent, size } => shown(
+                Cause::TransferCut,
+                format!("{file} was ended at byte {sent} of {size} by the appliance"),
+            ),
+            TftpStep::Busy | TftpStep::Begun { .. } | TftpStep::Sent { .. } => None,
+        }
+    }
+
+    /// DHCP said no, and said why.
+    fn refused_by_dhcp(&self, over: bool) -> Option<Finding> {
+        if self.reached >= Stage::LoaderBegun && self.reached != Stage::LoaderRuns {
+            return None;
+        }
+        let conflict = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Conflict { ip, user } => Some(format!("{ip} is used by {user}")),
+                What::Dhcp(dhcp) => match dhcp.answer {
+                    Answer::Noted { declined: Some(ip) } => {
+                        Some(format!("the device found {ip} in use by somebody else"))
+                    }
+                    _ => None,
+                },
+                _ => None,
+            });
+        // Another address is offered next, so a conflict is a cause only if that
+        // did not help.
+        if let Some(conflict) = conflict.filter(|_| over) {
+            return shown(Cause::AddressConflict, conflict);
+        }
+        let last = self.last_dhcp()?;
+        if let Some(why) = &last.unsupported {
+            return shown(Cause::NoLoaderForArchitecture, why.clone());
+        }
+        let Answer::Silent { reason, text } = &last.answer else {
+            return self.nameless_offer(last);
+        };
+        let cause = match reason {
+            Silence::PoolEmpty => Cause::PoolEmpty,
+            Silence::RateLimited | Silence::Flood => Cause::RateLimited,
+            Silence::NoRole => Cause::NotServing,
+            Silence::OtherNetwork => Cause::UnknownRelay,
+            Silence::NothingToBoot => Cause::NoLoaderForArchitecture,
+            Silence::OtherServer if over => return self.took_another(),
+            _ => return None,
+        };
+        shown(cause, text.clone())
+    }
+
+    /// An address and no loader, though its architecture is known.
+    fn nameless_offer(&self, last: &Dhcp) -> Option<Finding> {
+        let arch = last.arch.and_then(Arch::by_id)?;
+        let boots = matches!(last.client, ClientKind::Pxe | ClientKind::HttpBoot);
+        match &last.answer {
+            Answer::Sent {
+                file: None,
+                proxied: false,
+                reply: ReplyWord::Offer | ReplyWord::Ack,
+                ..
+            } if boots => shown(
+                Cause::NoLoaderForArchitecture,
+                format!("no loader for {arch}"),
+            ),
+            _ => None,
+        }
+    }
+
+    fn last_dhcp(&self) -> Option<&'a Dhcp> {
+        self.dhcp()
+            .last()
+            .filter(|dhcp| dhcp.client != ClientKind::Plain)
+    }
+
+    fn dhcp(&self) -> impl DoubleEndedIterator<Item = &'a Dhcp> {
+        self.events.iter().filter_map(|event| match &event.what {
+            What::Dhcp(dhcp) => Some(dhcp.as_ref()),
+            _ => None,
+        })
+    }
+
+    fn overheard(&self) -> impl DoubleEndedIterator<Item = &'a Overheard> {
+        self.events.iter().filter_map(|event| match &event.what {
+            What::Overheard(other) => Some(other),
+            _ => None,
+        })
+    }
+
+    /// Nothing was said: what the silence means depends on where it began.
+    fn silence(&self) -> Option<Finding> {
+        match self.reached {
+            Stage::Finished => None,
+            Stage::OwnDisk => plainly(Cause::OwnDiskByOrder),
+            Stage::Seen => plainly(Cause::OwnDiskByFirmware),
+            Stage::Asked => plainly(Cause::NotServing),
+            Stage::Offered => self.offered(),
+            Stage::Address => self.addressed(),
+            Stage::LoaderBegun => plainly(Cause::TransferCut),
+            Stage::LoaderSent => self.loader_sent(),
+            Stage::LoaderRuns => plainly(Cause::HttpUnreachable),
+            Stage::Told => plainly(Cause::TextNotFollowed),
+            Stage::KernelSent | Stage::InitrdSent => plainly(Cause::AgentNeverHeard),
+            Stage::AgentRuns => plainly(Cause::HttpsUnreachable),
+            Stage::Asking | Stage::LetIn | Stage::Working => plainly(Cause::AgentWentSilent),
+        }
+    }
+
+    fn offered(&self) -> Option<Finding> {
+        let relay = self.dhcp().rev().find_map(|dhcp| dhcp.relay);
+        let asked: u32 = self
+            .events
+            .iter()
+            .filter(|event| matches!(&event.what, What::Dhcp(d) if d.message == Message::Discover))
+            .map(|event| event.times)
+            .sum();
+        let times = format!("{asked} question(s), each answered, and none taken up");
+        match relay {
+            Some(relay) => shown(
+                Cause::RelayReplyLost,
+                format!("{times}; the relay is {relay}"),
+            ),
+            None if self.proxied() && self.overheard().any(|other| other.ip.is_some()) => {
+                self.took_another()
+            }
+            None => shown(Cause::OfferNotHeard, times),
+        }
+    }
+
+    fn proxied(&self) -> bool {
+        let proxied = |dhcp: &Dhcp| matches!(dhcp.answer, Answer::Sent { proxied: true, .. });
+        self.dhcp().any(proxied)
+    }
+
+    /// It has an address, and asked for nothing.
+    fn addressed(&self) -> Option<Finding> {
+        let named = |dhcp: &Dhcp| {
+            let answer = &dhcp.answer;
+            matches!(
+                answer,
+                Answer::Sent {
+                    reply: ReplyWord::Ack,
+                    file: Some(_),
+                    ..
+                }
+            )
+        };
+        let acked = self.dhcp().any(named);
+        if !acked {
+            return self.took_another();
+        }
+        let last = self.last_dhcp()?;
+        let how = match last.client {
+            ClientKind::HttpBoot => "HTTP (TCP port 80)",
+            _ => "TFTP (UDP port 69)",
+        };
+        shown(
+            Cause::LoaderNotAskedFor,
+            format!("no question by {how} came"),
+        )
+    }
+
+    /// It took the address of another server: why did that not lead here?
+    fn took_another(&self) -> Option<Finding> {
+        let chosen = self.dhcp().rev().find_map(|dhcp| dhcp.server);
+        let theirs = self.overheard().rev().find(|other| other.ip.is_some());
+        let server = chosen.or(theirs.map(|other| other.server));
+        let named = server.map_or_else(String::new, |server| {
+            format!("it took the offer of {server}")
+        });
+        let http = self.dhcp().any(|dhcp| dhcp.client == ClientKind::HttpBoot);
+        let unclassed = theirs.is_some_and(|other| {
+            let class = other.vendor_class.as_deref();
+            other.file.is_some() && class != Some("HTTPClient")
+        });
+        if http && unclassed {
+            return shown(Cause::NoHttpClientEcho, named);
+        }
+        if let Some(file) = theirs.and_then(|other| other.file.as_deref())
+            && let Some(wrong) = self.wrong_loader(file)
+        {
+            return Some(wrong);
+        }
+        match self.proxied() {
+            true => shown(Cause::ProxyOfferIgnored, named),
+            false => shown(Cause::OtherServerTaken, named),
+        }
+    }
+
+    fn loader_sent(&self) -> Option<Finding> {
+        let file = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::Tftp(TftpFile {
+                    file,
+                    step: TftpStep::Sent { .. },
+                }) => Some(file.as_str()),
+                What::Http(http) if http.status < 400 => Some(http.path.as_str()),
+                _ => None,
+            })?;
+        let wrong = self.wrong_loader(file);
+        wrong.or_else(|| {
+            let cause = match self.uefi().or(for_uefi(file)) {
+                Some(true) => Cause::SecureBootRefused,
+                _ => Cause::LoaderNotStarted,
+            };
+            shown(cause, format!("{file} was sent to its last byte"))
+        })
+    }
+
+    fn wrong_loader(&self, file: &str) -> Option<Finding> {
+        let (machine, loader) = (self.uefi()?, for_uefi(file)?);
+        let name = |uefi| if uefi { "UEFI" } else { "BIOS" };
+        (machine != loader).then(|| Finding {
+            cause: Cause::WrongLoader,
+            evidence: Some(format!(
+                "the device is {}, and {file} is for {}",
+                name(machine),
+                name(loader)
+            )),
+        })
+    }
+
+    fn uefi(&self) -> Option<bool> {
+        self.dhcp().find_map(|dhcp| dhcp.uefi)
+    }
+}
+
+fn of_http(http: &HttpFile) -> Option<Finding> {
+    let file = http.path.strip_prefix("boot/").unwrap_or(&http.path);
+    if http.status >= 400 {
+        let cause = match kind(file) {
+            FileKind::Kernel | FileKind::Initrd => Cause::BootImageMissing,
+            FileKind::Optional => return None,
+            FileKind::Loader | FileKind::OwnDisk => Cause::LoaderMissing,
+        };
+        return shown(cause, format!("{file} is not there"));
+    }
+    (http.sent < http.size).then(|| Finding {
+        cause: Cause::TransferCut,
+        evidence: Some(format!(
+            "{file} broke off at byte {} of {}",
+            http.sent, http.size
+        )),
+    })
+}
+
+fn of_trouble(trouble: Trouble) -> Cause {
+    match trouble {
+        Trouble::Network => Cause::AgentNetwork,
+        Trouble::Image => Cause::ImageBroken,
+        Trouble::HttpUnreachable => Cause::HttpUnreachable,
+        Trouble::HttpsUnreachable => Cause::HttpsUnreachable,
+        Trouble::WrongServer => Cause::WrongServer,
+        Trouble::Clock => Cause::ClockUnknown,
+        Trouble::CharterExpired => Cause::CharterExpired,
+        Trouble::TrustExpired => Cause::TrustExpired,
+        Trouble::TrustMismatch => Cause::RootMismatch,
+        Trouble::Session => Cause::SessionRefused,
+        Trouble::Turned => Cause::NotAllowed,
+        Trouble::Rejected => Cause::Rejected,
+        Trouble::NoDisk => Cause::NoDisk,
+        Trouble::NoSystem => Cause::NoSystem,
+        Trouble::SeveralSystems => Cause::SeveralSystems,
+        Trouble::ForeignSystem => Cause::ForeignSystem,
+        Trouble::DiskFull => Cause::DiskFull,
+        Trouble::Disk => Cause::DiskFault,
+        Trouble::BundleMissing => Cause::BundleNotPublished,
+        Trouble::BundleChanged => Cause::BundleChanged,
+        Trouble::BundleInvalid => Cause::BundleInvalid,
+        Trouble::Step => Cause::StepFailed,
+        Trouble::Other => Cause::DeviceSays,
+    }
+}
+
+/// A receipt of an agent that sends no last words: its sentences are known.
+fn of_reason(reason: &str) -> Cause {
+    let says = |text: &str| reason.contains(text);
+    if says("more than one installed system") {
+        Cause::SeveralSystems
+    } else if says("no installed system") {
+        Cause::NoSystem
+    } else if says("has no disk") {
+        Cause::NoDisk
+    } else if says("No space left") {
+        Cause::DiskFull
+    } else {
+        Cause::StepFailed
+    }
+}
+
+/// The firmware, as the device last said.
+pub fn firmware<'a>(events: impl DoubleEndedIterator<Item = &'a Event>) -> Option<String> {
+    events.rev().find_map(|event| match &event.what {
+        What::Dhcp(dhcp) if dhcp.client != ClientKind::Plain => {
+            let arch = dhcp.arch.and_then(Arch::by_id)?;
+            Some(match arch.platform {
+                Platform::Bios => "BIOS".to_owned(),
+                _ => arch.name.to_owned(),
+            })
+        }
+        _ => None,
+    })
+}
+
+/// Other servers that took part.
+pub fn other_servers(events: &[&Event]) -> Vec<String> {
+    let mut servers: Vec<String> = Vec::new();
+    for event in events {
+        if let What::Overheard(other) = &event.what {
+            let text = match &other.file {
+                Some(file) => format!("{} (boot file {file})", other.server),
+                None => other.server.to_string(),
+            };
+            if !servers.contains(&text) && servers.len() < 4 {
+                servers.push(text);
+            }
+        }
+    }
+    servers
+}

@@ -1,0 +1,218 @@
+//! Finding devices among very many: one pass, nothing cloned, and never more
+//! rows than a page shows.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use groundcrew_core::UnixTime;
+
+use crate::device::{Device, Phase};
+use crate::state::Registry;
+
+/// The name under which lists show devices that wait for a technician, whatever
+/// their phase.
+pub const WAITING: &str = "waiting";
+
+/// What to look for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Search {
+    text: Vec<u8>,
+    phase: Option<&'static str>,
+    skip: usize,
+    limit: usize,
+}
+
+/// A name that is none of a phase.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no phase; there are {names}", names = Phase::NAMES.join(", "))]
+pub struct PhaseNameError(String);
+
+impl Search {
+    /// Up to `limit` devices.
+    pub fn first(limit: usize) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
+    /// Leaves out the first `skip` of them: the pages before.
+    #[must_use]
+    pub fn after(mut self, skip: usize) -> Self {
+        self.skip = skip;
+        self
+    }
+
+    /// Only those with `text` in their id, serial number, maker, model, tag,
+    /// waiting code or a MAC address; capital and small letters alike.
+    #[must_use]
+    pub fn text(mut self, text: &str) -> Self {
+        self.text = text.trim().bytes().take(128).collect();
+        self.text.make_ascii_lowercase();
+        self
+    }
+
+    /// Only those in this phase; [`WAITING`] is every device with a request
+    /// that waits for a technician.
+    pub fn phase(mut self, name: &str) -> Result<Self, PhaseNameError> {
+        let known = Phase::NAMES.into_iter().find(|known| *known == name);
+        let known = known.ok_or_else(|| PhaseNameError(groundcrew_core::ids::shown(name)))?;
+        self.phase = Some(known);
+        Ok(self)
+    }
+
+    fn takes(&self, device: &Device) -> bool {
+        let phase = match self.phase {
+            None => true,
+            Some(WAITING) => device.pending.is_some(),
+            Some(name) => device.phase.name() == name,
+        };
+        phase && (self.text.is_empty() || self.is_in(device))
+    }
+
+    fn is_in(&self, device: &Device) -> bool {
+        let identity = &device.identity;
+        let texts = [
+            Some(device.id.as_str()),
+            identity.serial.as_deref(),
+            identity.manufacturer.as_deref(),
+            identity.product.as_deref(),
+            device.tag.as_ref().map(|tag| tag.as_str()),
+        ];
+        let has = |text: &str| contains(text.as_bytes(), &self.text);
+        texts.into_iter().flatten().any(has)
+            || identity.macs.iter().any(|mac| has(&mac.to_string()))
+            || device
+                .pending
+                .as_ref()
+                .is_some_and(|pending| has(&pending.code.to_string()))
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Found<'a> {
+    /// The page's devices: those that wait for somebody first, then those that
+    /// stopped, are at work, and the rest by name.
+    pub devices: Vec<&'a Device>,
+    /// How many there are on all pages together.
+    pub matching: usize,
+    /// How many of all devices are in each phase; a device that waits for a
+    /// technician counts as [`WAITING`] only.
+    pub counts: BTreeMap<&'static str, usize>,
+}
+
+impl Registry {
+    /// The devices that `search` means.
+    pub fn search(&self, search: &Search) -> Found<'_> {
+        let mut counts = BTreeMap::new();
+        let mut found = Vec::new();
+        for device in self.devices() {
+            let name = match device.pending {
+                Some(_) => WAITING,
+                None => device.phase.name(),
+            };
+            *counts.entry(name).or_default() += 1;
+            if search.takes(device) {
+                found.push((rank(device), device));
+            }
+        }
+        let matching = found.len();
+        let by_rank = |(rank, device): &(Rank, &Device), (other, beside): &(Rank, &Device)| {
+            (rank, &device.id).cmp(&(other, &beside.id))
+        };
+        let end = search.skip.saturating_add(search.limit);
+        if end < found.len() {
+            found.select_nth_unstable_by(end, by_rank);
+            found.truncate(end);
+        }
+        found.sort_unstable_by(by_rank);
+        let page = found.into_iter().skip(search.skip);
+        Found {
+            devices: page.map(|(_, device)| device).collect(),
+            matching,
+            counts,
+        }
+    }
+}
+
+/// Smaller is shown first.
+type Rank = (u8, Reverse<Option<UnixTime>>);
+
+fn rank(device: &Device) -> Rank {
+    let group = match device.phase {
+        _ if device.pending.is_some() => 0,
+        Phase::Held { .. } | Phase::Failed { .. } => 1,
+        Phase::Approved | Phase::Provisioning { .. } => 2,
+        Phase::Rejected { .. } => 3,
+        Phase::Provisioned { .. } => 4,
+        Phase::Registered | Phase::Waiting => 5,
+        Phase::Retired { .. } => 6,
+    };
+    (group, Reverse(device.phase.since()))
+}
+
+fn contains(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len())
+        .any(|part| part.eq_ignore_ascii_case(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Registration;
+    use crate::event::{Actor, Change, Event};
+    use groundcrew_core::DeviceId;
+    use groundcrew_core::hardware::Identity;
+
+    fn registry(count: u8) -> Registry {
+        let site = "lab".parse().unwrap();
+        let mut registry = Registry::new(site, crate::state::Limits::default());
+        let changes = (0..count).map(|n| Change {
+            device: DeviceId::new(registry.site(), [0, 0, 0, 0, n]),
+            actor: Actor::Site,
+            event: Event::Registered {
+                registration: Box::new(Registration {
+                    identity: Identity {
+                        serial: Some(format!("Serial-{n:03}")),
+                        ..Identity::default()
+                    },
+                    tag: None,
+                    user: None,
+                    product_id: None,
+                    hash: None,
+                    source: "test".into(),
+                }),
+            },
+        });
+        let changes = changes.collect();
+        registry.record(UnixTime::new(1), changes).unwrap();
+        registry
+    }
+
+    #[test]
+    fn pages_follow_one_another_without_gap() {
+        let registry = registry(25);
+        let mut seen = Vec::new();
+        for skip in [0, 10, 20, 30] {
+            let found = registry.search(&Search::first(10).after(skip));
+            assert_eq!(found.matching, 25);
+            assert_eq!(found.counts.get("registered"), Some(&25));
+            seen.extend(found.devices.iter().map(|device| device.id.clone()));
+        }
+        let all: Vec<DeviceId> = registry.devices().map(|device| device.id.clone()).collect();
+        assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn text_is_found_in_either_case_and_phases_by_name() {
+        let registry = registry(25);
+        let count = |search: Search| registry.search(&search).matching;
+        assert_eq!(count(Search::first(9).text("sErIaL-01")), 10);
+        assert_eq!(count(Search::first(9).text("no such thing")), 0);
+        assert_eq!(count(Search::first(9).phase("registered").unwrap()), 25);
+        assert_eq!(count(Search::first(9).phase("waiting").unwrap()), 0);
+        let error = Search::first(9).phase("lost").unwrap_err().to_string();
+        assert!(error.contains("`lost` is no phase; there are registered, waiting"));
+    }
+}
