@@ -82,7 +82,7 @@ fn remind(site: &Site) {
                 tracing::warn!("HQ is missed: {what} is valid until {expires} only; {todo}");
             }
             Urgency::Broken => {
-                tracing::error!("nobody can be let in: {what} expired at {expires}; {todo}")
+                tracing::error!("nobody can be let in: {what} expired at {expires}; {todo}");
             }
         }
     }

@@ -169,6 +169,7 @@ mod tests {
             tag: None,
             profile: None,
             bundle: None,
+            step: None,
             progress: Some("apply 3/9: ".to_owned() + &"long ".repeat(40)),
         }
     }
