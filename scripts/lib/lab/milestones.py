@@ -67,6 +67,11 @@ def clean(raw):
     return _CONTROL.sub("", _ESCAPES.sub("", text)).rstrip()[:2000]
 
 
+def clean_stream(text):
+    """A piece of a serial line without escape sequences, line ends kept."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", _ESCAPES.sub("", text))
+
+
 def recognise(table, line):
     """Every milestone that `line` is, with the groups it carries."""
     for milestone in table:

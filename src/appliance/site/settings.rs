@@ -4,6 +4,7 @@
 
 mod boot;
 mod network;
+mod stick;
 mod trust;
 
 use groundcrew_core::SiteId;
@@ -17,6 +18,8 @@ pub use boot::{BiosLoader, Boot, HttpLoader, UefiLoader};
 use network::RawNetwork;
 pub use network::{Network, RelayedSubnet};
 pub use trust::Staleness;
+
+use crate::stick::StickSettings;
 
 /// What `site.toml` says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub struct Settings {
     pub staleness: Staleness,
     /// Which unknown devices are let in without a technician.
     pub rules: Rules,
+    /// What a stick of this site does when it is started.
+    pub stick: StickSettings,
 }
 
 /// Where services listen, on the site's address on each network.
@@ -87,6 +92,7 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
         staleness: raw.trust.checked(file, text)?,
         profiles,
         rules,
+        stick: stick::check(file, text, raw.stick)?,
     })
 }
 
@@ -174,6 +180,8 @@ struct Raw {
     profile: Vec<Spanned<Profile>>,
     #[serde(default)]
     enrollment: RawEnrollment,
+    #[serde(default = "stick::unwritten")]
+    stick: Spanned<StickSettings>,
 }
 
 #[derive(Debug, Deserialize)]
