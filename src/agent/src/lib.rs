@@ -34,3 +34,4 @@ pub mod tls;
 pub mod tpm;
 pub mod trust;
 pub mod uevent;
+pub mod words;

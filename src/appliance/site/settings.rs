@@ -31,8 +31,6 @@ pub struct Settings {
     pub boot: Boot,
     /// Where services listen.
     pub ports: Ports,
-    /// Seconds that a boot menu waits, where the site wants one.
-    pub menu: Option<u16>,
     /// What groups of devices get.
     pub profiles: Profiles,
     /// Whether devices get the time from here.
@@ -86,7 +84,6 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             sntp: raw.ports.sntp.into_inner(),
         },
         sntp: raw.time.sntp,
-        menu: None,
         staleness: raw.trust.checked(file, text)?,
         profiles,
         rules,
