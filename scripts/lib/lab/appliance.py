@@ -61,6 +61,13 @@ class Appliance:
         """Another HQ with a site of its own, which this one has nothing to do with."""
         self._call("init", folder, "--org", "Other", "--name", name, "--address", network.ADDRESS, "--interface", network.INTERFACE)
 
+    def new_charter(self, days):
+        """What HQ lets this site do, for so many days; a courier brings it."""
+        hq, courier = self._top / "hq", self._folder / "hq.courier"
+        self._call("hq", "site", "charter", "hq", "--days", str(days), "--hq", hq)
+        self._call("trust", "export", courier, "--hq", hq, "--name", "hq")
+        self._call("trust", "import", courier, "--site", self.site)
+
     def import_devices(self, csv_text):
         path = self._folder / "devices.csv"
         path.write_bytes(csv_text.encode("ascii"))
@@ -177,12 +184,16 @@ class Appliance:
     def _groundcrew(self):
         return self._bin / "groundcrew"
 
-    def _call(self, *words):
+    def explain(self, mac):
+        """What `groundcrew boot explain` says of a device; its exit code 1 says that the boot failed."""
+        return self._call("boot", "explain", mac, "--site", self.site, good=(0, 1))
+
+    def _call(self, *words, good=(0,)):
         argv = [str(self._groundcrew()), *map(str, words)]
         done = subprocess.run(network.inside(self._namespace, argv), capture_output=True, text=True, errors="replace", check=False)
         with open(self._folder / "logs/commands.log", "a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(argv)}\n{done.stderr}{done.stdout}(exit {done.returncode})\n")
-        if done.returncode != 0:
+        if done.returncode not in good:
             raise LabError(f"`{' '.join(['groundcrew', *argv[1:]])}` failed ({done.returncode}):\n{(done.stderr or done.stdout).strip()}")
         return done.stdout
 

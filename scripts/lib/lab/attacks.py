@@ -26,6 +26,7 @@ from .say import LabError
 
 AT_ONCE = 2  # software emulation: more would only wait for each other
 DAY = 86400
+CHARTER_DAYS = 100  # HQ's other signatures last longer: the charter's end is what is met
 # What a bundle may change; the agent's own state after a grant lies elsewhere.
 LOOKED_AT = ("/etc", "/usr/local", "/home", "/root")
 
@@ -47,13 +48,13 @@ ATTACKS = [
     Attack("truncated-blob", "the second half of the bundle never comes", r"the blob sha256:\w+ did not come whole, \d+ of \d+ bytes: the connection ended early", granted=True),
     Attack("endless-blob", "the bundle does not end", r"the blob sha256:\w+ was changed: .* more than \d+ bytes", granted=True),
     Attack("endless-metadata", "timestamp.json does not end", r"timestamp\.json .*longer than \d+ bytes"),
-    Attack("rollback", "the timestamp of before the image was built", r"older than version \d+ known from the image: refused as a rollback"),
+    Attack("rollback", "the metadata of before the last publication", r"older than version \d+ known from the image: refused as a rollback"),
     Attack("freeze", "nothing new for 20 days, by the device's clock", r"timestamp\.json version \d+ expired at", clock=20),
     Attack("mix-and-match", "an older snapshot under the current timestamp", r"snapshot\.json.*its length or hash differs"),
     Attack("root-mismatch", "another HQ's root as the next one", r"root\.json"),
     Attack("other-hq", "another HQ's timestamp", r"timestamp\.json.* 0 of its signatures are good"),
     Attack("charter-of-another-site", "another site's charter under this one's name", r"sites/\w+\.json"),
-    Attack("charter-expired", "the clock is three years on", r"the charter of `\w+` expired at", clock=3 * 365),
+    Attack("charter-expired", "HQ has signed no new charter, by the device's clock", r"the charter of `\w+` expired at", clock=2 * CHARTER_DAYS),
     Attack("impersonated", "somebody else's TLS key", r"not the appliance of this site", tls="own"),
     Attack("grant-replayed", "a grant that another device got", r"the grant names another signing key", after="swapped-blob"),
     Attack("stale-grant", "a grant for another start of this machine", r"another nonce: it is for another start of this machine"),
@@ -122,6 +123,7 @@ class Attacks:
         site.init_other(self._folder / "other", "elsewhere")
         site.import_devices(hwhash.csv(self._hardware))
         shutil.copytree(site.site / "trust/metadata", self._folder / "old")
+        site.new_charter(CHARTER_DAYS)
         site.publish(self._options.bundle)
         site.build_image(kernel_deb)  # knows the versions of after the publication
         for owner, key in (("site", site.site / "keys/tls.pem"), ("own", self._folder / "other/site/keys/tls.pem")):
