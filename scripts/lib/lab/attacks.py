@@ -7,11 +7,12 @@ once (no firmware's network boot: that is not what is attacked) and takes a man 
     device --- br0 --- 10.77.0.2 rogue.py --- 10.77.0.1 groundcrew serve
 """
 
-import filecmp
 import json
+import os
 import queue
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -288,25 +289,28 @@ def differences(disk, oem_image, folder):
             root.dump(path, target)
         root.close()
         trees.append(part / "tree")
-    found = sorted(unlike(filecmp.dircmp(*trees)))
+    found = unlike(*trees)
     for tree in trees:
         shutil.rmtree(tree.parent)
     return "CHANGED: " + ", ".join(found[:5]) if found else "its log and its trust only"
 
 
-def unlike(compared):
-    """Names that differ, are only here, or only there."""
-    yield from compared.left_only + compared.right_only + compared.funny_files
-    # By content: two files of one size and time are not the same for that.
-    for name in compared.common_files:
-        left, right = Path(compared.left, name), Path(compared.right, name)
-        if left.is_symlink() or right.is_symlink():
-            if not (left.is_symlink() and right.is_symlink() and left.readlink() == right.readlink()):
-                yield name
-        elif left.read_bytes() != right.read_bytes():
-            yield name
-    for inner in compared.subdirs.values():
-        yield from unlike(inner)
+def unlike(now, then):
+    """Paths below two folders that differ in kind, owner, mode or content, or are in one only."""
+    now, then = contents(now), contents(then)
+    return sorted(path for path in now.keys() | then.keys() if now.get(path) != then.get(path))
+
+
+def contents(root):
+    """Path -> what is there; links are not followed."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in folders + files:
+            path = Path(folder, name)
+            status = path.lstat()
+            what = os.readlink(path) if path.is_symlink() else path.read_bytes() if stat.S_ISREG(status.st_mode) else None
+            found[str(path.relative_to(root))] = (status.st_mode, status.st_uid, status.st_gid, what)
+    return found
 
 
 class Program:
