@@ -100,6 +100,12 @@ class Appliance:
             raise LabError(f"{path} has no `mode = \"authoritative\"` to change")
         path.write_text(text.replace('mode = "authoritative"', f'mode = "{mode}"', 1), encoding="utf-8")
 
+    def add_subnet(self, relay):
+        """A network behind a relay in site.toml, as its sample shows it."""
+        path = self.site / "site.toml"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("[boot]\n", f'[[network.subnet]]\nrelay = "{relay}"\n\n[boot]\n', 1), encoding="utf-8")
+
     def leases(self):
         return json.loads(self._call("lease", "list", "--json", "--site", self.site))
 

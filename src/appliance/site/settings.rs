@@ -13,7 +13,7 @@ use groundcrew_registry::rules::{Rule, Rules};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-pub use boot::{Arm64Loader, BiosLoader, Boot, HttpLoader, UefiLoader};
+pub use boot::{BiosLoader, Boot, HttpLoader, UefiLoader};
 use network::RawNetwork;
 pub use network::{Network, RelayedSubnet};
 pub use trust::Staleness;
