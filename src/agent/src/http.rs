@@ -41,6 +41,9 @@ pub enum HttpError {
     /// No connection, or it broke.
     #[error("no answer from the appliance: {0}")]
     Transport(String),
+    /// It answered, and the connection ended before the last byte.
+    #[error("the connection ended early")]
+    CutShort,
     /// More bytes than there may be.
     #[error("the answer is longer than {0} bytes")]
     TooLong(u64),
@@ -54,7 +57,7 @@ impl HttpError {
     pub const fn transient(&self) -> bool {
         match self {
             Self::Refused { status, .. } => matches!(*status, 408 | 425 | 429 | 500..),
-            Self::Transport(_) => true,
+            Self::Transport(_) | Self::CutShort => true,
             Self::WrongServer(_) | Self::TooLong(_) | Self::Malformed(_) => false,
         }
     }
