@@ -76,6 +76,7 @@ impl Bench {
                 })
                 .collect(),
             boot_bytes: 75_000,
+            uki: None,
         };
         fs::write(boot.join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
         fs::write(bench.at("groundcrew"), static_program()).unwrap();
