@@ -198,7 +198,6 @@ fn import(dir: &Path, rows: u32) {
             let mut worst = Duration::ZERO;
             while !done.load(Ordering::Relaxed) {
                 let begun = Instant::now();
-                let _ = office.execute(order(Command::ShowDevice("lab-00000000".parse().unwrap())));
                 let query =
                     groundcrew_netboot::ipxe::IpxeQuery::parse("serial=BENCH0000001").unwrap();
                 office.boot_state(&query);

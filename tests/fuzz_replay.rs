@@ -77,3 +77,45 @@ fn seeds_reach_what_lies_behind_the_first_check() {
         .unwrap();
     assert!(unpacker.finish().is_ok());
 }
+
+/// Blind search, for machines without nightly Rust: seeds changed in several
+/// places at once, from a fixed beginning. `GROUNDCREW_FUZZ_SECONDS` for each
+/// target; what breaks is printed.
+#[test]
+#[ignore = "as long as you like: scripts/test --full"]
+fn nothing_breaks_on_many_random_changes() {
+    let seconds = std::env::var("GROUNDCREW_FUZZ_SECONDS").ok();
+    let seconds = seconds.map_or(5, |text| text.parse().unwrap());
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = move |limit: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random as usize % limit.max(1)
+    };
+    for (name, target) in targets::TARGETS {
+        let inputs = inputs(name);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+        let mut runs = 0_u64;
+        while std::time::Instant::now() < end {
+            let mut bytes = inputs[below(inputs.len())].clone();
+            let other = &inputs[below(inputs.len())];
+            for _ in 0..=below(6) {
+                let at = below(bytes.len());
+                match below(6) {
+                    0 => bytes.truncate(at),
+                    1 => bytes.insert(at, below(256) as u8),
+                    2 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][below(5)],
+                    3 if !bytes.is_empty() => bytes[at] ^= 1 << below(8),
+                    4 => bytes.extend_from_slice(&other[below(other.len())..]),
+                    _ => drop(bytes.drain(at..at + below(bytes.len() - at))),
+                }
+            }
+            bytes.truncate(16384);
+            runs += 1;
+            let broken = catch_unwind(|| target(&bytes)).is_err();
+            assert!(!broken, "{name} breaks on {}", bytes.escape_ascii());
+        }
+        println!("{name}: {runs} runs");
+    }
+}

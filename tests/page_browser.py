@@ -117,8 +117,8 @@ class Browser:
         path.write_bytes(base64.b64decode(full["data"]))
         print("shot", path.name)
 
-    def cdp(self, name, **parameters):
-        return self.call("POST", "/goog/cdp/execute", {"cmd": name, "params": parameters})
+    def cdp(self, what, **parameters):
+        return self.call("POST", "/goog/cdp/execute", {"cmd": what, "params": parameters})
 
     def html(self):
         root = self.cdp("DOM.getDocument", depth=0)["root"]["nodeId"]

@@ -122,7 +122,7 @@ fn http_as_loaders_and_proxies_expect_it() {
         ("/boot/none", "404"),
         ("/boot/../site.toml", "400"),
         ("/boot/%2e%2e/site.toml", "400"),
-        ("/", "400"),
+        ("/", "307"),
         ("/other", "404"),
         ("/ipxe", "400"),
     ] {

@@ -5,6 +5,11 @@ front of a real `groundcrew serve`.
     host        what this machine can do (root, tools, KVM), and Debian's packages
     oem         the installed Debian ("OEM disk"), made once and cached
     hwhash      Autopilot's 4K hash for the SMBIOS values a machine is given
+    kinds       the one table of firmware kinds: machine, loader, Secure Boot
+    secure      OVMF's variables with a certificate enrolled
+    oem_signed  the OEM disk with Debian's signed loaders
+    peer        dnsmasq with the same files, to be measured beside
+    matrix      every kind, one after the other, and a table
     network     namespaces, bridge, taps
     machine     one QEMU machine: command line, serial line, QMP
     milestones  the one table of what is recognised in serial lines and in the log

@@ -10,7 +10,7 @@ from . import milestones, oem
 from .timeline import Timeline
 
 DIGEST = re.compile(r"(?i)digest|sha-?256|hash")
-_ADDRESS = re.compile(r"\b10\.77\.0\.(?!1\b)\d{1,3}\b")
+_ADDRESS = re.compile(r"\b10\.(?:77|88)\.0\.(?!1\b)\d{1,3}\b")
 _MAC = re.compile(r"(?i)\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b")
 
 
@@ -74,6 +74,8 @@ class Device:
         return first
 
     def _met(self, name, values, at):
+        if name == "agent" and self._mode == "peer":
+            return self.finish("started")
         if name == "code" and self._mode == "unknown":
             return "approve"
         if name == "refused":

@@ -18,6 +18,7 @@ class Kind:
     secure: bool = False  # Secure Boot is on, with Microsoft's keys in db
     own_key: bool = False  # a fresh key signs the image, and is enrolled
     proxy: bool = False  # beside somebody else's DHCP server
+    relay: bool = False  # behind a router with ISC's relay
 
 
 _ALL = [
@@ -34,6 +35,8 @@ _ALL = [
     Kind("sb-http-uki", "uefi", "Secure Boot: own key, HTTP Boot", {"uefi": "uki"}, method="http", secure=True, own_key=True),
     Kind("proxy-bios", "bios", "BIOS beside dnsmasq", proxy=True),
     Kind("proxy-uefi", "uefi", "UEFI beside dnsmasq", proxy=True),
+    Kind("relay-bios", "bios", "BIOS behind ISC's relay", relay=True),
+    Kind("relay-uefi", "uefi", "UEFI behind ISC's relay", relay=True),
 ]
 KINDS = {kind.name: kind for kind in _ALL}
 

@@ -49,7 +49,6 @@ LOG = [
     _row("discover", r"(?i)discover\b", "first DHCP DISCOVER heard", "an address"),
     _row("ack", r"(?i)(?:\b|dhcp)ack\b", "address acknowledged", "its loader"),
     _row("tftp", r"(?i)\btftp\b"),
-    _row("tftp-sent", r"TFTP sent\b.*file=(?P<file>\S+)"),
     _row("requested", r"\brequested\b"),
     _row("ipxe-text", r"boot text: "),
 ]

@@ -7,6 +7,10 @@
 With `--proxy`, `gclabPIDo` holds somebody else's DHCP server: dnsmasq at
 10.77.0.2, which gives the addresses; the appliance only says what to boot.
 
+With `--fw relay-...`, a router stands between them and relays DHCP:
+
+    gc0 10.77.0.1/24 --- wan0 10.77.0.3 gclabPIDr 10.88.0.1 lan0 --- up0
+
 Names carry the process id, so labs run side by side; what a killed lab left is
 removed by the next one.
 """
@@ -21,6 +25,8 @@ from .say import LabError
 INTERFACE = "gc0"
 ADDRESS = "10.77.0.1/24"
 OTHER = "10.77.0.2"
+ROUTER = "10.77.0.3"
+RELAY = "10.88.0.1/24"
 
 
 class Network:
@@ -28,7 +34,9 @@ class Network:
         self.appliance = f"gclab{os.getpid()}a"
         self.switch = f"gclab{os.getpid()}s"
         self.other = f"gclab{os.getpid()}o"
+        self.relay = f"gclab{os.getpid()}r"
         self._dnsmasq = None
+        self._dhcrelay = None
 
     def up(self, taps):
         """Everything with carrier; a kernel without bridge, veth or tun is named here."""
@@ -79,14 +87,44 @@ class Network:
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )
 
+    def route(self, log):
+        """A router with ISC's relay between the appliance and the devices' switch."""
+        host.run(["ip", "netns", "add", self.relay])
+        _ip(self.relay, "link set lo up")
+        # The switch's cable comes out of the appliance and goes into the router ...
+        _ip(self.appliance, f"link del {INTERFACE}")
+        _ip(self.appliance, f"link add {INTERFACE} type veth peer name wan0 netns {self.relay}")
+        _ip(self.relay, f"link add lan0 type veth peer name up0 netns {self.switch}")
+        _ip(self.appliance, f"addr add {ADDRESS} dev {INTERFACE}")
+        _ip(self.relay, f"addr add {ROUTER}/24 dev wan0")
+        _ip(self.relay, f"addr add {RELAY} dev lan0")
+        for name, link in ((self.appliance, INTERFACE), (self.relay, "wan0"), (self.relay, "lan0")):
+            host.run(["ip", "netns", "exec", name, "ethtool", "-K", link, "tx", "off"])
+            _ip(name, f"link set {link} up")
+        _ip(self.switch, "link set up0 master br0 up")
+        # ... which forwards, and the appliance knows the way back.
+        _sysctl(self.relay, "net/ipv4/ip_forward", "1")
+        _ip(self.appliance, f"route add 10.88.0.0/24 via {ROUTER}")
+        with open(log, "wb") as out:
+            self._dhcrelay = subprocess.Popen(
+                inside(self.relay, ["dhcrelay", "-4", "-d", "-a", "--no-pid", "-iu", "wan0", "-id", "lan0", ADDRESS.split("/")[0]]),
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )
+
     def down(self):
-        if self._dnsmasq is not None:
-            self._dnsmasq.kill()
-            self._dnsmasq.wait()
+        for process in (self._dnsmasq, self._dhcrelay):
+            if process is not None:
+                process.kill()
+                process.wait()
         existing = _namespaces()
-        for name in (self.appliance, self.switch, self.other):
+        for name in (self.appliance, self.switch, self.other, self.relay):
             if name in existing:
                 host.run(["ip", "netns", "del", name])
+
+
+def address6(namespace):
+    """An IPv6 prefix for whoever advertises one."""
+    _ip(namespace, f"addr add fd00:77::1/64 dev {INTERFACE} nodad")
 
 
 def tap(index):
@@ -102,7 +140,7 @@ def inside(namespace, argv):
 def sweep():
     """Removes the namespaces of labs that are no longer there."""
     for name in _namespaces():
-        owner = re.fullmatch(r"gclab(\d+)[aos]", name)
+        owner = re.fullmatch(r"gclab(\d+)[aosr]", name)
         if owner and not os.path.exists(f"/proc/{owner[1]}"):
             host.run(["ip", "netns", "del", name])
 

@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import appliance, host, hwhash, kinds, network, oem, oem_signed, report, secure, verify
+from . import appliance, host, hwhash, kinds, network, oem, oem_signed, peer, report, secure, verify
 from .device import Device
 from .machine import Hardware, Machine
 from .say import LabError
@@ -24,8 +24,8 @@ class Interrupted(Exception):
 class Lab:
     def __init__(self, options, say):
         self.options = options
-        if options.proxy:
-            host.TOOLS["dnsmasq"] = "gives the addresses with --proxy"
+        if options.proxy or options.mode == "peer":
+            host.TOOLS["dnsmasq"] = "gives the addresses in the appliance's place"
         self.say = say
         self.marks = {}  # stage -> seconds it took
         self._events = queue.Queue()
@@ -36,6 +36,8 @@ class Lab:
         self._memory = None
         self._interrupted = False
         self._kinds = kinds.chosen(options.fw)
+        if any(kind.relay for kind in self._kinds):
+            host.TOOLS["dhcrelay"] = "relays DHCP"
         self._enrolled = None  # certificate that the machines trust, beside Microsoft's
 
     def run(self):
@@ -97,6 +99,9 @@ class Lab:
         stack.callback(self._network.down)
         self._network.up(len(self._hardware()))
         self.say(f"network {network.ADDRESS} on {network.INTERFACE} in namespace {self._network.appliance}")
+        if any(kind.relay for kind in self._kinds):
+            self._network.route(self._folder / "logs/dhcrelay.log")
+            self.say(f"a router at {network.RELAY} relays DHCP to the appliance")
         if self.options.proxy:
             self._network.serve_dhcp(self._folder / "logs/dnsmasq.log")
             self.say(f"dnsmasq gives the addresses, from {network.OTHER}; the appliance plays ProxyDHCP")
@@ -111,6 +116,8 @@ class Lab:
             self._step("import", f"groundcrew device import ({len(self._hardware())} hardware hashes)", lambda: site.import_devices(csv))
         for kind in self._kinds:
             site.set_boot(kind.boot)
+        if any(kind.relay for kind in self._kinds):
+            site.add_subnet(network.RELAY)
         self._step("image", "groundcrew image build", lambda: site.build_image(kernel_deb, self._signing_key()))
         self._step("publish", "groundcrew bundle build and publish", lambda: site.publish(self.options.bundle))
 
@@ -125,6 +132,12 @@ class Lab:
         return None if self.options.refuse == "unsigned" else key
 
     def _serve(self, stack):
+        if self.options.mode == "peer":
+            other = peer.Peer(self._folder, self._appliance.site / "boot", self._network.appliance, self._kinds[0])
+            stack.callback(other.stop)
+            other.serve()
+            self.say("dnsmasq serves the same files in the appliance's place")
+            return
         started = time.monotonic()
         self.say("waiting for groundcrew serve to be ready")
         stack.callback(self._appliance.stop)
@@ -170,7 +183,7 @@ class Lab:
                 self.say(f"its disk, read offline: file system sound, /etc/hostname is {found}", device.name)
 
     def _verdict(self):
-        wanted = "refused" if self.options.mode in ("tamper", "refuse") else "provisioned"
+        wanted = "started" if self.options.mode == "peer" else "refused" if self.options.mode in ("tamper", "refuse") else "provisioned"
         ok = all(device.outcome == wanted for device in self._devices)
         self.marks["total"] = round(self.say.seconds(), 1)
         self.say.plain("\n" + report.table(self._devices))
@@ -179,6 +192,12 @@ class Lab:
             self.say.plain(f"appliance: {self._memory[0] / 1024:.1f} MiB resident when ready, {peak / 1024:.1f} MiB at most")
         if ok and self.options.mode == "refuse":
             self.say.plain("the image was fetched and refused by firmware; nothing of it ran, and the own disk came up")
+            for device in self._devices:
+                story = self._appliance.explain(device.machine.hardware.mac)
+                self.say.plain(f"groundcrew boot explain {device.machine.hardware.mac}:\n{story}")
+                ok = ok and "Secure Boot" in story
+            if not ok:
+                self.say.plain("the appliance did not name Secure Boot as the cause")
         elif ok and wanted == "refused":
             named = all(self._tampered[:12] in device.reason for device in self._devices)
             self.say.plain("the changed bundle was refused" + (", its blob named," if named else "") + " and the installed systems are untouched")

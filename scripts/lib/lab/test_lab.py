@@ -6,7 +6,7 @@ import struct
 import tempfile
 import unittest
 
-from lab import hwhash, milestones, oem
+from lab import hwhash, kinds, matrix, milestones, oem
 from lab.device import Device
 from lab.machine import Hardware, lines
 from lab.timeline import PHASES, Timeline
@@ -168,6 +168,49 @@ class Phases(unittest.TestCase):
         timeline = Timeline()
         self.assertEqual([timeline.reset(s) for s in (10.0, 10.1, 20.0)], [True, False, True])
         self.assertEqual(timeline.boot, 3)
+
+
+class Refusal(unittest.TestCase):
+    DENIED = 'BdsDxe: failed to load Boot0002 "UEFI PXEv4 (MAC:525400770000)" from PciRoot(0x0)/IPv4(0.0.0.0): Access Denied'
+
+    def test_fetched_refused_own_disk(self):
+        dev = device("refuse")
+        dev.on_serial(105, "  NBP file downloaded successfully.")
+        dev.on_serial(106, self.DENIED)
+        self.assertEqual(dev.on_serial(140, "oem login:"), "done")
+        self.assertEqual((dev.outcome, dev.reason), ("refused", "firmware: Access Denied"))
+
+    def test_own_disk_alone_is_no_refusal(self):
+        dev = device("refuse")
+        dev.on_serial(140, "oem login:")
+        self.assertEqual(dev.outcome, "failed")
+
+    def test_an_image_that_ran_was_not_refused(self):
+        dev = device("refuse")
+        for at, line in ((105, "NBP file downloaded successfully."), (106, self.DENIED), (120, GOOD[0])):
+            dev.on_serial(at, line)
+        dev.on_serial(140, "oem login:")
+        self.assertEqual(dev.outcome, "failed")
+
+
+class Matrix(unittest.TestCase):
+    def lab(self, *seconds, ok=True):
+        devices = [{"outcome": "provisioned", "total": s + 50, "milestones": [{"name": "agent", "seconds": s}]} for s in seconds]
+        return {"ok": ok, "devices": devices}
+
+    def test_the_slowest_of_several_counts(self):
+        self.assertEqual(matrix.slowest(self.lab(20.0, 30.0)), 30.0)
+        self.assertIsNone(matrix.slowest({"ok": True, "devices": [{"milestones": []}]}))
+        row = matrix._result(matrix.ROWS[0], self.lab(21.0), self.lab(20.0))
+        self.assertEqual((row["ratio"], row["ok"], row["total"]), (1.05, True, 71.0))
+        self.assertFalse(matrix._result(matrix.ROWS[0], self.lab(21.0), self.lab(20.0, ok=False))["ok"])
+        self.assertIn("1.05", matrix.table([row]))
+
+    def test_rows_name_kinds_that_exist(self):
+        for row in matrix.ROWS:
+            self.assertIn(row.options[1], kinds.KINDS)
+        self.assertEqual([row.name for row in matrix.chosen("few")], list(matrix.FEW))
+        self.assertEqual(matrix.chosen("uefi,nonsense"), [])
 
 
 if __name__ == "__main__":

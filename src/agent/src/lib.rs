@@ -36,3 +36,4 @@ pub mod tls;
 pub mod tpm;
 pub mod trust;
 pub mod uevent;
+pub mod words;

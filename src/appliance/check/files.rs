@@ -19,7 +19,7 @@ const BOOT_FILES: [(&str, &str); 6] = [
 ];
 
 pub fn look(site: &Site, settings: &Settings) -> Vec<Finding> {
-    let mut findings = vec![keys(site), boot_files(site)];
+    let mut findings = vec![keys(site), boot_files(site, settings)];
     match publish::load(site) {
         Ok(repo) => {
             findings.push(freshness(site));
@@ -48,9 +48,17 @@ fn keys(site: &Site) -> Finding {
     }
 }
 
-fn boot_files(site: &Site) -> Finding {
+fn boot_files(site: &Site, settings: &Settings) -> Finding {
+    let loaders = settings.boot.loaders();
+    let wanted = loaders.files();
+    let chosen = wanted
+        .iter()
+        .filter(|path| BOOT_FILES.iter().all(|(name, _)| *name != path.as_str()))
+        .map(|path| (path.as_str(), "named by [boot] in site.toml"));
     let missing: Vec<String> = BOOT_FILES
         .iter()
+        .copied()
+        .chain(chosen)
         .filter(|(name, _)| !site.boot_dir().join(name).is_file())
         .map(|(name, what)| format!("{name} ({what})"))
         .collect();

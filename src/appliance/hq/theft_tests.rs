@@ -405,13 +405,13 @@ fn record_something(site: &Site, store: Store) {
     runtime.block_on(office.close());
 }
 
-fn journal(store: &Store) -> Vec<String> {
+fn lines_of(store: &Store) -> Vec<String> {
     let mut lines = Vec::new();
-    let each = |line: &str| {
+    let kept = store.journal_after(0, |line| {
         lines.push(line.to_owned());
         Ok(())
-    };
-    store.journal_after(0, each).unwrap();
+    });
+    kept.unwrap();
     lines
 }
 
@@ -428,7 +428,7 @@ fn verified(site: &Site, key: &SigningKey) -> Result<(), String> {
     let name = site.settings().unwrap().site;
     let verifier = Verifier::new(&name, &checkpoints, &key.public());
     let mut verifier = verifier.map_err(|error| error.to_string())?;
-    for line in journal(&store) {
+    for line in lines_of(&store) {
         verifier.line(&line).map_err(|error| error.to_string())?;
     }
     verifier
@@ -446,7 +446,7 @@ fn a_stolen_journal_key_can_rewrite_a_site_s_story_but_no_copy_of_it() {
     let stolen = SiteKeys::read(&site.keys_dir()).unwrap().journal;
     // A copy kept elsewhere, as `journal export` writes it.
     let store = opened(&site);
-    let (kept, lines) = (store.checkpoints().unwrap(), journal(&store));
+    let (kept, lines) = (store.checkpoints().unwrap(), lines_of(&store));
     drop(store);
     let kept: Vec<Envelope> = kept.into_iter().map(|c| c.1).collect();
     // Attack, with the site's disk in hand: an empty story, signed well.
@@ -456,7 +456,7 @@ fn a_stolen_journal_key_can_rewrite_a_site_s_story_but_no_copy_of_it() {
     drop(db);
     record_something(&rogue.site, opened(&rogue.site));
     let mut store = opened(&rogue.site);
-    let forged = journal(&store);
+    let forged = lines_of(&store);
     assert_ne!(forged, lines);
     let mut walk = Walk::new(&slug("berlin"));
     let chain = forged

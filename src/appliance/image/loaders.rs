@@ -93,28 +93,36 @@ pub(super) struct Loader {
 
 /// All loaders of a set, from the named folders first, then from its packages.
 pub(super) fn find(set: LoaderSet, extra: &[PathBuf]) -> Result<Vec<Loader>, ImageError> {
+    find_in(set, |places| {
+        let own = places.iter().map(PathBuf::from);
+        extra.iter().cloned().chain(own).collect()
+    })
+}
+
+/// `places_of`: where to look, by where the package has the file.
+fn find_in(
+    set: LoaderSet,
+    places_of: impl Fn(&[&str]) -> Vec<PathBuf>,
+) -> Result<Vec<Loader>, ImageError> {
     let (mut missing, mut looked, mut loaders) = (Vec::new(), Vec::new(), Vec::new());
     for Row(name, file, places, form) in set.rows() {
-        let places = || {
-            extra
-                .iter()
-                .cloned()
-                .chain(places.iter().map(PathBuf::from))
-        };
-        match places().map(|place| place.join(file)).find(|p| p.is_file()) {
+        let places = places_of(places);
+        let found = places.iter().map(|place| place.join(file));
+        match found.into_iter().find(|path| path.is_file()) {
             Some(path) => loaders.push(Loader {
                 name,
                 content: read(&path, *form)?,
             }),
             None => {
                 missing.push(*file);
-                looked.extend(places().map(|place| place.display().to_string()));
+                looked.extend(places.iter().map(|place| place.display().to_string()));
             }
         }
     }
     if missing.is_empty() {
         return Ok(loaders);
     }
+    looked.sort();
     looked.dedup();
     Err(ImageError::NoLoader {
         names: missing.join(", "),
@@ -170,13 +178,13 @@ pub(super) mod tests {
     fn a_missing_loader_says_what_to_install() {
         let folder = loaders_folder();
         assert_eq!(
-            find(LoaderSet::Ipxe, &[folder.path().to_owned()])
+            find_in(LoaderSet::Ipxe, |_| vec![folder.path().to_owned()])
                 .unwrap()
                 .len(),
             3
         );
         fs::remove_file(folder.path().join("snponly.efi")).unwrap();
-        let error = find(LoaderSet::Ipxe, &[folder.path().to_owned()])
+        let error = find_in(LoaderSet::Ipxe, |_| vec![folder.path().to_owned()])
             .unwrap_err()
             .to_string();
         for part in ["snponly.efi", "apt-get install ipxe", "--ipxe-dir"] {
@@ -189,7 +197,7 @@ pub(super) mod tests {
     fn a_file_that_is_no_loader_is_refused() {
         let folder = loaders_folder();
         fs::write(folder.path().join("ipxe.efi"), b"<html>not found</html>").unwrap();
-        let error = find(LoaderSet::Ipxe, &[folder.path().to_owned()])
+        let error = find_in(LoaderSet::Ipxe, |_| vec![folder.path().to_owned()])
             .unwrap_err()
             .to_string();
         assert!(error.contains("not an EFI program"), "{error}");

@@ -7,12 +7,8 @@ pub const VMLINUZ: &str = "vmlinuz";
 pub const INITRD: &str = "initrd.img";
 /// Kernel, initrd and command line as one EFI program.
 pub const UKI: &str = "groundcrew.efi";
-/// The same for arm64.
-pub const UKI_ARM64: &str = "groundcrew-arm64.efi";
 /// Starts the system on a UEFI machine's own disk.
 pub const OWN_DISK: &str = "local.efi";
-/// The same for arm64.
-pub const OWN_DISK_ARM64: &str = "local-arm64.efi";
 /// Debian's shim, signed by Microsoft.
 pub const SHIM: &str = "shimx64.efi";
 /// Debian's GRUB for the network, signed by Debian; shim asks for this name.

@@ -307,3 +307,40 @@ fn a_wrong_agent_or_trust_root_is_told_first() {
     .to_string();
     assert!(error.contains("none.deb"), "{error}");
 }
+
+#[test]
+fn the_sites_own_image_is_signed_and_so_is_the_way_to_the_own_disk() {
+    let (kernel, stub) = (secure::tiny(0x8664), secure::tiny(0x8664));
+    let mut items = items();
+    items[0] = file(&format!("./boot/vmlinuz-{VERSION}"), &kernel);
+    let world = World::new(&items);
+    fs::write(world.path("stub"), &stub).unwrap();
+    let pair = secure::Pair::new(2048);
+    let spec = ImageSpec {
+        uki: Some(UkiSpec {
+            stub: world.path("stub"),
+            command_line: "gc.server=10.77.0.1".into(),
+            signer: Some(Arc::new(pair.signer().unwrap())),
+        }),
+        ..world.spec()
+    };
+    let report = run(&spec).unwrap();
+    let uki = report.manifest.uki.clone().unwrap();
+    assert_eq!(uki.command_line, "gc.server=10.77.0.1");
+    assert_eq!(uki.signed_by, Some(pair.signer().unwrap().fingerprint()));
+    let read = |name| fs::read(world.path("boot").join(name)).unwrap();
+    let (image, local) = (read(names::UKI), read(names::OWN_DISK));
+    assert!(pair.verifies(&image) && pair.verifies(&local));
+    let initrd = read(INITRD);
+    assert!(image.windows(initrd.len()).any(|part| part == initrd));
+    assert_eq!(report.manifest, run(&spec).unwrap().manifest, "same bytes");
+    let missing = ImageSpec {
+        uki: spec.uki.clone().map(|uki| UkiSpec {
+            stub: world.path("absent"),
+            ..uki
+        }),
+        ..world.spec()
+    };
+    let error = run(&missing).unwrap_err().to_string();
+    assert!(error.contains("systemd-boot-efi"), "{error}");
+}

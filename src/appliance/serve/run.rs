@@ -286,7 +286,7 @@ fn start(
         let boot_routes = boot::routes(
             site,
             scripts,
-            settings.menu,
+            settings.boot.menu,
             boot_tree.clone(),
             Arc::clone(office),
         );

@@ -14,7 +14,7 @@ use groundcrew_registry::rules::{Rule, Rules};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-pub use boot::{Arm64Loader, BiosLoader, Boot, HttpLoader, UefiLoader};
+pub use boot::{BiosLoader, Boot, HttpLoader, UefiLoader};
 use network::RawNetwork;
 pub use network::{Network, RelayedSubnet};
 pub use trust::Staleness;
@@ -34,8 +34,6 @@ pub struct Settings {
     pub boot: Boot,
     /// Where services listen.
     pub ports: Ports,
-    /// Seconds that a boot menu waits, where the site wants one.
-    pub menu: Option<u16>,
     /// What groups of devices get.
     pub profiles: Profiles,
     /// Whether devices get the time from here.
@@ -91,7 +89,6 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             sntp: raw.ports.sntp.into_inner(),
         },
         sntp: raw.time.sntp,
-        menu: None,
         staleness: raw.trust.checked(file, text)?,
         profiles,
         rules,

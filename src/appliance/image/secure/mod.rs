@@ -21,6 +21,8 @@ pub use uki::{Parts, machine, uki};
 
 #[cfg(test)]
 pub(in crate::image) use pe::tests::tiny;
+#[cfg(test)]
+pub(in crate::image) use tests::Pair;
 
 /// Why nothing could be signed or put together.
 #[derive(Debug, thiserror::Error)]

@@ -8,13 +8,13 @@ use groundcrew_core::UnixTime;
 use super::*;
 
 /// A fresh key, its certificate, and the folder they lie in.
-struct Pair {
+pub(in crate::image) struct Pair {
     folder: tempfile::TempDir,
     signer: Signer,
 }
 
 impl Pair {
-    fn new(bits: u32) -> Self {
+    pub(in crate::image) fn new(bits: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (key, certificate) = (
             folder.path().join("key.pem"),
@@ -42,7 +42,13 @@ impl Pair {
         path
     }
 
-    fn verifies(&self, image: &[u8]) -> bool {
+    /// Once more, for who must own it.
+    pub(in crate::image) fn signer(&self) -> Result<Signer, SecureError> {
+        let read = |name| std::fs::read(self.folder.path().join(name)).unwrap();
+        Signer::from_pem(&read("key.pem"), &read("cert.pem"))
+    }
+
+    pub(in crate::image) fn verifies(&self, image: &[u8]) -> bool {
         let image = self.write("image.efi", image);
         let done = Command::new("sbverify")
             .arg("--cert")

@@ -1,7 +1,7 @@
 //! What `[boot]` says: which loader each kind of firmware gets.
 
 use groundcrew_netboot::dhcp::{LoaderFile, Loaders};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::image::names;
 
@@ -14,8 +14,8 @@ pub struct Boot {
     pub uefi: UefiLoader,
     /// x86-64 UEFI, HTTP Boot.
     pub uefi_http: HttpLoader,
-    /// arm64 UEFI, PXE.
-    pub arm64: Arm64Loader,
+    /// Seconds that iPXE's menu waits, where the site wants one.
+    pub menu: Option<u16>,
 }
 
 /// A loader for PC BIOS.
@@ -55,30 +55,17 @@ pub enum HttpLoader {
     Uki,
 }
 
-/// A loader for arm64.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Arm64Loader {
-    /// Nothing: an address only.
-    #[default]
-    None,
-    /// The site's own image, whole; over HTTP Boot, too.
-    Uki,
-}
-
 impl Boot {
     /// The files, by the names that `image build` gives them.
     pub fn loaders(&self) -> Loaders {
         let x64 = LoaderFile::whole(names::UKI, names::OWN_DISK);
-        let arm64 = match self.arm64 {
-            Arm64Loader::None => None,
-            Arm64Loader::Uki => LoaderFile::whole(names::UKI_ARM64, names::OWN_DISK_ARM64),
-        };
         let debian = Loaders::debian();
         Loaders {
             bios_pxe: match self.bios {
                 BiosLoader::Ipxe => debian.bios_pxe,
-                BiosLoader::Pxelinux => LoaderFile::that_asks(names::PXELINUX),
+                BiosLoader::Pxelinux => {
+                    LoaderFile::that_asks(names::PXELINUX).map(LoaderFile::for_ipxe_too)
+                }
             },
             efi_x64: match self.uefi {
                 UefiLoader::Ipxe => debian.efi_x64,
@@ -90,12 +77,11 @@ impl Boot {
                 HttpLoader::Ipxe => debian.efi_x64_http,
                 HttpLoader::Uki => x64,
             },
-            efi_arm64: arm64.clone(),
-            efi_arm64_http: arm64,
+            ..debian
         }
     }
 
-    /// Whether the site's own image is loaded by any x86-64 machine.
+    /// Whether the site's own image is loaded by any machine.
     pub fn uki(&self) -> bool {
         self.uefi == UefiLoader::Uki || self.uefi_http == HttpLoader::Uki
     }
@@ -112,7 +98,9 @@ pub(super) struct RawBoot {
     bios: BiosLoader,
     uefi: UefiLoader,
     uefi_http: Option<HttpLoader>,
-    arm64: Arm64Loader,
+    menu: bool,
+    #[serde(deserialize_with = "menu_seconds")]
+    menu_seconds: Option<u16>,
 }
 
 impl RawBoot {
@@ -125,8 +113,20 @@ impl RawBoot {
                 UefiLoader::Uki => HttpLoader::Uki,
                 _ => HttpLoader::Ipxe,
             }),
-            arm64: self.arm64,
+            menu: self.menu.then(|| self.menu_seconds.unwrap_or(MENU_SECONDS)),
         }
+    }
+}
+
+/// Long enough to read the menu, short enough not to be switched off.
+const MENU_SECONDS: u16 = 8;
+
+fn menu_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    match u16::deserialize(deserializer)? {
+        seconds @ 1..=300 => Ok(Some(seconds)),
+        other => Err(serde::de::Error::custom(format!(
+            "a menu of {other} s: use 1 to 300"
+        ))),
     }
 }
 
@@ -154,6 +154,12 @@ mod tests {
         assert!(mixed.uki() && mixed.loaders().need_word());
         let shim = boot("uefi = \"shim\"\nbios = \"pxelinux\"").unwrap().boot;
         assert!(shim.shim() && !shim.loaders().need_word());
+        let menu = |lines: &str| boot(lines).map(|settings| settings.boot.menu);
+        assert_eq!(menu(""), Ok(None));
+        assert_eq!(menu("menu = true"), Ok(Some(8)));
+        assert_eq!(menu("menu = true\nmenu_seconds = 20"), Ok(Some(20)));
+        let wrong = menu("menu_seconds = 0").unwrap_err().to_string();
+        assert!(wrong.contains("use 1 to 300"), "{wrong}");
         let wrong = boot("uefi_http = \"shim\"").unwrap_err().to_string();
         assert!(wrong.contains("ipxe") && wrong.contains("uki"), "{wrong}");
     }

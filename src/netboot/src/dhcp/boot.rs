@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV4;
 
-use super::arch::Loader;
+use super::arch::{Arch, Loader};
 use super::client::{BootClient, Quirk, quirk};
 use crate::ipxe;
 use crate::path::BootPath;
@@ -52,6 +52,8 @@ pub struct LoaderFile {
     /// For a whole image, which asks nobody: what to load instead where the
     /// machine shall start its own disk.
     pub own_disk: Option<BootPath>,
+    /// An iPXE in the card's ROM loads it, too, instead of running its text.
+    pub ipxe_too: bool,
 }
 
 impl LoaderFile {
@@ -60,6 +62,7 @@ impl LoaderFile {
         Some(Self {
             file: BootPath::from_tftp(file).ok()?,
             own_disk: None,
+            ipxe_too: false,
         })
     }
 
@@ -68,7 +71,24 @@ impl LoaderFile {
         Some(Self {
             file: BootPath::from_tftp(file).ok()?,
             own_disk: Some(BootPath::from_tftp(own_disk).ok()?),
+            // With Secure Boot iPXE's text would name a kernel that firmware refuses.
+            ipxe_too: true,
         })
+    }
+
+    /// The same loader for iPXE ROMs, too.
+    pub fn for_ipxe_too(self) -> Self {
+        Self {
+            ipxe_too: true,
+            ..self
+        }
+    }
+
+    fn name(&self, word: BootWord) -> &BootPath {
+        match (word, &self.own_disk) {
+            (BootWord::OwnDisk, Some(own_disk)) => own_disk,
+            _ => &self.file,
+        }
     }
 }
 
@@ -87,6 +107,18 @@ impl Loaders {
 
     /// Whether any client is told by DHCP to start its own disk.
     pub fn need_word(&self) -> bool {
+        self.all().any(|loader| loader.own_disk.is_some())
+    }
+
+    /// Every file that a client may be sent to.
+    pub fn files(&self) -> Vec<&BootPath> {
+        self.all()
+            .flat_map(|loader| [Some(&loader.file), loader.own_disk.as_ref()])
+            .flatten()
+            .collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &LoaderFile> {
         let all = [
             &self.bios_pxe,
             &self.efi_x64,
@@ -94,23 +126,24 @@ impl Loaders {
             &self.efi_arm64,
             &self.efi_arm64_http,
         ];
-        all.into_iter().flatten().any(|l| l.own_disk.is_some())
+        all.into_iter().flatten()
     }
 
-    /// The file for one row of the architecture table.
-    pub fn file(&self, loader: Loader, word: BootWord) -> Option<&BootPath> {
-        let loader = match loader {
+    /// The loader for one row of the architecture table.
+    fn row(&self, loader: Loader) -> Option<&LoaderFile> {
+        let row = match loader {
             Loader::BiosPxe => &self.bios_pxe,
             Loader::EfiX64 => &self.efi_x64,
             Loader::EfiX64Http => &self.efi_x64_http,
             Loader::EfiArm64 => &self.efi_arm64,
             Loader::EfiArm64Http => &self.efi_arm64_http,
         };
-        let loader = loader.as_ref()?;
-        match (word, &loader.own_disk) {
-            (BootWord::OwnDisk, Some(own_disk)) => Some(own_disk),
-            _ => Some(&loader.file),
-        }
+        row.as_ref()
+    }
+
+    /// The file for one row of the architecture table.
+    pub fn file(&self, loader: Loader, word: BootWord) -> Option<&BootPath> {
+        self.row(loader).map(|row| row.name(word))
     }
 }
 
@@ -156,6 +189,25 @@ impl BootService {
                 tftp_server_name: false,
                 quirks: &[&quirk::HTTP_CLIENT_ECHO, &quirk::FILE_NAME_NUL],
             }),
+            BootClient::Ipxe(arch) if self.for_ipxe(arch).is_some() => {
+                let row = self.for_ipxe(arch)?;
+                let file = row.name(word);
+                // A whole image is large, and iPXE's HTTP fast; what asks by
+                // TFTP later must have come by it.
+                let tftp = row.own_disk.is_none();
+                Some(BootOffer {
+                    file: if tftp {
+                        file.to_string()
+                    } else {
+                        self.boot_url(file)
+                    },
+                    nul: false,
+                    vendor_class: None,
+                    ipxe_options: alone.then(|| NO_PXEDHCP.to_vec()),
+                    tftp_server_name: tftp,
+                    quirks: &[&quirk::NEXT_SERVER_SET, &quirk::NO_PROXY_WAIT],
+                })
+            }
             BootClient::Ipxe(_) => Some(BootOffer {
                 file: ipxe::script_url(self.http),
                 nul: false,
@@ -171,6 +223,11 @@ impl BootService {
         }
     }
 
+    /// The loader that an iPXE of this architecture is given instead of its text.
+    fn for_ipxe(&self, arch: &Arch) -> Option<&LoaderFile> {
+        self.loaders.row(arch.loader?).filter(|row| row.ipxe_too)
+    }
+
     /// The URL of a file in the boot tree.
     pub fn boot_url(&self, path: &BootPath) -> String {
         format!(
@@ -182,41 +239,5 @@ impl BootService {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dhcp::arch::Arch;
-
-    fn offered(loaders: Loaders, arch: u16, word: BootWord) -> Option<String> {
-        let http = SocketAddrV4::new([10, 77, 0, 1].into(), 80);
-        let arch = Arch::by_id(arch).unwrap();
-        let client = if arch.http {
-            BootClient::HttpBoot(arch)
-        } else {
-            BootClient::Pxe(arch)
-        };
-        let service = BootService { http, loaders };
-        service
-            .offer_for(&client, word, true)
-            .map(|offer| offer.file)
-    }
-
-    #[test]
-    fn only_a_whole_image_is_replaced_for_the_own_disk() {
-        let mixed = || Loaders {
-            efi_x64_http: LoaderFile::whole("groundcrew.efi", "local.efi"),
-            ..Loaders::debian()
-        };
-        assert!(mixed().need_word() && !Loaders::debian().need_word());
-        let file = |arch, word| offered(mixed(), arch, word).unwrap();
-        assert_eq!(file(7, BootWord::OwnDisk), "snponly.efi");
-        assert_eq!(
-            file(16, BootWord::Agent),
-            "http://10.77.0.1/boot/groundcrew.efi"
-        );
-        assert_eq!(
-            file(16, BootWord::OwnDisk),
-            "http://10.77.0.1/boot/local.efi"
-        );
-        assert_eq!(offered(mixed(), 11, BootWord::Agent), None);
-    }
-}
+#[path = "boot_tests.rs"]
+mod tests;

@@ -211,7 +211,7 @@ impl Site {
 impl Site {
     /// The registry that a restart would make of a snapshot of `at` that goes
     /// up to line `after`, and what came since.
-    fn from_snapshot(&self, at: &Registry, after: usize) -> Registry {
+    fn thawed(&self, at: &Registry, after: usize) -> Registry {
         let frozen = at.freeze();
         let mut loader = Loader::new(at.site().clone(), at.limits);
         let (mut all, mut count) = (String::new(), 0);

@@ -143,9 +143,9 @@ proptest! {
         // The journal alone makes the same state, and verifies.
         let restarted = site.restarted();
         prop_assert!(restarted == site.registry);
-        prop_assert!(site.from_snapshot(&site.registry, site.lines.len()) == site.registry);
+        prop_assert!(site.thawed(&site.registry, site.lines.len()) == site.registry);
         let after = early.chain().seq() as usize;
-        prop_assert!(site.from_snapshot(&early, after) == site.registry);
+        prop_assert!(site.thawed(&early, after) == site.registry);
         let chain = journal::verify(site.registry.site(), site.lines.iter().map(String::as_str));
         prop_assert_eq!(chain.unwrap(), site.registry.chain());
     }
