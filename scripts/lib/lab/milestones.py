@@ -29,6 +29,7 @@ SERIAL = [
     _row("lease", r"Configuring \(net\d+ [^)]*\)[. ]*ok", "iPXE has an address", "kernel and initrd"),
     _row("sent", r"NBP file downloaded successfully|Downloading\.\.\.100%", "firmware has its loader"),
     _row("refused-image", r"BdsDxe: failed to (?:load|start) .*: (?P<verdict>Access Denied|Security Violation)", "firmware refuses the image: {verdict}", "the login prompt from its own disk"),
+    _row("disk-refused", r"^error: cannot load image", "firmware refuses the own disk's loader"),
     _row("nothing-to-boot", r"No bootable (?:device|option)", "firmware found nothing to boot", "any boot device"),
     _row("kernel", r"Linux version \d", "kernel starts", "the kernel"),
     _row("agent", AGENT + r"agent (?P<version>\S+) started", "agent {version} started", "enrollment"),
