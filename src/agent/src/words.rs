@@ -63,6 +63,6 @@ pub fn trouble(error: &HttpError) -> Trouble {
             "wrong-site" => Trouble::TrustMismatch,
             _ => Trouble::Turned,
         },
-        HttpError::CutShort | HttpError::TooLong(_) | HttpError::Malformed(_) => Trouble::Other,
+        HttpError::TooLong(_) | HttpError::Malformed(_) => Trouble::Other,
     }
 }
