@@ -52,6 +52,8 @@ fn disks_and_bundles() {
             "bundle refused: not there",
             DownloadError::Http {
                 digest,
+                came: 0,
+                size: 10,
                 error: HttpError::Malformed("404".into()),
             }
             .into(),
