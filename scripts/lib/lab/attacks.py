@@ -7,11 +7,12 @@ once (no firmware's network boot: that is not what is attacked) and takes a man 
     device --- br0 --- 10.77.0.2 rogue.py --- 10.77.0.1 groundcrew serve
 """
 
-import filecmp
 import json
+import os
 import queue
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -26,6 +27,7 @@ from .say import LabError
 
 AT_ONCE = 2  # software emulation: more would only wait for each other
 DAY = 86400
+CHARTER_DAYS = 100  # HQ's other signatures last longer: the charter's end is what is met
 # What a bundle may change; the agent's own state after a grant lies elsewhere.
 LOOKED_AT = ("/etc", "/usr/local", "/home", "/root")
 
@@ -47,13 +49,13 @@ ATTACKS = [
     Attack("truncated-blob", "the second half of the bundle never comes", r"the blob sha256:\w+ did not come whole, \d+ of \d+ bytes: the connection ended early", granted=True),
     Attack("endless-blob", "the bundle does not end", r"the blob sha256:\w+ was changed: .* more than \d+ bytes", granted=True),
     Attack("endless-metadata", "timestamp.json does not end", r"timestamp\.json .*longer than \d+ bytes"),
-    Attack("rollback", "the timestamp of before the image was built", r"older than version \d+ known from the image: refused as a rollback"),
+    Attack("rollback", "the metadata of before the last publication", r"older than version \d+ known from the image: refused as a rollback"),
     Attack("freeze", "nothing new for 20 days, by the device's clock", r"timestamp\.json version \d+ expired at", clock=20),
     Attack("mix-and-match", "an older snapshot under the current timestamp", r"snapshot\.json.*its length or hash differs"),
     Attack("root-mismatch", "another HQ's root as the next one", r"root\.json"),
     Attack("other-hq", "another HQ's timestamp", r"timestamp\.json.* 0 of its signatures are good"),
     Attack("charter-of-another-site", "another site's charter under this one's name", r"sites/\w+\.json"),
-    Attack("charter-expired", "the clock is three years on", r"the charter of `\w+` expired at", clock=3 * 365),
+    Attack("charter-expired", "HQ has signed no new charter, by the device's clock", r"the charter of `\w+` expired at", clock=2 * CHARTER_DAYS),
     Attack("impersonated", "somebody else's TLS key", r"not the appliance of this site", tls="own"),
     Attack("grant-replayed", "a grant that another device got", r"the grant names another signing key", after="swapped-blob"),
     Attack("stale-grant", "a grant for another start of this machine", r"another nonce: it is for another start of this machine"),
@@ -122,6 +124,7 @@ class Attacks:
         site.init_other(self._folder / "other", "elsewhere")
         site.import_devices(hwhash.csv(self._hardware))
         shutil.copytree(site.site / "trust/metadata", self._folder / "old")
+        site.new_charter(CHARTER_DAYS)
         site.publish(self._options.bundle)
         site.build_image(kernel_deb)  # knows the versions of after the publication
         for owner, key in (("site", site.site / "keys/tls.pem"), ("own", self._folder / "other/site/keys/tls.pem")):
@@ -286,25 +289,28 @@ def differences(disk, oem_image, folder):
             root.dump(path, target)
         root.close()
         trees.append(part / "tree")
-    found = sorted(unlike(filecmp.dircmp(*trees)))
+    found = unlike(*trees)
     for tree in trees:
         shutil.rmtree(tree.parent)
     return "CHANGED: " + ", ".join(found[:5]) if found else "its log and its trust only"
 
 
-def unlike(compared):
-    """Names that differ, are only here, or only there."""
-    yield from compared.left_only + compared.right_only + compared.funny_files
-    # By content: two files of one size and time are not the same for that.
-    for name in compared.common_files:
-        left, right = Path(compared.left, name), Path(compared.right, name)
-        if left.is_symlink() or right.is_symlink():
-            if not (left.is_symlink() and right.is_symlink() and left.readlink() == right.readlink()):
-                yield name
-        elif left.read_bytes() != right.read_bytes():
-            yield name
-    for inner in compared.subdirs.values():
-        yield from unlike(inner)
+def unlike(now, then):
+    """Paths below two folders that differ in kind, owner, mode or content, or are in one only."""
+    now, then = contents(now), contents(then)
+    return sorted(path for path in now.keys() | then.keys() if now.get(path) != then.get(path))
+
+
+def contents(root):
+    """Path -> what is there; links are not followed."""
+    found = {}
+    for folder, folders, files in os.walk(root):
+        for name in folders + files:
+            path = Path(folder, name)
+            status = path.lstat()
+            what = os.readlink(path) if path.is_symlink() else path.read_bytes() if stat.S_ISREG(status.st_mode) else None
+            found[str(path.relative_to(root))] = (status.st_mode, status.st_uid, status.st_gid, what)
+    return found
 
 
 class Program:

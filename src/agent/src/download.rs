@@ -111,6 +111,7 @@ struct Partial {
     file: File,
     length: u64,
     hasher: Hasher,
+    wait: fn(Duration),
 }
 
 /// What one connection brought.
@@ -169,11 +170,11 @@ impl Blobs {
             return Ok(());
         }
         let part = done.with_extension("part");
-        let mut partial = Partial::resume(&part, size).map_err(write(&part))?;
+        let mut partial = Partial::resume(&part, size, self.wait).map_err(write(&part))?;
         let mut resumed = partial.length > 0;
         progress(partial.length);
         loop {
-            partial.fill(source, digest, size, (say, self.wait), progress)?;
+            partial.fill(source, digest, size, say, progress)?;
             let found = partial.hasher.clone().finish();
             if found == *digest {
                 break;
@@ -220,7 +221,7 @@ fn hash_all(file: &mut File, hasher: &mut Hasher) -> io::Result<u64> {
 }
 
 impl Partial {
-    fn resume(path: &Path, size: u64) -> io::Result<Self> {
+    fn resume(path: &Path, size: u64, wait: fn(Duration)) -> io::Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -238,6 +239,7 @@ impl Partial {
             file,
             length,
             hasher,
+            wait,
         };
         if partial.length == 0 {
             partial.restart()?;
@@ -261,7 +263,7 @@ impl Partial {
         source: &dyn Source,
         digest: &Digest,
         size: u64,
-        (say, pause): (&dyn Fn(String), fn(Duration)),
+        say: &dyn Fn(String),
         progress: &dyn Fn(u64),
     ) -> Result<(), DownloadError> {
         let url = format!("/blobs/sha256/{}", digest.hex());
@@ -313,7 +315,7 @@ impl Partial {
                 self.length,
                 wait.as_secs_f32()
             ));
-            pause(wait);
+            (self.wait)(wait);
         }
         Ok(())
     }

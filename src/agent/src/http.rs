@@ -261,7 +261,10 @@ fn bounded(answer: Response<Body>, limit: u64) -> Result<Vec<u8>, HttpError> {
 fn transport(error: &ureq::Error) -> HttpError {
     let text = error.to_string();
     if text.contains("certificate") || text.contains("BadSignature") {
-        return HttpError::WrongServer(text);
+        // What rustls and ureq put around our verifier's words.
+        let words = text.split_once("OtherError(");
+        let words = words.and_then(|(_, words)| words.strip_suffix("))"));
+        return HttpError::WrongServer(words.unwrap_or(&text).to_owned());
     }
     HttpError::Transport(text)
 }
@@ -343,6 +346,9 @@ mod tests {
             .unwrap_err();
         assert!(matches!(error, HttpError::WrongServer(_)), "{error:?}");
         assert!(!error.transient());
+        let text = error.to_string();
+        assert!(text.starts_with("the server's key sha256:"), "{text}");
+        assert!(text.contains("): this is not the appliance"), "{text}");
     }
 
     #[test]
