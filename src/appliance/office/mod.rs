@@ -9,6 +9,8 @@ mod devices;
 mod enroll;
 mod grant;
 mod import;
+#[cfg(test)]
+mod import_tests;
 mod leases;
 mod once;
 mod pace;
