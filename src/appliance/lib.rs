@@ -14,5 +14,6 @@ pub mod office;
 pub mod page;
 pub mod serve;
 pub mod site;
+pub mod stick;
 pub mod store;
 pub mod transfers;

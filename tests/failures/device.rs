@@ -107,7 +107,7 @@ impl Device {
 
     /// Sends a DISCOVER and waits for the offered address.
     pub fn discover(&self, net: &Net) -> Option<Ipv4Addr> {
-        self.exchange(net, 1, vec![], 2)
+        self.exchange(net, 1, &[], 2)
     }
 
     /// Sends it `times`, without waiting for answers.
@@ -123,8 +123,8 @@ impl Device {
 
     /// Sends a REQUEST for an address of that server, and waits for the ACK.
     pub fn request(&self, net: &Net, ip: Ipv4Addr, server: Ipv4Addr) -> Option<Ipv4Addr> {
-        let options = vec![(50, ip.octets().to_vec()), (54, server.octets().to_vec())];
-        self.exchange(net, 3, options, 5)
+        let options: [(u8, &[u8]); 2] = [(50, &ip.octets()), (54, &server.octets())];
+        self.exchange(net, 3, &options, 5)
     }
 
     /// The same, of a server that does not answer here.
@@ -139,11 +139,10 @@ impl Device {
         &self,
         net: &Net,
         kind: u8,
-        options: Vec<(u8, Vec<u8>)>,
+        options: &[(u8, &[u8])],
         wanted: u8,
     ) -> Option<Ipv4Addr> {
-        let more: Vec<(u8, &[u8])> = options.iter().map(|(c, d)| (*c, d.as_slice())).collect();
-        let (packet, xid) = (self.packet(kind, &more), self.xid);
+        let (packet, xid) = (self.packet(kind, options), self.xid);
         net.on_client(move || {
             let socket = socket();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -204,6 +203,14 @@ impl Device {
 pub fn take(net: &Net, ip: Ipv4Addr) {
     let address = format!("-n {} address replace {ip}/24 dev dev0", net.client);
     run("ip", address.split(' '));
+}
+
+/// The client's cable has this address and no other, so that whatever is sent
+/// comes from it.
+pub fn only(net: &Net, ip: Ipv4Addr) {
+    let flush = format!("-n {} address flush dev dev0", net.client);
+    run("ip", flush.split(' '));
+    take(net, ip);
 }
 
 /// What a device does with a TFTP transfer.

@@ -47,6 +47,27 @@ fn the_third_failure_of_one_kind_holds_a_device_until_it_is_released() {
 }
 
 #[test]
+fn a_site_may_want_a_menu() {
+    let stage = Stage::with("mode = \"authoritative\"\nconflict_probe = false", |site| {
+        site.edit_settings("[boot]", "[boot]\nmenu = true");
+    });
+    let net = &stage.switched.net;
+    let device = Device::new(1, Firmware::Ipxe);
+    let ip = device.lease(net);
+    let text = device.ask_text(net, ip, "SYNTH-79");
+    assert!(
+        text.contains("choose --default agent --timeout 8000"),
+        "{text}"
+    );
+    let told = stage.ended("SYNTH-79");
+    assert!(
+        told.lines
+            .iter()
+            .any(|line| line.text.contains("shown a menu"))
+    );
+}
+
+#[test]
 fn an_order_for_one_boot_is_used_up_and_outlives_a_restart() {
     let mut stage = Stage::authoritative();
     let device = Device::new(1, Firmware::Ipxe);

@@ -58,10 +58,13 @@ impl Stage {
         let named = |told: &Diagnosis| told.cause == Some(cause);
         let mut tries = (0..100).filter_map(|_| seen(&self.site, name));
         let told = tries.find(|fixture| named(&diagnose(&fixture.story, later(fixture))));
-        let told = told.map_or_else(
-            || self.ended(name),
-            |fixture| diagnose(&fixture.story, later(&fixture)),
-        );
+        let told = match told {
+            None => self.ended(name),
+            Some(fixture) => {
+                keep(name, &fixture);
+                diagnose(&fixture.story, later(&fixture))
+            }
+        };
         judged(staged, &told, cause);
         told
     }
@@ -71,11 +74,7 @@ impl Stage {
 pub fn story(site: &TestSite, name: &str) -> Fixture {
     let mut tries = (0..100).map(|_| seen(site, name));
     let found = tries.find(Option::is_some).flatten();
-    let fixture = found.unwrap_or_else(|| panic!("{name} was not seen"));
-    if let Ok(folder) = std::env::var("GROUNDCREW_KEEP_STORIES") {
-        keep(&folder, name, &fixture);
-    }
-    fixture
+    found.unwrap_or_else(|| panic!("{name} was not seen"))
 }
 
 /// The story as it is now, once there is one.
@@ -84,10 +83,14 @@ fn seen(site: &TestSite, name: &str) -> Option<Fixture> {
     serde_json::from_slice(&output.stdout).ok()
 }
 
-fn keep(folder: &str, name: &str, fixture: &Fixture) {
+/// As a fixture, where `GROUNDCREW_KEEP_STORIES` names a folder.
+fn keep(name: &str, fixture: &Fixture) {
+    let Ok(folder) = std::env::var("GROUNDCREW_KEEP_STORIES") else {
+        return;
+    };
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("story").replace("::", "-");
-    let path = std::path::Path::new(folder).join(format!("{test}-{}.json", name.replace(':', "")));
+    let path = std::path::Path::new(&folder).join(format!("{test}-{}.json", name.replace(':', "")));
     let mut fixture = fixture.clone();
     // Judged as of an hour later, as the test does.
     fixture.now = later(&fixture);

@@ -173,12 +173,16 @@ class Appliance:
     def _groundcrew(self):
         return self._bin / "groundcrew"
 
-    def _call(self, *words):
+    def explain(self, mac):
+        """What `groundcrew boot explain` says of a device; its exit code 1 says that the boot failed."""
+        return self._call("boot", "explain", mac, "--site", self.site, good=(0, 1))
+
+    def _call(self, *words, good=(0,)):
         argv = [str(self._groundcrew()), *map(str, words)]
         done = subprocess.run(network.inside(self._namespace, argv), capture_output=True, text=True, errors="replace", check=False)
         with open(self._folder / "logs/commands.log", "a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(argv)}\n{done.stderr}{done.stdout}(exit {done.returncode})\n")
-        if done.returncode != 0:
+        if done.returncode not in good:
             raise LabError(f"`{' '.join(['groundcrew', *argv[1:]])}` failed ({done.returncode}):\n{(done.stderr or done.stdout).strip()}")
         return done.stdout
 

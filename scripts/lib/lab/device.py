@@ -74,6 +74,9 @@ class Device:
         return first
 
     def _met(self, name, values, at):
+        if name == "disk-refused" and self._mode == "refuse-disk" and self.timeline.first("receipt"):
+            self.reason = "firmware: the disk's loader is not signed"
+            return self.finish("refused")
         if name == "agent" and self._mode == "peer":
             return self.finish("started")
         if name == "code" and self._mode == "unknown":
@@ -98,6 +101,8 @@ class Device:
 
     def _on_login(self, hostname, at):
         self.hostname = hostname
+        if self._mode == "refuse-disk":
+            return self.fail("an unsigned loader on its disk was started, although firmware should have refused it")
         if self._mode == "refuse":
             return self._on_refused_image(hostname, at)
         if self.refused:

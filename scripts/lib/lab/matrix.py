@@ -32,6 +32,7 @@ ROWS = [
     Row("sb-http-uki", ("--fw", "sb-http-uki")),
     Row("sb-uki-unsigned", ("--fw", "sb-uki", "--refuse", "unsigned"), peer=False),
     Row("sb-http-uki-other-key", ("--fw", "sb-http-uki", "--refuse", "other-key"), peer=False),
+    Row("sb-uki-unsigned-disk", ("--fw", "sb-uki", "--refuse", "disk"), peer=False),
     Row("proxy-bios", ("--fw", "proxy-bios"), peer=False),
     Row("proxy-uefi", ("--fw", "proxy-uefi"), peer=False),
     Row("relay-bios", ("--fw", "relay-bios"), peer=False),

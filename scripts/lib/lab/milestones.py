@@ -29,6 +29,7 @@ SERIAL = [
     _row("lease", r"Configuring \(net\d+ [^)]*\)[. ]*ok", "iPXE has an address", "kernel and initrd"),
     _row("sent", r"NBP file downloaded successfully|Downloading\.\.\.100%", "firmware has its loader"),
     _row("refused-image", r"BdsDxe: failed to (?:load|start) .*: (?P<verdict>Access Denied|Security Violation)", "firmware refuses the image: {verdict}", "the login prompt from its own disk"),
+    _row("disk-refused", r"^error: cannot load image", "firmware refuses the own disk's loader"),
     _row("nothing-to-boot", r"No bootable (?:device|option)", "firmware found nothing to boot", "any boot device"),
     _row("kernel", r"Linux version \d", "kernel starts", "the kernel"),
     _row("agent", AGENT + r"agent (?P<version>\S+) started", "agent {version} started", "enrollment"),
@@ -65,6 +66,11 @@ def clean(raw):
     """A serial line as text: no escape sequences, no control characters, at most 2000 characters."""
     text = raw[:8000].decode("utf-8", "replace")
     return _CONTROL.sub("", _ESCAPES.sub("", text)).rstrip()[:2000]
+
+
+def clean_stream(text):
+    """A piece of a serial line without escape sequences, line ends kept."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", _ESCAPES.sub("", text))
 
 
 def recognise(table, line):

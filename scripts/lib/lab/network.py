@@ -9,7 +9,7 @@ With `--proxy`, `gclabPIDo` holds somebody else's DHCP server: dnsmasq at
 
 With `--fw relay-...`, a router stands between them and relays DHCP:
 
-    gc0 10.77.0.1/24 --- up 10.77.0.3 gclabPIDr 10.88.0.1 down --- up0
+    gc0 10.77.0.1/24 --- wan0 10.77.0.3 gclabPIDr 10.88.0.1 lan0 --- up0
 
 Names carry the process id, so labs run side by side; what a killed lab left is
 removed by the next one.
@@ -93,12 +93,12 @@ class Network:
         _ip(self.relay, "link set lo up")
         # The switch's cable comes out of the appliance and goes into the router ...
         _ip(self.appliance, f"link del {INTERFACE}")
-        _ip(self.appliance, f"link add {INTERFACE} type veth peer name up netns {self.relay}")
-        _ip(self.relay, f"link add down type veth peer name up0 netns {self.switch}")
+        _ip(self.appliance, f"link add {INTERFACE} type veth peer name wan0 netns {self.relay}")
+        _ip(self.relay, f"link add lan0 type veth peer name up0 netns {self.switch}")
         _ip(self.appliance, f"addr add {ADDRESS} dev {INTERFACE}")
-        _ip(self.relay, f"addr add {ROUTER}/24 dev up")
-        _ip(self.relay, f"addr add {RELAY} dev down")
-        for name, link in ((self.appliance, INTERFACE), (self.relay, "up"), (self.relay, "down")):
+        _ip(self.relay, f"addr add {ROUTER}/24 dev wan0")
+        _ip(self.relay, f"addr add {RELAY} dev lan0")
+        for name, link in ((self.appliance, INTERFACE), (self.relay, "wan0"), (self.relay, "lan0")):
             host.run(["ip", "netns", "exec", name, "ethtool", "-K", link, "tx", "off"])
             _ip(name, f"link set {link} up")
         _ip(self.switch, "link set up0 master br0 up")
@@ -107,7 +107,7 @@ class Network:
         _ip(self.appliance, f"route add 10.88.0.0/24 via {ROUTER}")
         with open(log, "wb") as out:
             self._dhcrelay = subprocess.Popen(
-                inside(self.relay, ["dhcrelay", "-4", "-d", "-a", "--no-pid", "-iu", "up", "-id", "down", ADDRESS.split("/")[0]]),
+                inside(self.relay, ["dhcrelay", "-4", "-d", "-a", "--no-pid", "-iu", "wan0", "-id", "lan0", ADDRESS.split("/")[0]]),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )
 

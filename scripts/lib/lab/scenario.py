@@ -84,7 +84,7 @@ class Lab:
         cache = host.cache_dir()
         binaries = self._timed("build", self._binaries)
         image = self._timed("oem_disk", lambda: oem.ensure(cache, self.say, self.options.oem_kernel))
-        if any(kind.secure for kind in self._kinds):
+        if any(kind.secure for kind in self._kinds) and self.options.refuse != "disk":
             image = oem_signed.ensure(image, self.say)
         deb = self.options.kernel_deb or self._timed("kernel_deb", lambda: host.kernel_deb(cache, self.say))
         return image, deb, binaries
@@ -174,7 +174,7 @@ class Lab:
     def _read_disks(self):
         """The word of the disk itself, after the login prompt's."""
         for device in self._devices:
-            if device.outcome not in ("provisioned", "refused"):
+            if device.outcome not in ("provisioned", "refused") or self.options.refuse == "disk":
                 continue
             found = verify.hostname(device.machine.disk, self._folder / "devices" / device.name)
             if found != device.hostname:
@@ -183,7 +183,7 @@ class Lab:
                 self.say(f"its disk, read offline: file system sound, /etc/hostname is {found}", device.name)
 
     def _verdict(self):
-        wanted = "started" if self.options.mode == "peer" else "refused" if self.options.mode in ("tamper", "refuse") else "provisioned"
+        wanted = "started" if self.options.mode == "peer" else "refused" if self.options.mode in ("tamper", "refuse", "refuse-disk") else "provisioned"
         ok = all(device.outcome == wanted for device in self._devices)
         self.marks["total"] = round(self.say.seconds(), 1)
         self.say.plain("\n" + report.table(self._devices))
@@ -192,6 +192,14 @@ class Lab:
             self.say.plain(f"appliance: {self._memory[0] / 1024:.1f} MiB resident when ready, {peak / 1024:.1f} MiB at most")
         if ok and self.options.mode == "refuse":
             self.say.plain("the image was fetched and refused by firmware; nothing of it ran, and the own disk came up")
+            for device in self._devices:
+                story = self._appliance.explain(device.machine.hardware.mac)
+                self.say.plain(f"groundcrew boot explain {device.machine.hardware.mac}:\n{story}")
+                ok = ok and "Secure Boot" in story
+            if not ok:
+                self.say.plain("the appliance did not name Secure Boot as the cause")
+        elif ok and self.options.refuse == "disk":
+            self.say.plain("the signed way to the own disk started nothing that firmware does not trust")
         elif ok and wanted == "refused":
             named = all(self._tampered[:12] in device.reason for device in self._devices)
             self.say.plain("the changed bundle was refused" + (", its blob named," if named else "") + " and the installed systems are untouched")

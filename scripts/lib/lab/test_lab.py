@@ -185,6 +185,18 @@ class Refusal(unittest.TestCase):
         dev.on_serial(140, "oem login:")
         self.assertEqual(dev.outcome, "failed")
 
+    def test_the_own_disk_refused_after_the_receipt(self):
+        dev = device("refuse-disk")
+        self.assertIsNone(dev.on_serial(101, "error: cannot load image."))
+        for at, line in enumerate(GOOD, 110):
+            dev.on_serial(at, line)
+        dev.on_reset(130)
+        self.assertEqual(dev.on_serial(140, "error: cannot load image."), "done")
+        self.assertEqual(dev.outcome, "refused")
+        other = device("refuse-disk")
+        other.on_serial(140, "hq-1 login:")
+        self.assertEqual(other.outcome, "failed")
+
     def test_an_image_that_ran_was_not_refused(self):
         dev = device("refuse")
         for at, line in ((105, "NBP file downloaded successfully."), (106, self.DENIED), (120, GOOD[0])):

@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::cmdline::Address;
+
 /// What the program is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -19,6 +21,11 @@ pub enum Command {
         /// The program and its arguments.
         argv: Vec<OsString>,
     },
+    /// Provision this machine from the stick it was started from.
+    Provision,
+    /// Bring the network up for an appliance on a stick; its address where
+    /// nobody gives it one.
+    Network(Address),
     /// A request of the kernel for a module.
     Modprobe(String),
     /// Print the version.
@@ -85,6 +92,11 @@ impl Command {
                 "`init` provisions and restarts the machine; it runs only as PID 1 of a boot image"
                     .into(),
             )),
+            ["provision"] => Ok(Self::Provision),
+            ["network", own] => own
+                .parse()
+                .map(Self::Network)
+                .map_err(|()| UsageError("`network` takes an address as 10.77.0.1/24".into())),
             ["exec-in-root", root, "--", ..] => Ok(Self::ExecInRoot {
                 root: root.into(),
                 argv: args.iter().skip(3).cloned().collect(),
@@ -133,6 +145,14 @@ mod tests {
             Ok(Command::Modprobe("fs-ext4".into()))
         );
         assert_eq!(parse(&["--version"], 9), Ok(Command::Version));
+        assert_eq!(parse(&["provision"], 9), Ok(Command::Provision));
+        assert!(matches!(
+            parse(&["network", "10.77.0.1/24"], 9),
+            Ok(Command::Network(Address { prefix: 24, .. }))
+        ));
+        for bad in ["10.77.0.1", "10.77.0.1/33", "/24"] {
+            assert!(parse(&["network", bad], 9).is_err(), "{bad}");
+        }
         assert!(parse(&[], 9).is_err() && parse(&["report", "--yaml"], 9).is_err());
         assert!(HELP.lines().all(|line| line.len() <= 80));
     }

@@ -26,6 +26,20 @@ pub struct BootArgs {
     pub https: u16,
 }
 
+impl Default for BootArgs {
+    /// No word of the loader's.
+    fn default() -> Self {
+        Self {
+            mac: None,
+            address: None,
+            gateway: None,
+            server: None,
+            http: 80,
+            https: 443,
+        }
+    }
+}
+
 /// An IPv4 address and the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
@@ -38,6 +52,19 @@ pub struct Address {
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
+impl std::str::FromStr for Address {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (ip, prefix) = text.split_once('/').ok_or(())?;
+        let (ip, prefix) = (ip.parse().map_err(drop)?, prefix.parse().map_err(drop)?);
+        if prefix > 32 {
+            return Err(());
+        }
+        Ok(Self { ip, prefix })
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use groundcrew_core::Digest;
 use groundcrew_core::digest::Hasher;
+use groundcrew_core::words::Trouble;
 
 use crate::failure::Failure;
 use crate::http::{Backoff, HttpError, Public};
@@ -72,13 +73,16 @@ impl From<DownloadError> for Failure {
             DownloadError::Changed { .. } => Self::refused(
                 error,
                 "Somebody or something changed the bundle on the appliance: publish it again and find out why.",
-            ),
+            )
+            .about(Trouble::BundleChanged),
             DownloadError::Http { .. } => Self::failed(
                 error,
                 "Check that the appliance runs and that this device reaches it.",
-            ),
+            )
+            .about(Trouble::BundleMissing),
             DownloadError::Write { .. } => {
                 Self::failed(error, "Check that this machine's disk has room and works.")
+                    .about(Trouble::Disk)
             }
         }
     }

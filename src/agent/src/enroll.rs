@@ -10,12 +10,14 @@ use groundcrew_core::enroll::{
 use groundcrew_core::hardware::HardwareReport;
 use groundcrew_core::keys::{SealKey, SigningKey};
 use groundcrew_core::trust::{Charter, CharterError};
+use groundcrew_core::words::Trouble;
 use groundcrew_core::{DeviceId, SiteId, Verified};
 use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
 
 use crate::failure::Failure;
 use crate::http::{Api, Backoff, HttpError};
 use crate::random;
+use crate::words;
 
 /// The agent's version, as requests and receipts carry it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -94,6 +96,8 @@ pub trait Watcher {
     fn waiting(&self, code: Code, reason: &str);
     /// Something did not work and is tried again.
     fn trouble(&self, text: String);
+    /// The same, for whoever else should know.
+    fn stuck(&self, _error: &HttpError) {}
     /// Waits before the next attempt.
     fn pause(&self, wait: Duration) {
         std::thread::sleep(wait);
@@ -247,7 +251,8 @@ fn attempt(
                 challenge.site, charter.site
             ),
             "Boot from the appliance of the right site.",
-        ));
+        )
+        .about(Trouble::TrustMismatch));
     }
     let request = request(keys, charter.site.clone(), nonce, &challenge, report);
     let envelope = Envelope::sign(&request, &keys.sign)
@@ -294,7 +299,8 @@ fn wait(
                         groundcrew_core::ids::shown(&reason)
                     ),
                     "Ask the site's technician.",
-                ));
+                )
+                .about(Trouble::Rejected));
             }
             Decision::Waiting { reason } => {
                 let now = Instant::now();
@@ -340,6 +346,7 @@ fn persistent<T>(
             "{what}: {error}; again in {:.1} s",
             wait.as_secs_f32()
         ));
+        watcher.stuck(&error);
         watcher.pause(wait);
     }
 }
@@ -356,7 +363,7 @@ pub fn begins_again(error: &HttpError) -> bool {
 }
 
 fn failure(error: &HttpError) -> Failure {
-    match error {
+    let failure = match error {
         HttpError::WrongServer(_) => Failure::refused(
             error,
             "Check that no other machine has the appliance's address, and that this image is of this site.",
@@ -366,7 +373,8 @@ fn failure(error: &HttpError) -> Failure {
             error,
             "Check that the appliance runs and that this device reaches it.",
         ),
-    }
+    };
+    failure.about(words::trouble(error))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use groundcrew_core::words::Trouble;
+
 /// A reason to stop, in words for the person in front of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -11,6 +13,8 @@ pub struct Failure {
     pub what: String,
     /// What somebody can do about it.
     pub advice: String,
+    /// What it is about, for the appliance.
+    pub trouble: Trouble,
 }
 
 /// Which of the two it is.
@@ -29,6 +33,7 @@ impl Failure {
             kind: Kind::Refused,
             what: what.to_string(),
             advice: advice.into(),
+            trouble: Trouble::Other,
         }
     }
 
@@ -38,7 +43,16 @@ impl Failure {
             kind: Kind::Failed,
             what: what.to_string(),
             advice: advice.into(),
+            trouble: Trouble::Other,
         }
+    }
+
+    /// The same, and what it is about. A full disk is one whatever was done on it.
+    #[must_use]
+    pub fn about(mut self, trouble: Trouble) -> Self {
+        let full = self.what.contains("No space left");
+        self.trouble = if full { Trouble::DiskFull } else { trouble };
+        self
     }
 }
 

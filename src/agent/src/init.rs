@@ -14,6 +14,7 @@ use rustix::system::RebootCommand;
 use crate::console::{self, Console};
 use crate::modules::{self, Loader};
 use crate::provision;
+use crate::stick::{self, End};
 use crate::uevent::Uevents;
 
 /// How long a result stays on the screen.
@@ -30,7 +31,7 @@ pub fn run() -> ! {
     let reporter = console.clone();
     std::panic::set_hook(Box::new(move |panic| {
         reporter.line(&format!("failed: the agent has a defect: {panic}"));
-        end(&reporter, BAD_LINGER);
+        end(&reporter, BAD_LINGER, End::Restart);
     }));
     console::quiet_kernel();
     console.line(&format!("agent {} started", env!("CARGO_PKG_VERSION")));
@@ -38,8 +39,13 @@ pub fn run() -> ! {
         console.line(&format!("note: {problem}"));
     }
     let loader = start_drivers(&console);
+    if stick::wanted() {
+        let how = stick::run(&console);
+        end(&console, GOOD_LINGER, how);
+    }
     let good = provision::run(&console, &loader);
-    end(&console, if good { GOOD_LINGER } else { BAD_LINGER })
+    let linger = if good { GOOD_LINGER } else { BAD_LINGER };
+    end(&console, linger, End::Restart)
 }
 
 /// The kernel's file systems. Returns what did not work, for the log: PID 1
@@ -167,21 +173,25 @@ fn other_processes() -> Vec<Pid> {
     entries.filter_map(pid).collect()
 }
 
-/// Shows what stands there, syncs, restarts.
-fn end(console: &Console, linger: Duration) -> ! {
+/// Shows what stands there, syncs, restarts or switches off.
+fn end(console: &Console, linger: Duration, how: End) -> ! {
     rustix::fs::sync();
     console.flush(Duration::from_secs(2));
     std::thread::sleep(linger);
     end_other_processes();
-    console.line("rebooting");
+    let (said, command, sysrq) = match how {
+        End::Restart => ("rebooting", RebootCommand::Restart, "b"),
+        End::PowerOff => ("switching off", RebootCommand::PowerOff, "o"),
+    };
+    console.line(said);
     console.flush(Duration::from_secs(2));
     rustix::fs::sync();
     // Whatever is still mounted writable becomes read-only (sysrq `u`).
     let _ = fs::write("/proc/sysrq-trigger", "u");
     loop {
-        let _ = rustix::system::reboot(RebootCommand::Restart);
+        let _ = rustix::system::reboot(command);
         // Firmware that does not restart: the kernel's other ways.
-        let _ = fs::write("/proc/sysrq-trigger", "b");
+        let _ = fs::write("/proc/sysrq-trigger", sysrq);
         std::thread::sleep(Duration::from_secs(5));
     }
 }

@@ -8,6 +8,7 @@
 //! trust      image, disk, TUF over HTTP   enroll      request, code, grant
 //! system     which disk, mounted how      apply       the bundle's steps
 //! hardware   the report                   console     screen, serial, log
+//! stick      started from a stick: the appliance's program beside it decides
 //! ```
 
 pub mod apply;
@@ -29,8 +30,10 @@ pub mod reporter;
 pub mod rooted;
 pub mod state;
 pub mod steady;
+pub mod stick;
 pub mod system;
 pub mod tls;
 pub mod tpm;
 pub mod trust;
 pub mod uevent;
+pub mod words;

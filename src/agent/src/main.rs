@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use groundcrew_agent::cli::{Command, Form, HELP};
-use groundcrew_agent::{apply, hardware, init, modules, report};
+use groundcrew_agent::{apply, hardware, init, modules, report, stick};
 use groundcrew_core::UnixTime;
 
 fn main() -> ExitCode {
@@ -24,6 +24,8 @@ fn main() -> ExitCode {
             eprintln!("{error}");
             ExitCode::from(127)
         }
+        Command::Provision => stick::provision(),
+        Command::Network(own) => stick::network(own),
         Command::Modprobe(name) => {
             let loaded = modules::serve_request(&name);
             ExitCode::from(u8::from(loaded.unwrap_or(0) == 0))

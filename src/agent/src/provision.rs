@@ -29,6 +29,7 @@ use crate::state::{self, State};
 use crate::system::mount::{Access, Mounted};
 use crate::system::{self, Installed};
 use crate::trust::{self, IMAGE_FILE, Trust};
+use crate::words::Voice;
 
 /// How long the appliance may take to store a receipt or a log.
 const RECEIPT_PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -39,6 +40,8 @@ pub(crate) struct Run<'a> {
     console: &'a Console,
     phase: (&'static str, Instant),
     times: Vec<(&'static str, Duration)>,
+    /// Once there is a network.
+    voice: Option<Voice>,
 }
 
 /// Everything known before the device asks to be let in.
@@ -84,6 +87,7 @@ pub fn run(console: &Console, loader: &Arc<Loader>) -> bool {
         console,
         phase: ("drivers", Instant::now()),
         times: Vec::new(),
+        voice: None,
     };
     let outcome = run.all(loader);
     run.phase("end");
@@ -161,6 +165,9 @@ impl Run<'_> {
     /// Says it on every console, once.
     fn told(&self, failure: Failure) -> Failure {
         self.say(&failure.to_string());
+        if let Some(voice) = &self.voice {
+            voice.say(failure.trouble, self.phase.0, &failure.to_string());
+        }
         if !failure.advice.is_empty() {
             self.say(&format!("advice: {}", failure.advice));
         }
@@ -183,6 +190,8 @@ impl Run<'_> {
             .join()
             .map_err(|_| Failure::failed("looking at the disks broke off", ""))?;
         let network = self.show_network(network)?;
+        let public = Public::new(network.server, args.http);
+        self.voice = Some(Voice::new(public.clone(), network.mac, &hardware::gather()));
         let installed = self.show_system(found);
         let mut keys = None;
         if let Ok(installed) = &installed
@@ -192,7 +201,6 @@ impl Run<'_> {
             keys = state::recall_keys(mounted.root());
         }
         self.phase("trust");
-        let public = Public::new(network.server, args.http);
         trust.refresh(&public, &|text| self.say(&text))?;
         if trust::set_clock(trust.now()) {
             self.say(&format!(
@@ -253,7 +261,7 @@ impl Run<'_> {
         &self,
         found: Result<Installed, system::SystemError>,
     ) -> Result<Installed, Failure> {
-        let installed = found.map_err(|error| Failure::refused(&error, error.advice()))?;
+        let installed = found?;
         let text = format!("{} on {}", installed.name, installed.device.display());
         self.say(&format!("system {text}"));
         self.console.show(|screen| screen.system = text);
@@ -272,7 +280,7 @@ impl Run<'_> {
             Some(keys) => keys,
             None => Keys::generate()?,
         };
-        let watcher = ConsoleWatcher(self.console);
+        let watcher = ConsoleWatcher(self.console, self.voice.as_ref());
         let granted = enroll::enroll(api, trust.charter(), &keys, report, &watcher)?;
         let grant = &granted.grant;
         trust.proven(grant.issued_at);
@@ -476,7 +484,7 @@ fn kernel_log() -> String {
 }
 
 /// Tells the person in front of the device.
-struct ConsoleWatcher<'a>(&'a Console);
+struct ConsoleWatcher<'a>(&'a Console, Option<&'a Voice>);
 
 impl Watcher for ConsoleWatcher<'_> {
     fn enrolled(&self, device: &DeviceId) {
@@ -491,6 +499,12 @@ impl Watcher for ConsoleWatcher<'_> {
 
     fn trouble(&self, text: String) {
         self.0.line(&text);
+    }
+
+    fn stuck(&self, error: &HttpError) {
+        if let Some(voice) = self.1 {
+            voice.stuck("enrollment", error);
+        }
     }
 }
 

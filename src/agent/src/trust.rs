@@ -11,8 +11,9 @@ use groundcrew_core::enroll::BundleRef;
 use groundcrew_core::ids::{Slug, Version};
 use groundcrew_core::time::{Now, TimeFloor};
 use groundcrew_core::trust::downgrade::{DowngradeError, Downgrades, MAX_DOWNGRADES};
-use groundcrew_core::trust::tuf::{Fetch, NotFound, Poll};
-use groundcrew_core::trust::{Charter, Client, ImageTrust, TrustError, Trusted};
+use groundcrew_core::trust::tuf::{Fetch, NotFound, Poll, TufError};
+use groundcrew_core::trust::{Charter, CharterError, Client, ImageTrust, TrustError, Trusted};
+use groundcrew_core::words::Trouble;
 use groundcrew_core::{DeviceId, UnixTime, Verified};
 use serde::{Deserialize, Serialize};
 
@@ -93,17 +94,19 @@ impl Trust {
                 format!("no trust root at {}: {error}", path.display()),
                 advice,
             )
+            .about(Trouble::Image)
         })?;
         let image = ImageTrust::from_json(&bytes).map_err(|error| {
             Failure::refused(
                 format!("the image's trust root cannot be read: {error}"),
                 advice,
             )
+            .about(Trouble::Image)
         })?;
         let floor = image.floor();
-        let charter = image
-            .verify(floor.now(clock()))
-            .map_err(|error| Failure::refused(format!("the image's trust: {error}"), advice))?;
+        let charter = image.verify(floor.now(clock())).map_err(|error| {
+            Failure::refused(format!("the image's trust: {error}"), advice).about(trouble(&error))
+        })?;
         Ok(Self {
             image,
             floor,
@@ -241,20 +244,36 @@ impl Trust {
 }
 
 fn refusal(error: impl Into<TrustError>) -> Failure {
+    let error = error.into();
+    let trouble = trouble(&error);
     Failure::refused(
-        format!("the site's signed metadata: {}", error.into()),
+        format!("the site's signed metadata: {error}"),
         format!(
             "Tell the site's administrator: the appliance serves something that HQ did not sign, or it needs a refresh. If {} is not the time, set the clock in this machine's firmware.",
             clock()
         ),
     )
+    .about(trouble)
+}
+
+fn trouble(error: &TrustError) -> Trouble {
+    match error {
+        TrustError::Tuf(TufError::Expired { .. }) => Trouble::TrustExpired,
+        TrustError::Charter(CharterError::Expired { .. }) => Trouble::CharterExpired,
+        TrustError::Tuf(_) | TrustError::Charter(_) => Trouble::TrustMismatch,
+    }
 }
 
 fn not_listed(path: &str) -> Failure {
+    let trouble = match path.starts_with("bundles/") {
+        true => Trouble::BundleMissing,
+        false => Trouble::TrustMismatch,
+    };
     Failure::refused(
         format!("the site has signed no `{path}`"),
         "Publish the bundle on the appliance, then start this device again.",
     )
+    .about(trouble)
 }
 
 fn changed(path: &str, error: &dyn std::fmt::Display) -> Failure {
@@ -262,6 +281,7 @@ fn changed(path: &str, error: &dyn std::fmt::Display) -> Failure {
         format!("{path} is not what HQ signed: {error}"),
         "Somebody or something changed files on the appliance: publish the bundle again and find out why.",
     )
+    .about(Trouble::BundleChanged)
 }
 
 fn unreachable(what: &str, error: &HttpError) -> Failure {
@@ -269,6 +289,7 @@ fn unreachable(what: &str, error: &HttpError) -> Failure {
         format!("{what}: {error}"),
         "Check that the appliance runs and that this device reaches it.",
     )
+    .about(Trouble::HttpUnreachable)
 }
 
 fn update(client: &mut Client, public: &Public, say: &dyn Fn(String)) -> Result<(), Failure> {
@@ -310,7 +331,8 @@ fn target(
         Ok(None) => Err(Failure::failed(
             format!("the appliance does not have {path}, though it is signed"),
             "Publish it again on the appliance.",
-        )),
+        )
+        .about(Trouble::BundleMissing)),
         Err(HttpError::TooLong(limit)) => Err(changed(path, &format!("longer than {limit} bytes"))),
         Err(error) => Err(unreachable(path, &error)),
     }

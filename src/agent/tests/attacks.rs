@@ -9,12 +9,13 @@
 
 mod common;
 
-use common::device::{Agent, blob_of, refused, replace};
+use common::device::{Agent, blob_of, refused, refused_about, replace};
 use common::{DAY, Site, key, now};
 use groundcrew_agent::trust::Memory;
 use groundcrew_core::SiteId;
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::Grant;
+use groundcrew_core::words::Trouble;
 
 const STEPS: &str =
     "[[step]]\nname = \"motd\"\nfile = { path = \"/etc/motd\", content = \"hello\\n\" }\n";
@@ -92,7 +93,7 @@ fn a_swapped_blob_is_refused() {
     let foreign_path = blob_of(&other);
     let foreign = other.files.lock().unwrap()[&foreign_path].clone();
     replace(&site, &blob_of(&site), |_| foreign.clone());
-    let why = refused(agent.download(&granted));
+    let why = refused_about(agent.download(&granted), Trouble::BundleChanged);
     assert!(why.contains("was changed"), "{why}");
 }
 
@@ -117,7 +118,7 @@ fn yesterday_s_metadata_is_refused_by_who_saw_today_s() {
     *site.files.lock().unwrap() = yesterday;
     let mut again = Agent::booted(&site);
     again.trust.remember(memory);
-    let why = refused(again.refresh());
+    let why = refused_about(again.refresh(), Trouble::TrustMismatch);
     assert!(why.contains("refused as a rollback"), "{why}");
     // One with an empty disk cannot know; its image's versions are its floor.
     Agent::booted(&site).refresh().unwrap();
@@ -129,7 +130,7 @@ fn a_frozen_site_is_refused_once_its_signature_expires() {
     let mut agent = Agent::booted(&site);
     // Proven past: the site's own signature was good for 7 days.
     agent.trust.proven(now().plus(8 * DAY));
-    let why = refused(agent.refresh());
+    let why = refused_about(agent.refresh(), Trouble::TrustExpired);
     assert!(why.contains("timestamp.json version 1 expired"), "{why}");
 }
 
@@ -139,6 +140,6 @@ fn an_expired_charter_is_refused() {
     let mut agent = Agent::booted(&site);
     site.sign_again_until(now().plus(400 * DAY));
     agent.trust.proven(now().plus(200 * DAY));
-    let why = refused(agent.refresh());
+    let why = refused_about(agent.refresh(), Trouble::CharterExpired);
     assert!(why.contains("the charter of `lab` expired"), "{why}");
 }

@@ -5,6 +5,8 @@ mod files;
 mod machine;
 mod wire;
 
+pub use wire::servers_on;
+
 use std::fmt::Write as _;
 
 use serde::Serialize;

@@ -56,9 +56,14 @@ fn names(servers: &[Ipv4Addr]) -> String {
 }
 
 fn servers(network: &Network) -> anyhow::Result<Vec<Ipv4Addr>> {
+    servers_on(&network.interface, network.address.address)
+}
+
+/// The DHCP servers that answer on an interface, but for the one at `own`.
+pub fn servers_on(interface: &str, own: Ipv4Addr) -> anyhow::Result<Vec<Ipv4Addr>> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
-    socket.bind_device(Some(network.interface.as_bytes()))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_broadcast(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
     let socket = UdpSocket::from(socket);
@@ -81,7 +86,7 @@ fn servers(network: &Network) -> anyhow::Result<Vec<Ipv4Addr>> {
         };
         let packet = buffer.get(..length).unwrap_or_default();
         if let Some(OtherServer { server, .. }) = OtherServer::parse(packet, PROBE, xid)
-            && server != network.address.address
+            && server != own
             && !found.contains(&server)
         {
             found.push(server);

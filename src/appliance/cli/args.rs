@@ -103,6 +103,9 @@ DIR/site is what the appliance serves.")]
     /// See how a site's trust stands; carry what HQ signed to a site
     #[command(subcommand)]
     Trust(super::hq_args::TrustCommand),
+    /// Make and keep USB sticks that provision with or without a network
+    #[command(subcommand)]
+    Stick(super::stick::StickCommand),
     /// See whether the clock is believed, and say what time it is
     #[command(subcommand)]
     Clock(super::clock::ClockCommand),

@@ -154,6 +154,16 @@ pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A backup in a scratch folder, checked to its last line: the site and how many
+/// entries its journal has.
+pub fn unpacked(file: &Path, scratch: &Path) -> anyhow::Result<(Site, u64)> {
+    let site = Site::at(scratch.join("site"));
+    unpack(file, site.dir()).with_context(|| format!("unpacking {}", file.display()))?;
+    let entries =
+        check(&site).with_context(|| format!("{} does not hold together", file.display()))?;
+    Ok((site, entries))
+}
+
 /// Files and folders below the ones a backup has, and nothing else.
 fn unpack(file: &Path, into: &Path) -> anyhow::Result<()> {
     let zstd = zstd::Decoder::with_buffer(BufReader::new(File::open(file)?))?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use groundcrew_core::hardware::identity::clean;
-use groundcrew_netboot::story::{Cause, Names, Past, State, pcap};
+use groundcrew_netboot::story::{Cause, Names, Past, State, pcap, tell};
 
 use super::args::SiteArg;
 use super::{client, table};
@@ -69,6 +69,9 @@ pub struct BootExplainArgs {
     /// The device
     #[arg(value_name = "MAC|SERIAL|UUID|ID")]
     pub device: String,
+    /// Every attempt line by line, not only the last
+    #[arg(long, conflicts_with = "json")]
+    pub all: bool,
     /// As JSON: the story as recorded, and what is said of it
     #[arg(long)]
     pub json: bool,
@@ -195,7 +198,10 @@ fn explain(args: &BootExplainArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&view)?);
     } else {
-        print!("{}", told(&view, table::terminal_width(80).min(100)));
+        print!(
+            "{}",
+            told(&view, args.all, table::terminal_width(80).min(100))
+        );
     }
     let failed = matches!(view.diagnosis.state, State::Failed | State::Held);
     Ok(ExitCode::from(u8::from(failed)))
@@ -214,20 +220,21 @@ fn write_pcap(file: &Path, view: &StoryView) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn told(view: &StoryView, width: usize) -> String {
+fn told(view: &StoryView, all: bool, width: usize) -> String {
     let diagnosis = &view.diagnosis;
     let mut out = table::fields(
         &names(&view.story.names, diagnosis.firmware.as_deref()),
         width,
     );
-    if !diagnosis.past.is_empty() {
+    let every = all.then(|| tell(&view.story));
+    if !diagnosis.past.is_empty() && !all {
         out.push_str("\nAttempts before:\n");
         for past in before(&diagnosis.past) {
             let _ = writeln!(out, "  {past}");
         }
     }
     out.push_str("\nWhat happened:\n");
-    let lines = diagnosis.lines.iter();
+    let lines = every.as_ref().unwrap_or(&diagnosis.lines).iter();
     let lines: Vec<_> = lines
         .map(|line| (line.at.clock(), shown(&line.text)))
         .collect();
@@ -236,7 +243,11 @@ fn told(view: &StoryView, width: usize) -> String {
     let mut end = vec![("State", state(view))];
     let mut push = |name, text: Option<&str>| end.extend(text.map(|text| (name, shown(text))));
     push("Seen in", diagnosis.evidence.as_deref());
-    push("Cause", diagnosis.cause.map(Cause::likely));
+    let meaning = match diagnosis.cause {
+        Some(cause) if !cause.is_fault() => "Meaning",
+        _ => "Cause",
+    };
+    push(meaning, diagnosis.cause.map(Cause::likely));
     push("Cure", diagnosis.cause.map(Cause::cure));
     for note in &diagnosis.notes {
         push("Note", Some(note));

@@ -9,7 +9,10 @@ use super::args::{Cli, Command};
 
 /// Starts logging for one run of the program.
 pub fn start(arguments: &Cli) {
-    let serving = matches!(arguments.command, Command::Serve(_));
+    let serving = matches!(
+        arguments.command,
+        Command::Serve(_) | Command::Stick(super::stick::StickCommand::Run)
+    );
     let level = match (serving, arguments.verbose) {
         (false, 0) => "warn",
         (true, 0) | (false, 1) => "info",

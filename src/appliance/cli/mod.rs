@@ -22,6 +22,7 @@ pub mod logging;
 mod net;
 pub mod page;
 mod secure;
+mod stick;
 mod table;
 mod transfer;
 mod trust;
@@ -56,6 +57,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Hq(command) => hq::run(command),
         Command::Clock(command) => clock::run(command),
         Command::Trust(command) => trust::run(command),
+        Command::Stick(command) => stick::run(command),
     }
 }
 

@@ -35,7 +35,7 @@ const WRITE_EVERY: Duration = Duration::from_secs(2);
 /// Stories copied under one hold of the lock.
 const BATCH: usize = 64;
 /// Last words of one device within a minute; more are dropped.
-const WORDS_A_MINUTE: usize = 6;
+const WORDS_A_MINUTE: u32 = 6;
 
 /// All stories, and where they are kept.
 pub struct Flight {
@@ -155,10 +155,11 @@ impl Flight {
         let at = now();
         let spoken = recorder.find(&who).and_then(|id| recorder.story(id));
         let lately = spoken.map_or(0, |story| {
-            let says = |event: &&groundcrew_netboot::story::Event| {
+            let events = story.events.iter();
+            let says = events.filter(|event| {
                 matches!(event.what, What::Says { .. }) && at.since(event.last()) < 60_000
-            };
-            story.events.iter().filter(says).count()
+            });
+            says.map(|event| event.times).sum()
         });
         if lately >= WORDS_A_MINUTE {
             return false;

@@ -112,7 +112,7 @@ fn may_ask() -> bool {
 }
 
 /// Asks on the terminal, which shows nothing of what is typed.
-fn typed(what: &str) -> anyhow::Result<String> {
+pub fn typed(what: &str) -> anyhow::Result<String> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     let stdin = std::io::stdin();
     eprint!("passphrase for {what}: ");

@@ -32,6 +32,8 @@ const TRUST: &str = "etc/groundcrew/trust.json";
 /// The slow and small end; decompression speed does not depend on it.
 pub(super) const ZSTD_LEVEL: i32 = 19;
 
+/// For [`program_part`].
+const PROGRAM_LEVEL: i32 = 9;
 /// What a module's file name gains.
 pub(super) const MODULE_SUFFIX: &str = ".zst";
 
@@ -112,6 +114,17 @@ pub(super) fn trust_part(trust_json: &[u8]) -> Result<Vec<u8>, ImageError> {
     let mut tree = Tree::default();
     tree.file(TRUST, 0o644, trust_json);
     Ok(tree.to_newc()?)
+}
+
+/// One program in an archive of its own: what a stick has beside this image.
+/// Packed for speed: 14 MB take half a second instead of ten, and a tenth more.
+pub(super) fn program_part(name: &str, program: &[u8]) -> Result<Vec<u8>, ImageError> {
+    let mut tree = Tree::default();
+    tree.file(name, 0o755, program);
+    let newc = tree.to_newc()?;
+    let mut out = zstd::bulk::compress(&newc, PROGRAM_LEVEL).map_err(ImageError::Compress)?;
+    pad(&mut out);
+    Ok(out)
 }
 
 /// One zstd frame. The checksum is left out: who reads it has verified nothing

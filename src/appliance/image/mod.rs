@@ -171,6 +171,11 @@ pub fn build(
     })
 }
 
+/// A static program as an initrd of its own, `/NAME` in it.
+pub fn program_initrd(name: &str, program: &Path) -> Result<Vec<u8>, ImageError> {
+    initrd::program_part(name, &read_agent(program)?)
+}
+
 fn own_disk(uki: Option<&UkiSpec>) -> Result<Vec<u8>, ImageError> {
     let own_disk = local::build()?;
     match uki.and_then(|uki| uki.signer.as_deref()) {

@@ -208,6 +208,11 @@ impl Office {
         &self.writer
     }
 
+    /// How many entries the journal has, those that are being written included.
+    pub fn journal_entries(&self) -> u64 {
+        self.lock().registry.chain().seq()
+    }
+
     /// Signs what the journal says, where there is something new, and returns
     /// when everything decided so far is on disk.
     pub async fn close(&self) {

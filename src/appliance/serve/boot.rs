@@ -17,7 +17,7 @@ use groundcrew_netboot::story::Order;
 use super::files::{FileBody, Tree, plain};
 use super::http::Peer;
 use super::order;
-use super::texts::{describe, told};
+use super::texts::{self, describe, told};
 use crate::flight::Flight;
 use crate::office::Office;
 use crate::site::Site;
@@ -86,7 +86,7 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
     );
     let flight = boot.office.flight();
     let told = if once { Order::Once } else { told(&decision) };
-    flight.text(&query, peer, told, &describe(&decision));
+    flight.text(&query, peer, told, &texts::why(&decision));
     text(&decision.script(&boot.scripts, &device, query.firmware))
 }
 

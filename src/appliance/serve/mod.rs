@@ -19,7 +19,7 @@ mod upkeep;
 mod word;
 
 pub use http::Peer;
-pub use run::run;
+pub use run::{run, run_as};
 
 use tokio::sync::watch;
 

@@ -23,11 +23,38 @@ use texts::Texts;
 
 /// Serves `site` until SIGTERM or SIGINT.
 pub fn run(site: &Site) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let ordered = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        serve(site, &site.settings()?, ordered, |_| {}).await
+    })
+}
+
+/// Serves `site` as `settings` say, which need not be the file's, until `stop`
+/// comes. `ready` gets the office once every socket is bound: what a stick
+/// does, which shows the devices itself.
+pub fn run_as(
+    site: &Site,
+    settings: &Settings,
+    stop: tokio::sync::oneshot::Receiver<()>,
+    ready: impl FnOnce(Arc<Office>),
+) -> anyhow::Result<()> {
+    // A sender that was dropped is an order, too.
+    let ordered = async move { drop(stop.await) };
+    runtime()?.block_on(serve(site, settings, ordered, ready))
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?;
-    runtime.block_on(serve(site))
+        .build()
 }
 
 /// The sockets of an appliance, all bound before any is used.
@@ -64,18 +91,20 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn serve(site: &Site) -> anyhow::Result<()> {
+async fn serve(
+    site: &Site,
+    settings: &Settings,
+    ordered: impl Future<Output = ()>,
+    ready: impl FnOnce(Arc<Office>),
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let settings = site.settings()?;
     let store = Store::open(&site.registry_file())?;
     store.make_room();
     let leases = store.leases()?;
-    let sockets = bind(site, &settings)?;
-    let office = Arc::new(Office::open(site, &settings, store)?);
+    let sockets = bind(site, settings)?;
+    let office = Arc::new(Office::open(site, settings, store)?);
     let (stopper, shutdown) = Shutdown::new();
-    let mut tasks = start(site, &settings, &office, &leases, sockets, &shutdown)?;
+    let mut tasks = start(site, settings, &office, &leases, sockets, &shutdown)?;
     for Network {
         interface, address, ..
     } in &settings.networks
@@ -84,9 +113,9 @@ async fn serve(site: &Site) -> anyhow::Result<()> {
     }
     // Not under systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    ready(Arc::clone(&office));
     let ended_early = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        () = ordered => None,
         ended = tasks.join_next() => ended,
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -147,13 +176,16 @@ fn bind(site: &Site, settings: &Settings) -> anyhow::Result<Sockets> {
 
 fn open(network: &Network, settings: &Settings) -> anyhow::Result<Door> {
     let interface = &network.interface;
-    let link = ra::bind(interface).inspect_err(|error| {
+    let (address, ports) = (network.address.address, settings.ports);
+    // A machine that serves itself boots nobody else.
+    let link = (!address.is_loopback()).then(|| ra::bind(interface));
+    let link = link.transpose().unwrap_or_else(|error| {
         tracing::warn!(
             interface,
             "no IPv6 router advertisements, so iPXE waits 13 s longer: {error:#}"
         );
+        None
     });
-    let (address, ports) = (network.address.address, settings.ports);
     let sntp = settings.sntp.then(|| sntp::bind(network, ports.sntp));
     let sntp = sntp.transpose().unwrap_or_else(|error| {
         tracing::warn!(
@@ -168,7 +200,7 @@ fn open(network: &Network, settings: &Settings) -> anyhow::Result<Door> {
         http: tcp("HTTP", interface, address, ports.http)?,
         https: tcp("HTTPS", interface, address, ports.https)?,
         sntp,
-        link: link.ok(),
+        link,
         network: network.clone(),
     })
 }
@@ -254,7 +286,7 @@ fn start(
         let boot_routes = boot::routes(
             site,
             scripts,
-            settings.menu,
+            settings.boot.menu,
             boot_tree.clone(),
             Arc::clone(office),
         );

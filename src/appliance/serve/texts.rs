@@ -52,7 +52,7 @@ impl Texts {
         let decision = decide(&self.office.boot_state(&query));
         let decision = order::unless_held(&self.office, decision, &query, Some(peer));
         let flight = self.office.flight();
-        flight.text(&query, Some(peer), told(&decision), &describe(&decision));
+        flight.text(&query, Some(peer), told(&decision), &why(&decision));
         let device = mac.map(|mac| mac.to_string());
         let device = device.or(uuid.map(|uuid| uuid.to_string()));
         tracing::info!(%peer, file = %path, mac = mac.map(tracing::field::display), "boot text: {}", describe(&decision));
@@ -126,6 +126,14 @@ pub fn told(decision: &BootDecision) -> Order {
         BootDecision::Held { .. } => Order::Held,
         BootDecision::Menu(_) => Order::Menu,
         BootDecision::Shell | BootDecision::Memtest => Order::Once,
+    }
+}
+
+/// Why, as stories tell it behind [`told`].
+pub fn why(decision: &BootDecision) -> String {
+    match decision {
+        BootDecision::OwnDisk { why } => why.clone(),
+        other => describe(other),
     }
 }
 

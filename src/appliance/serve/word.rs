@@ -6,6 +6,7 @@ use std::sync::Arc;
 use groundcrew_netboot::dhcp::{BootWord, Request};
 use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery};
 
+use super::order;
 use super::texts::decide;
 use crate::office::Office;
 use crate::site::Settings;
@@ -34,8 +35,9 @@ impl Words {
             uuid: request.uuid,
             ..IpxeQuery::default()
         };
-        match decide(&office.boot_state(&query)) {
-            BootDecision::OwnDisk { .. } => BootWord::OwnDisk,
+        let decision = decide(&office.boot_state(&query));
+        match order::unless_held(office, decision, &query, None) {
+            BootDecision::OwnDisk { .. } | BootDecision::Held { .. } => BootWord::OwnDisk,
             _ => BootWord::Agent,
         }
     }

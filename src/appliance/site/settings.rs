@@ -4,6 +4,7 @@
 
 mod boot;
 mod network;
+mod stick;
 mod trust;
 
 use groundcrew_core::SiteId;
@@ -18,6 +19,8 @@ use network::RawNetwork;
 pub use network::{Network, RelayedSubnet};
 pub use trust::Staleness;
 
+use crate::stick::StickSettings;
+
 /// What `site.toml` says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -31,8 +34,6 @@ pub struct Settings {
     pub boot: Boot,
     /// Where services listen.
     pub ports: Ports,
-    /// Seconds that a boot menu waits, where the site wants one.
-    pub menu: Option<u16>,
     /// What groups of devices get.
     pub profiles: Profiles,
     /// Whether devices get the time from here.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub staleness: Staleness,
     /// Which unknown devices are let in without a technician.
     pub rules: Rules,
+    /// What a stick of this site does when it is started.
+    pub stick: StickSettings,
 }
 
 /// Where services listen, on the site's address on each network.
@@ -86,10 +89,10 @@ pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
             sntp: raw.ports.sntp.into_inner(),
         },
         sntp: raw.time.sntp,
-        menu: None,
         staleness: raw.trust.checked(file, text)?,
         profiles,
         rules,
+        stick: stick::check(file, text, raw.stick)?,
     })
 }
 
@@ -177,6 +180,8 @@ struct Raw {
     profile: Vec<Spanned<Profile>>,
     #[serde(default)]
     enrollment: RawEnrollment,
+    #[serde(default = "stick::unwritten")]
+    stick: Spanned<StickSettings>,
 }
 
 #[derive(Debug, Deserialize)]

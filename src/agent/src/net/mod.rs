@@ -23,6 +23,8 @@ const NIC_DEADLINE: Duration = Duration::from_secs(20);
 const CARRIER_DEADLINE: Duration = Duration::from_secs(45);
 /// How long a DHCP server may be silent.
 const DHCP_DEADLINE: Duration = Duration::from_secs(60);
+/// The same for an appliance: it goes on without one.
+const APPLIANCE_PATIENCE: Duration = Duration::from_secs(6);
 /// When an address of unknown lease is first renewed. The loader got it a few
 /// seconds ago, and no sane lease is shorter.
 const FIRST_RENEWAL: Duration = Duration::from_secs(20);
@@ -90,6 +92,18 @@ pub fn bring_up(args: &BootArgs, say: &dyn Fn(String)) -> Result<Network, NetErr
     if let Some(loopback) = loopback_index() {
         let _ = netlink.set_up(loopback);
     }
+    // The appliance is on this very machine: a stick, and no network at all.
+    if let Some(server) = args.server.filter(Ipv4Addr::is_loopback) {
+        return Ok(Network {
+            interface: "lo".to_owned(),
+            mac: MacAddr([0; 6]),
+            address: Address {
+                ip: server,
+                prefix: 8,
+            },
+            server,
+        });
+    }
     let candidates = cards(&mut netlink, args.mac)?;
     let link = with_carrier(&mut netlink, &candidates, say)?;
     let mac = link
@@ -98,9 +112,40 @@ pub fn bring_up(args: &BootArgs, say: &dyn Fn(String)) -> Result<Network, NetErr
         .unwrap_or(link.mac);
     let network = match args.address {
         Some(address) => adopt(&mut netlink, args, &link, mac, address),
-        None => lease(&mut netlink, args, &link, mac, say),
+        None => lease(&mut netlink, args, &link, mac, DHCP_DEADLINE, say),
     }?;
     Ok(network)
+}
+
+/// Brings the network up for an appliance: with the address that a DHCP server
+/// gives it, and where none answers with its `own`. Whether it was given one.
+pub fn for_appliance(
+    args: &BootArgs,
+    own: Address,
+    say: &dyn Fn(String),
+) -> Result<(Network, bool), NetError> {
+    let system = |error| NetError::System {
+        what: "bringing the network up".to_owned(),
+        error,
+    };
+    let mut netlink = Netlink::open().map_err(system)?;
+    if let Some(loopback) = loopback_index() {
+        let _ = netlink.set_up(loopback);
+    }
+    let candidates = cards(&mut netlink, args.mac)?;
+    let link = with_carrier(&mut netlink, &candidates, say)?;
+    match lease(&mut netlink, args, &link, link.mac, APPLIANCE_PATIENCE, say) {
+        Err(NetError::NoLease(_)) => {}
+        other => return other.map(|network| (network, true)),
+    }
+    configure(&mut netlink, &link, own, None)?;
+    let network = Network {
+        interface: link.name,
+        mac: link.mac,
+        address: own,
+        server: own.ip,
+    };
+    Ok((network, false))
 }
 
 fn loopback_index() -> Option<u32> {
@@ -239,6 +284,7 @@ fn lease(
     args: &BootArgs,
     link: &LinkInfo,
     mac: MacAddr,
+    patience: Duration,
     say: &dyn Fn(String),
 ) -> Result<Network, NetError> {
     let system = |error| NetError::System {
@@ -248,7 +294,7 @@ fn lease(
     say(format!("asking for an address on {}", link.name));
     let socket = dhcp::Link::open(&link.name).map_err(system)?;
     let mut client = Client::new(mac, random::u32());
-    let deadline = Instant::now() + DHCP_DEADLINE;
+    let deadline = Instant::now() + patience;
     let lease = dhcp::acquire(&socket, &mut client, deadline)
         .map_err(system)?
         .ok_or_else(|| NetError::NoLease(link.name.clone()))?;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use groundcrew_core::Digest;
 use groundcrew_core::bundle::{Bundle, Descriptor, Manifest, Variables};
 use groundcrew_core::enroll::{BundleRef, ReceiptResult, StepOutcome, StepReceipt};
+use groundcrew_core::words::Trouble;
 
 use super::{Admitted, Run};
 use crate::apply::{self, ChrootRunner, Job, StepEvent};
@@ -89,7 +90,7 @@ impl Run<'_> {
         progress.steps.clone_from(&outcome.steps);
         if let ReceiptResult::Failed { reason } = outcome.result {
             let advice = "The system on the disk still starts. Correct the bundle, publish a new version, then start this device again.";
-            return Err(Failure::failed(reason, advice));
+            return Err(Failure::failed(reason, advice).about(Trouble::Step));
         }
         trust.applied(&reference);
         let kept = state.save_memory(&trust.memory());
@@ -121,6 +122,7 @@ impl Run<'_> {
                 error,
                 "Start this device again; if that does not help, ask the site's administrator.",
             )
+            .about(Trouble::TrustMismatch)
         })?;
         let device = &admitted.granted.grant.device;
         trust.admits(public, wanted, device, &say)?;
@@ -153,6 +155,7 @@ impl Run<'_> {
                 format!("the bundle: {error}"),
                 "Build and publish the bundle again.",
             )
+            .about(Trouble::BundleInvalid)
         })?;
         manifest.blobs().skip(1).try_for_each(get)?;
         meter.end();
@@ -168,8 +171,10 @@ impl Run<'_> {
     ) -> Result<apply::Outcome, Failure> {
         let root = apply::Root::open(mounted.path())
             .map_err(|error| disk("opening the system", &error))?;
-        let variables = Variables::of_grant(&admitted.granted.grant)
-            .map_err(|error| Failure::refused(error, "Correct the variable at the site."))?;
+        let variables = Variables::of_grant(&admitted.granted.grant).map_err(|error| {
+            Failure::refused(error, "Correct the variable at the site.")
+                .about(Trouble::BundleInvalid)
+        })?;
         let folder = blobs.folder();
         let job = Job {
             root: &root,
@@ -233,14 +238,17 @@ fn holds(outcome: &StepOutcome) -> bool {
 /// inside a signed target is not trusted to equal the target's path.
 fn checked_manifest(bytes: &[u8], wanted: &BundleRef) -> Result<Manifest, Failure> {
     let advice = "Build and publish the bundle again.";
-    let manifest = Manifest::parse(bytes)
-        .map_err(|error| Failure::refused(format!("the bundle's manifest {error}"), advice))?;
+    let manifest = Manifest::parse(bytes).map_err(|error| {
+        Failure::refused(format!("the bundle's manifest {error}"), advice)
+            .about(Trouble::BundleInvalid)
+    })?;
     if manifest.name() != &wanted.name || manifest.version() != wanted.version {
         let found = format!("{} {}", manifest.name(), manifest.version());
         return Err(Failure::refused(
             format!("the manifest published as {wanted} is of {found}"),
             advice,
-        ));
+        )
+        .about(Trouble::BundleInvalid));
     }
     Ok(manifest)
 }
@@ -249,7 +257,7 @@ fn still_the_same(
     installed: &Installed,
     seen: Result<Installed, system::SystemError>,
 ) -> Result<(), Failure> {
-    let seen = seen.map_err(|error| Failure::refused(&error, error.advice()))?;
+    let seen = seen?;
     if seen == *installed {
         return Ok(());
     }
@@ -269,6 +277,7 @@ fn mounted(installed: &Installed) -> Result<Mounted, Failure> {
             format!("mounting {}: {error}", installed.device.display()),
             "The file system may be damaged: start the system by itself, or check it with fsck.",
         )
+        .about(Trouble::Disk)
     })
 }
 
@@ -277,6 +286,7 @@ fn disk(what: &str, error: &dyn std::fmt::Display) -> Failure {
         format!("{what}: {error}"),
         "Check that this machine's disk has room and works.",
     )
+    .about(Trouble::Disk)
 }
 
 /// In memory where the bundle is small against it (nothing to clean up, no

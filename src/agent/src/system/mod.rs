@@ -12,8 +12,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use groundcrew_core::words::Trouble;
 use superblock::Content;
 
+use crate::failure::Failure;
 use crate::hardware::is_disk;
 use crate::modules::{self, Loader, Missing};
 use crate::rooted::Rooted;
@@ -81,6 +83,18 @@ impl SystemError {
                 }
             },
         }
+    }
+}
+
+impl From<SystemError> for Failure {
+    fn from(error: SystemError) -> Self {
+        let trouble = match error {
+            SystemError::NoDisk(_) => Trouble::NoDisk,
+            SystemError::None(_) => Trouble::NoSystem,
+            SystemError::Several(_) => Trouble::SeveralSystems,
+            SystemError::Foreign { .. } => Trouble::ForeignSystem,
+        };
+        Self::refused(&error, error.advice()).about(trouble)
     }
 }
 

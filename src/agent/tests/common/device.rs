@@ -11,6 +11,7 @@ use groundcrew_core::DeviceId;
 use groundcrew_core::bundle::{Bundle, Manifest, Variables};
 use groundcrew_core::enroll::{Code, ReceiptResult};
 use groundcrew_core::hardware::HardwareReport;
+use groundcrew_core::words::Trouble;
 
 use super::Site;
 
@@ -117,10 +118,21 @@ impl Agent {
 }
 
 pub fn refused<T>(result: Result<T, Failure>) -> String {
+    refusal(result).what
+}
+
+fn refusal<T>(result: Result<T, Failure>) -> Failure {
     let Err(failure) = result else {
         panic!("it was believed");
     };
     assert_eq!(failure.kind, Kind::Refused, "{failure}");
+    failure
+}
+
+/// The same, and what the appliance is told it was about.
+pub fn refused_about<T>(result: Result<T, Failure>, trouble: Trouble) -> String {
+    let failure = refusal(result);
+    assert_eq!(failure.trouble, trouble, "{failure}");
     failure.what
 }
 

@@ -15,9 +15,8 @@ mod tests;
 mod uki;
 
 pub use enroll::{EnrollFile, enrollment};
-pub use pe::Machine;
 pub use signer::Signer;
-pub use uki::{Parts, machine, uki};
+pub use uki::{Parts, uki};
 
 #[cfg(test)]
 pub(in crate::image) use pe::tests::tiny;

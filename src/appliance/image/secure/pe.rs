@@ -19,7 +19,7 @@ const CERTIFICATE_ALIGNMENT: usize = 8;
 
 /// A machine that a PE image is for (`IMAGE_FILE_HEADER.Machine`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Machine {
+pub(super) enum Machine {
     /// 0x8664.
     X64,
     /// 0xaa64.

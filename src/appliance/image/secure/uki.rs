@@ -3,7 +3,7 @@
 //! (UAPI group, "Unified Kernel Image").
 
 use super::SecureError;
-use super::pe::{Image, Machine};
+use super::pe::Image;
 
 /// What goes into the image.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +41,4 @@ pub fn uki(parts: &Parts<'_>) -> Result<Vec<u8>, SecureError> {
         (".initrd", parts.initrd),
     ])?;
     Ok(image.aligned().bytes().to_vec())
-}
-
-/// The machine an EFI program is for.
-pub fn machine(image: &[u8]) -> Option<Machine> {
-    Image::parse(image.to_vec()).ok()?.machine()
 }

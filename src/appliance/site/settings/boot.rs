@@ -1,7 +1,7 @@
 //! What `[boot]` says: which loader each kind of firmware gets.
 
 use groundcrew_netboot::dhcp::{LoaderFile, Loaders};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::image::names;
 
@@ -14,6 +14,8 @@ pub struct Boot {
     pub uefi: UefiLoader,
     /// x86-64 UEFI, HTTP Boot.
     pub uefi_http: HttpLoader,
+    /// Seconds that iPXE's menu waits, where the site wants one.
+    pub menu: Option<u16>,
 }
 
 /// A loader for PC BIOS.
@@ -96,6 +98,9 @@ pub(super) struct RawBoot {
     bios: BiosLoader,
     uefi: UefiLoader,
     uefi_http: Option<HttpLoader>,
+    menu: bool,
+    #[serde(deserialize_with = "menu_seconds")]
+    menu_seconds: Option<u16>,
 }
 
 impl RawBoot {
@@ -108,7 +113,20 @@ impl RawBoot {
                 UefiLoader::Uki => HttpLoader::Uki,
                 _ => HttpLoader::Ipxe,
             }),
+            menu: self.menu.then(|| self.menu_seconds.unwrap_or(MENU_SECONDS)),
         }
+    }
+}
+
+/// Long enough to read the menu, short enough not to be switched off.
+const MENU_SECONDS: u16 = 8;
+
+fn menu_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    match u16::deserialize(deserializer)? {
+        seconds @ 1..=300 => Ok(Some(seconds)),
+        other => Err(serde::de::Error::custom(format!(
+            "a menu of {other} s: use 1 to 300"
+        ))),
     }
 }
 
@@ -136,6 +154,12 @@ mod tests {
         assert!(mixed.uki() && mixed.loaders().need_word());
         let shim = boot("uefi = \"shim\"\nbios = \"pxelinux\"").unwrap().boot;
         assert!(shim.shim() && !shim.loaders().need_word());
+        let menu = |lines: &str| boot(lines).map(|settings| settings.boot.menu);
+        assert_eq!(menu(""), Ok(None));
+        assert_eq!(menu("menu = true"), Ok(Some(8)));
+        assert_eq!(menu("menu = true\nmenu_seconds = 20"), Ok(Some(20)));
+        let wrong = menu("menu_seconds = 0").unwrap_err().to_string();
+        assert!(wrong.contains("use 1 to 300"), "{wrong}");
         let wrong = boot("uefi_http = \"shim\"").unwrap_err().to_string();
         assert!(wrong.contains("ipxe") && wrong.contains("uki"), "{wrong}");
     }

@@ -132,6 +132,9 @@ pub fn diagnose(story: &Story, now: At) -> Diagnosis {
         ),
     };
     let events = last.of(&story.events);
+    if let Some(told) = failed_before(story, &last, before, now) {
+        return told;
+    }
     let firmware = checks::firmware(story.events.iter());
     let view = View::new(&events, last.reached);
     let silent = now.since(story.last());
@@ -165,6 +168,31 @@ pub fn diagnose(story: &Story, now: At) -> Diagnosis {
         past: past.collect(),
         lines,
     }
+}
+
+/// A device that failed at work is sent to its own disk at its next start: the
+/// failure is what there is to tell, not that.
+fn failed_before(story: &Story, last: &Attempt, before: &[Attempt], now: At) -> Option<Diagnosis> {
+    let failed = before.last()?;
+    let sent_home = judge_past(story, last)?.cause == Cause::OwnDiskByOrder;
+    let fault = judge_past(story, failed).is_some_and(|finding| finding.cause.is_fault());
+    if !sent_home || !fault || failed.reached < Stage::AgentRuns {
+        return None;
+    }
+    let mut until = story.clone();
+    until.events.truncate(failed.end);
+    let mut told = diagnose(&until, now);
+    told.lines.pop_if(|line| line.at == now);
+    let events = last.of(&story.events);
+    told.lines
+        .extend(events.iter().map(|event| narrate::line(event)));
+    told.last = story.last();
+    Some(told)
+}
+
+/// Every attempt of a story, line by line.
+pub fn tell(story: &Story) -> Vec<Line> {
+    story.events.iter().map(narrate::line).collect()
 }
 
 fn state(reached: Stage, finding: Option<&Finding>) -> State {

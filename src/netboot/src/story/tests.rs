@@ -290,6 +290,34 @@ fn three_failures_of_one_kind_hold_and_a_word_releases() {
 }
 
 #[test]
+fn a_failure_is_told_though_the_device_was_sent_home_since() {
+    let mut recorder = recorder();
+    let reason = "no installed system found; looked at sda".to_owned();
+    let why = "it could not be provisioned".to_owned();
+    let told = Order::OwnDisk;
+    for (at, what) in [
+        discover(ClientKind::Ipxe),
+        dhcp(Message::Request, ClientKind::Ipxe, Some(50)),
+        What::Agent(AgentStep::Failed { reason }),
+        discover(ClientKind::Ipxe),
+        dhcp(Message::Request, ClientKind::Ipxe, Some(50)),
+        What::Text(BootText { told, why }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        recorder.note(At(at as u64 * 1000), &card(1), what);
+    }
+    let id = recorder.named("02:00:00:00:00:01")[0];
+    let told = diagnose(recorder.story(id).unwrap(), At(9_000_000));
+    assert_eq!(
+        (told.state, told.cause),
+        (State::Failed, Some(Cause::NoSystem))
+    );
+    assert_eq!((told.lines.len(), told.last), (6, At(5000)));
+}
+
+#[test]
 fn words_for_technicians_fit_their_places() {
     for cause in Cause::ALL {
         assert!(cause.short().chars().count() <= 36, "{cause:?}");

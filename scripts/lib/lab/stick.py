@@ -1,0 +1,390 @@
+"""A stick in machines with real firmware: no network at all, as the appliance, pulled, and put back.
+
+Each story makes its own copy of one stick image, plugs it in by USB and talks to
+its screens over the serial line.
+"""
+
+import codecs
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from . import appliance, cuts, host, hwhash, machine, milestones, oem, verify
+from .say import LabError
+
+PIN = "lab-stick-77"
+STICK_BYTES = 1 << 30  # larger than the image: it has to grow
+SECURE = (Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd"))
+TARGET = "x86_64-unknown-linux-gnu"
+DOWN, ENTER = "\x1b[B", "\r"
+MENU = "Check this machine"
+
+
+def binaries(say, bin_dir):
+    """A static groundcrew and the agent."""
+    if bin_dir:
+        return bin_dir / "groundcrew", bin_dir / "groundcrew-agent"
+    target = Path(os.environ.get("CARGO_TARGET_DIR", appliance.ROOT / "target"))
+    say("waiting for the static groundcrew (minutes on a fresh clone)")
+    static = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static")
+    host.run(["cargo", "build", "--release", "--locked", "--bin", "groundcrew", "--target", TARGET],
+             cwd=appliance.ROOT, env=static)
+    say("waiting for scripts/build-agent")
+    host.run([appliance.ROOT / "scripts/build-agent"], cwd=appliance.ROOT)
+    return target / TARGET / "release/groundcrew", target / "agent/groundcrew-agent"
+
+
+class Guest:
+    """One QEMU machine with a stick in it, its serial line as text."""
+
+    def __init__(self, name, fw, folder, accel):
+        self.name, self.fw = name, fw
+        self.folder = folder / name
+        self.folder.mkdir()
+        self.text = ""  # since the last expected thing
+        self.started = None
+        self.marks = {}
+        self._accel = accel
+        self._process = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._log = open(self.folder / "serial.log", "wb")
+
+    def start(self, drives, wire=None, ram=512, serial="STICK0001"):
+        secure = self.fw == "secure"
+        argv = ["qemu-system-x86_64", "-name", self.name, "-accel", "kvm" if self._accel == "kvm" else "tcg,tb-size=128",
+                "-cpu", "host" if self._accel == "kvm" else "max", "-M", f"q35,graphics=off,smm={'on' if secure else 'off'}",
+                "-m", str(ram), "-smp", "1", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
+                "-device", "virtio-rng-pci,romfile=", "-smbios", _smbios(serial)]
+        if self.fw != "bios":
+            code, variables = SECURE if secure else host.FIRMWARE
+            shutil.copy(variables, self.folder / "vars.fd")
+            argv += ["-drive", f"if=pflash,unit=0,readonly=on,format=raw,file={code}",
+                     "-drive", f"if=pflash,unit=1,format=raw,file={self.folder / 'vars.fd'}"]
+            if secure:
+                argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
+        argv += drives + (wire or ["-nic", "none"])
+        self.started = time.monotonic()
+        self._process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL"] + [str(a) for a in argv],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def expect(self, pattern, patience, mark=None):
+        """The match of `pattern` in what the serial line says from now on."""
+        deadline = time.monotonic() + patience
+        while True:
+            found = re.search(pattern, self.text)
+            if found:
+                self.text = self.text[found.end():]
+                if mark:
+                    self.marks[mark] = round(time.monotonic() - self.started, 1)
+                return found
+            if not self._read(deadline):
+                raise LabError(f"{self.name}: `{pattern}` did not come within {patience} s; its serial line ends with:\n{self.text[-1500:]}")
+
+    def _read(self, deadline):
+        left = deadline - time.monotonic()
+        out = self._process.stdout
+        if left <= 0 or not select.select([out], [], [], left)[0]:
+            return False
+        chunk = os.read(out.fileno(), 65536)
+        self._log.write(chunk)
+        self._log.flush()
+        self.text += milestones.clean_stream(self._decoder.decode(chunk))
+        return bool(chunk)
+
+    def type(self, text):
+        self._process.stdin.write(text.encode())
+        self._process.stdin.flush()
+
+    def choose(self, downs):
+        """An entry of the menu, by the keyboard; GRUB takes a key at a time."""
+        self.expect(MENU, 120, "menu")
+        for _ in range(downs):
+            self.type(DOWN)
+            time.sleep(0.3)  # GRUB reads escape sequences by time
+        self.type(ENTER)
+        self.expect(r"agent \S+ started", 180, "kernel")
+
+    def unlock(self, pin=PIN):
+        self.expect(r"PIN: ", 120, "pin asked")
+        self.type(pin + ENTER)
+
+    def end(self, patience=60):
+        """Waits until the machine has switched itself off, or restarted (-no-reboot)."""
+        try:
+            deadline = time.monotonic() + patience
+            while self._process.poll() is None and self._read(deadline):
+                pass
+            self._process.wait(timeout=max(1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise LabError(f"{self.name} did not end within {patience} s") from None
+
+    def pull(self):
+        """Power off without a word."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _smbios(serial):
+    hw = _hardware(serial)
+    return (f"type=1,manufacturer={hw.manufacturer},product={hw.product},version=1,serial={serial},"
+            f"uuid={hw.uuid},sku=LAB-1,family=Lab")
+
+
+def _hardware(serial):
+    made = machine.Hardware.make(0, 1, "bios")
+    return machine.Hardware(made.name, 0, "bios", serial, made.uuid, made.mac)
+
+
+class StickLab:
+    def __init__(self, options, say):
+        self.options, self.say = options, say
+        self.results = {}
+        self._folder = None
+        self._guests = []
+        self._accel = host.accelerator(options.kvm)
+
+    def run(self):
+        host.require(host.TOOLS)
+        host.require_firmware({"uefi"})
+        self._folder = Path(tempfile.mkdtemp(prefix="groundcrew-stick-"))
+        (self._folder / "logs").mkdir()
+        good = False
+        try:
+            self._build()
+            for name in self.options.story:
+                began = time.monotonic()
+                self.say(f"story: {name}")
+                getattr(self, name.replace("-", "_"))()
+                self.results.setdefault(name, {})["seconds"] = round(time.monotonic() - began, 1)
+            good = True
+        finally:
+            for guest in self._guests:
+                guest.pull()
+            self._tell(good)
+        return good
+
+    # -- stories -------------------------------------------------------------------
+
+    def bios(self):
+        self._provision("bios")
+
+    def uefi(self):
+        self._provision("uefi")
+
+    def secure(self):
+        self._provision("secure")
+
+    def check(self):
+        """The third entry: pages on a small screen, and nothing else."""
+        guest = self._guest("check", "bios")
+        guest.start(self._usb(self._stick("check")) + self._disk(guest))
+        guest.choose(2)
+        page = guest.expect(r"This machine(?s:.*?)page 1 of 3[^\n]*", 120, "shown")[0]
+        for wanted in ("STICK0001", "secure boot", "memory"):
+            if wanted not in page:
+                raise LabError(f"the first page of the check lacks {wanted!r}:\n{page}")
+        rows = page.replace("\r", "").split("\n")
+        if max(len(row) for row in rows) > 80 or len(rows) > 24:
+            raise LabError(f"a page is larger than 80 x 24:\n{page}")
+        guest.type("q")
+        guest.end()
+        self.results["check"] = dict(guest.marks, page=page)
+
+    def put_back(self):
+        """The registry of a new stick is put back onto a used one: it goes on with neither."""
+        stick = self._stick("put-back")
+        guest = self._guest("put-back-1", "bios")
+        guest.start(self._usb(stick) + self._disk(guest))
+        guest.choose(0)
+        guest.unlock()
+        guest.expect("receipt stored", 180)
+        guest.expect("Pull the stick out", 60)
+        guest.pull()
+        old = self._folder / "old.db"
+        self._debugfs(self._image, f"dump /site/registry.db {old}")
+        self._debugfs(stick, "rm /site/registry.db", f"write {old} /site/registry.db", write=True)
+        guest = self._guest("put-back-2", "bios")
+        guest.start(self._usb(stick) + self._disk(guest))
+        guest.choose(0)
+        guest.unlock()
+        said = guest.expect(r"put back to an earlier state[^\n]*", 120)[0]
+        guest.pull()
+        self.results["put-back"] = {"said": said}
+
+    def appliance(self):
+        """The second entry, and another machine that starts from the network it serves."""
+        port = _free_port()
+        stick = self._stick("appliance")
+        served = self._guest("appliance", "uefi")
+        nic = ["-device", "virtio-net-pci,netdev=w,mac=52:54:00:77:01:01,romfile="]
+        served.start(self._usb(stick), ["-netdev", f"socket,id=w,listen=127.0.0.1:{port}", *nic], serial="VAN0001")
+        served.choose(1)
+        served.unlock()
+        served.expect(r"ready: site", 60, "ready")
+        served.expect(r"registered +STICK0001", 30)
+        served.expect(r"this appliance gives addresses", 120, "gives addresses")
+        device = self._guest("device", "bios")
+        boot = ["-netdev", f"socket,id=w,connect=127.0.0.1:{port}",
+                "-device", f"virtio-net-pci,netdev=w,mac={_hardware('STICK0001').mac},bootindex=1"]
+        device.start(self._disk(device), boot)
+        device.expect("receipt stored", 300, "receipt")
+        served.expect(r"provisioned +STICK0001", 30, "seen")
+        device.pull()
+        served.type("q")
+        served.end()
+        self._judge_disk(device)
+        marks = served.marks
+        ready = round(marks["ready"] - marks["kernel"], 1)  # typing the PIN takes the lab no time
+        self.results["appliance"] = dict(marks, ready_after_kernel=ready, device=device.marks)
+
+    def cuts(self):
+        """The stick is pulled at every one of hundreds of writes; see cuts.py."""
+        stick = self._stick("cuts")
+        base = self._stick("cuts-base")
+        log = self._folder / "writes.log"
+        log.write_bytes(b"")
+        guest = self._guest("cuts", "bios")
+        drives = ["-blockdev", f"driver=file,filename={stick},node-name=image",
+                  "-blockdev", f"driver=file,filename={log},node-name=log",
+                  "-blockdev", "driver=blklogwrites,file=image,log=log,node-name=u0,log-append=off",
+                  "-device", "qemu-xhci", "-device", "usb-storage,drive=u0,removable=on,bootindex=1"]
+        guest.start(drives + self._disk(guest))
+        guest.choose(0)
+        guest.unlock()
+        acknowledged = []
+        for what, pattern in (("requested", r"enrolled id="), ("granted", r"granted profile="), ("provisioned", "receipt stored")):
+            guest.expect(pattern, 180)
+            acknowledged.append((what, log.stat().st_size))
+        guest.expect("Pull the stick out", 60)
+        guest.pull()
+        judge = cuts.Judge(base, log, acknowledged, self._site, self._call, self._folder / "cut")
+        self.results["cuts"] = judge.run(self.options.cuts, self.say)
+
+    # -- inside --------------------------------------------------------------------
+
+    def _build(self):
+        cache = host.cache_dir()
+        program, agent = binaries(self.say, self.options.bin_dir)
+        self._groundcrew = self._folder / "groundcrew"
+        shutil.copy2(program, self._groundcrew)
+        self._oem = oem.ensure(cache, self.say, "cloud")
+        deb = self.options.kernel_deb or host.kernel_deb(cache, self.say)
+        top = self._folder / "top"
+        self._site = top / "site"
+        self._call("init", top, "--org", "Lab", "--name", "van", "--address", "10.77.0.1/24", "--interface", "gc0")
+        csv = self._folder / "devices.csv"
+        csv.write_bytes(hwhash.csv([_hardware("STICK0001")]).encode("ascii"))
+        self._call("device", "import", csv, "--site", self._site)
+        self._call("image", "build", "--site", self._site, "--kernel-deb", deb, "--agent", agent)
+        self._call("bundle", "build", self._site / "sources/welcome", "--out", self._folder / "bundle")
+        self._call("bundle", "publish", self._folder / "bundle", "--hq", top / "hq", "--site", self._site)
+        settings = self._site / "site.toml"
+        settings.write_text(settings.read_text(encoding="utf-8").replace("seconds = 10", "seconds = 60"), encoding="utf-8")
+        pin = self._folder / "pin"
+        pin.write_text(PIN + "\n", encoding="ascii")
+        self._image = self._folder / "stick.img"
+        began = time.monotonic()
+        said = self._call("stick", "build", "--site", self._site, "--out", self._image, "--pin-file", pin)
+        self.results["build"] = {"seconds": round(time.monotonic() - began, 1), "said": said}
+        self.say(f"stick built in {self.results['build']['seconds']} s")
+
+    def _provision(self, fw):
+        """No network card at all; a wrong PIN first; the disk is read afterwards."""
+        stick = self._stick(fw)
+        guest = self._guest(fw, fw)
+        guest.start(self._usb(stick) + self._disk(guest))
+        guest.choose(0)
+        guest.unlock("not-the-pin")
+        guest.expect("This is not the PIN", 60)
+        guest.unlock()
+        guest.expect("receipt stored", 180, "receipt")
+        guest.expect("Pull the stick out", 60)
+        guest.pull()
+        self._judge_disk(guest)
+        self._judge_stick(stick)
+        self.results[fw] = guest.marks
+
+    def _judge_disk(self, guest):
+        name = verify.hostname(guest.folder / "disk.qcow2", guest.folder)
+        if not name.startswith("van-"):
+            raise LabError(f"/etc/hostname on the provisioned disk is {name!r}")
+        self.say(f"its disk, read offline: /etc/hostname is {name}", guest.name)
+
+    def _judge_stick(self, stick):
+        """Grown, whole, and with the receipt in its journal."""
+        said = host.run(["sgdisk", "-v", stick])
+        if "No problems found" not in said:
+            raise LabError(f"sgdisk -v: {said}")
+        backup = self._folder / f"{stick.stem}.backup"
+        self._call("stick", "backup", "--stick", stick, backup)
+        restored = self._folder / f"{stick.stem}-restored"
+        self._call("restore", backup, "--site", restored)
+        states = [d["state"] for d in json.loads(self._call("journal-devices", restored))]
+        if states != ["provisioned"]:
+            raise LabError(f"the stick's registry says {states}")
+
+    def _guest(self, name, fw):
+        guest = Guest(name, fw, self._folder, self._accel)
+        self._guests.append(guest)
+        return guest
+
+    def _stick(self, name):
+        path = self._folder / f"stick-{name}.img"
+        host.run(["cp", "--sparse=always", self._image, path])
+        os.truncate(path, STICK_BYTES)
+        return path
+
+    def _usb(self, stick):
+        return ["-drive", f"if=none,id=u0,format=raw,file={stick}", "-device", "qemu-xhci",
+                "-device", "usb-storage,drive=u0,removable=on,bootindex=1"]
+
+    def _disk(self, guest):
+        disk = guest.folder / "disk.qcow2"
+        host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self._oem, disk])
+        return ["-drive", f"if=none,id=disk,format=qcow2,file={disk}", "-device", "virtio-blk-pci,drive=disk,bootindex=2"]
+
+    def _debugfs(self, image, *requests, write=False):
+        script = self._folder / "debugfs"
+        script.write_text("\n".join(requests) + "\n", encoding="utf-8")
+        name = f"{image}?offset={cuts.DATA}"
+        if write:
+            subprocess.run(["e2fsck", "-p", name], capture_output=True, check=False)
+        host.run(["debugfs", *(["-w"] if write else []), "-f", script, name])
+
+    def _call(self, *words):
+        if words[0] == "journal-devices":
+            # `device list` opens the folder, which needs keys: the site's own.
+            shutil.copytree(self._site / "keys", words[1] / "keys", dirs_exist_ok=True)
+            words = ("device", "list", "--json", "--site", words[1])
+        argv = [str(self._groundcrew), *map(str, words)]
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode != 0:
+            raise LabError(f"`{' '.join(argv)}` failed ({done.returncode}):\n{(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    def _tell(self, good):
+        if self.options.json:
+            self.options.json.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
+        for name, found in self.results.items():
+            self.say.plain(f"{name}: {json.dumps({k: v for k, v in found.items() if k not in ('said', 'page')})}")
+            for key in ("said", "page"):
+                if key in found:
+                    self.say.plain(found[key].rstrip())
+        if good and not self.options.keep:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            self.say(f"kept: {self._folder}")
+
+
+def _free_port():
+    import socket
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

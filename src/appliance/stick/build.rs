@@ -1,0 +1,319 @@
+//! Writing a stick: the image beside its place, everything in it read back,
+//! and then in one rename to where it belongs, or onto the medium.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use ring::digest::{Context as Sha256, SHA256};
+use serde::Serialize;
+
+use super::device::Medium;
+use super::ext4::Ext4;
+use super::fat32::Fat32;
+use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
+use super::plan::Plan;
+use super::start::StartParts;
+use super::{grub, kernel};
+
+/// Where FAT32 keeps a file system's serial number.
+const VOLUME_ID: u64 = 67;
+const PIECE: usize = 4 << 20;
+
+/// What a build is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// The next part, in words.
+    Part(&'a str),
+    /// So many bytes of so many of a part are done.
+    Bytes {
+        /// Done.
+        done: u64,
+        /// Of so many.
+        of: u64,
+    },
+}
+
+/// Hears how a build goes on.
+pub type Tell<'a> = dyn FnMut(Progress<'_>) + 'a;
+
+/// What was built.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The image or the medium.
+    pub out: PathBuf,
+    /// Bytes of the image.
+    pub bytes: u64,
+    /// SHA-256 of the image, hex.
+    pub sha256: String,
+    /// The data partition's GUID, which the kernel is told.
+    pub data: String,
+    /// What `e2fsck` says of the data partition.
+    pub checked: String,
+    /// What the site may do.
+    pub terms: String,
+}
+
+/// Writes the image to a file, which is replaced.
+pub fn to_file(plan: &Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let (image, report) = image(plan, folder.unwrap_or(Path::new(".")), out, tell)?;
+    image
+        .persist(out)
+        .with_context(|| format!("writing {}", out.display()))?;
+    crate::durable::sync_folder_of(out)?;
+    Ok(report)
+}
+
+/// Writes the image onto a medium, and reads the medium back.
+pub fn to_medium(plan: &Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
+    medium.holds(plan.bytes())?;
+    let (image, report) = image(plan, &std::env::temp_dir(), &medium.path, tell)?;
+    let target = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_EXCL)
+        .open(&medium.path)
+        .with_context(|| format!("opening {} for writing", medium.path.display()))?;
+    tell(Progress::Part("writing the medium"));
+    copy(image.as_file(), &target, report.bytes, tell)?;
+    // The copy of the table that an earlier use left at the medium's end would
+    // be offered for repair by every partitioning program.
+    let end = medium.bytes.saturating_sub(TAIL_SECTORS * SECTOR);
+    if end >= report.bytes {
+        target.write_all_at(&[0; (TAIL_SECTORS * SECTOR) as usize], end)?;
+    }
+    target
+        .sync_all()
+        .context("the medium refuses to be written: is it worn out?")?;
+    kernel::forget_cache(&target)?;
+    tell(Progress::Part("reading the medium back"));
+    let read = sha256(&target, report.bytes, tell)?;
+    ensure!(
+        read == report.sha256,
+        "{} does not hold what was written to it: it is worn out or not what it says it is",
+        medium.path.display()
+    );
+    Ok(report)
+}
+
+/// Makes the image in a file without a name's right to stay, and checks it.
+fn image(
+    plan: &Plan,
+    folder: &Path,
+    out: &Path,
+    tell: &mut Tell<'_>,
+) -> anyhow::Result<(tempfile::NamedTempFile, Report)> {
+    let writing = || format!("writing in {}", folder.display());
+    let mut builder = tempfile::Builder::new();
+    let image = builder
+        .prefix(".groundcrew-stick-")
+        .tempfile_in(folder)
+        .with_context(writing)?;
+    image
+        .as_file()
+        .set_len(plan.bytes())
+        .with_context(writing)?;
+    tell(Progress::Part("filling the data partition"));
+    let data = plan.partition(4)?;
+    let ext4 = Ext4::at(image.path(), data.offset());
+    ext4.make(data.bytes(), plan.uuid, plan.hash_seed)?;
+    ext4.run(&plan.script()?)?;
+    tell(Progress::Part("writing what starts it"));
+    let mut file = image.as_file();
+    parts(plan, &mut file).with_context(writing)?;
+    file.sync_all().with_context(writing)?;
+    // From now on what is read comes from the disk.
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+    tell(Progress::Part("reading it back"));
+    read_back(plan, file)?;
+    let checked = ext4
+        .check()
+        .context("the data partition did not come out whole")?;
+    let sha256 = sha256(file, plan.bytes(), tell)?;
+    fs::set_permissions(
+        image.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o644),
+    )?;
+    let report = Report {
+        out: out.to_owned(),
+        bytes: plan.bytes(),
+        sha256,
+        data: data.guid.to_string(),
+        checked,
+        terms: plan.terms.clone(),
+    };
+    Ok((image, report))
+}
+
+/// Everything but the data partition. Written to an image, and compared with
+/// one by [`Compare`]: the same steps, so nothing is left out of the check.
+fn parts(plan: &Plan, out: &mut (impl Write + Seek)) -> anyhow::Result<()> {
+    let (head, tail) = plan.table.encode()?;
+    let mut at = |place: u64, bytes: &[u8]| -> io::Result<()> {
+        out.seek(SeekFrom::Start(place))?;
+        out.write_all(bytes)
+    };
+    at(0, &plan.grub.boot)?;
+    let from = plan.grub.boot.len();
+    at(from as u64, head.get(from..).unwrap_or_default())?;
+    at((plan.table.sectors - TAIL_SECTORS) * SECTOR, &tail)?;
+    at(plan.partition(1)?.offset(), &plan.grub.core)?;
+    at(plan.partition(3)?.offset(), &plan.anchor)?;
+    start_partition(&plan.start, plan.partition(2)?, plan.volume, out)
+}
+
+fn start_partition(
+    files: &[(String, Vec<u8>)],
+    place: &Partition,
+    volume: u32,
+    out: &mut (impl Write + Seek),
+) -> anyhow::Result<()> {
+    let mut fat = Fat32::default();
+    for (path, content) in files {
+        fat.file(path, content)?;
+    }
+    out.seek(SeekFrom::Start(place.offset()))?;
+    let hidden = u32::try_from(place.first)?;
+    fat.write(out, place.bytes(), hidden, volume, grub::VOLUME_LABEL)?;
+    Ok(())
+}
+
+/// Replaces what starts a stick. One that is pulled in between does not start,
+/// keeps its state, and is updated again.
+pub fn update(parts: &StartParts, table: &Table, file: &File) -> anyhow::Result<()> {
+    let [bios, start, _, data] = table.partitions.as_slice() else {
+        anyhow::bail!("a stick has four partitions");
+    };
+    let mut id = [0; 4];
+    file.read_exact_at(&mut id, start.offset() + VOLUME_ID)?;
+    let volume = u32::from_le_bytes(id);
+    let files = parts.files(data.guid, volume);
+    let zeros = vec![0; PIECE];
+    let (mut at, end) = (start.offset(), start.offset() + start.bytes());
+    while at < end {
+        let length = usize::try_from(end - at)?.min(PIECE);
+        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
+        at += length as u64;
+    }
+    let mut out = file;
+    start_partition(&files, start, volume, &mut out)?;
+    file.write_all_at(&parts.grub.boot, 0)?;
+    file.write_all_at(&parts.grub.core, bios.offset())?;
+    file.sync_all().context("the stick refuses to be written")?;
+    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
+    let mut compare = Compare { image: file, at: 0 };
+    start_partition(&files, start, volume, &mut compare)
+        .context("the stick does not hold what was written to it: it is worn out")
+}
+
+fn read_back(plan: &Plan, image: &File) -> anyhow::Result<()> {
+    let mut compare = Compare { image, at: 0 };
+    parts(plan, &mut compare).context("what was written is not what is read")?;
+    let mut head = vec![0; (HEAD_SECTORS * SECTOR) as usize];
+    image.read_exact_at(&mut head, 0)?;
+    ensure!(
+        Table::parse(&head)? == plan.table,
+        "the partition table did not come out as it was planned"
+    );
+    Ok(())
+}
+
+/// Takes what would be written, and fails where the image has something else.
+struct Compare<'a> {
+    image: &'a File,
+    at: u64,
+}
+
+impl Write for Compare<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = bytes.get(..bytes.len().min(PIECE)).unwrap_or_default();
+        let mut found = vec![0; bytes.len()];
+        self.image.read_exact_at(&mut found, self.at)?;
+        if found != bytes {
+            let text = format!("the {} bytes at {} differ", bytes.len(), self.at);
+            return Err(io::Error::other(text));
+        }
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Compare<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match to {
+            SeekFrom::Start(at) => self.at = at,
+            SeekFrom::Current(0) => {}
+            _ => return Err(io::ErrorKind::Unsupported.into()),
+        }
+        Ok(self.at)
+    }
+}
+
+/// Copies in large pieces; the medium is kept busy and a pulled one is seen soon.
+fn copy(from: &File, to: &File, bytes: u64, tell: &mut Tell<'_>) -> anyhow::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    let mut done = 0;
+    while done < bytes {
+        let length = usize::try_from(bytes - done)?.min(PIECE);
+        let piece = buffer.get_mut(..length).unwrap_or_default();
+        from.read_exact_at(piece, done)?;
+        to.write_all_at(piece, done)
+            .with_context(|| format!("writing the medium at {} MiB", done >> 20))?;
+        done += length as u64;
+        if done.is_multiple_of(16 * PIECE as u64) {
+            to.sync_data().context("writing the medium")?;
+        }
+        tell(Progress::Bytes { done, of: bytes });
+    }
+    Ok(())
+}
+
+fn sha256(file: &File, bytes: u64, tell: &mut Tell<'_>) -> anyhow::Result<String> {
+    let mut reader = file;
+    reader.seek(SeekFrom::Start(0))?;
+    let mut reader = reader.take(bytes);
+    let mut context = Sha256::new(&SHA256);
+    let mut buffer = vec![0; PIECE];
+    let mut done = 0;
+    loop {
+        let length = reader.read(&mut buffer)?;
+        let Some(piece) = buffer.get(..length).filter(|piece| !piece.is_empty()) else {
+            break;
+        };
+        context.update(piece);
+        done += length as u64;
+        tell(Progress::Bytes { done, of: bytes });
+    }
+    ensure!(done == bytes, "it ends after {done} of {bytes} bytes");
+    Ok(data_encoding::HEXLOWER.encode(context.finish().as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_byte_is_found_by_comparing() {
+        let mut image = tempfile::tempfile().unwrap();
+        image.write_all(b"0123456789").unwrap();
+        let mut compare = Compare {
+            image: &image,
+            at: 0,
+        };
+        compare.seek(SeekFrom::Start(3)).unwrap();
+        compare.write_all(b"345").unwrap();
+        compare.write_all(b"67").unwrap();
+        let error = compare.write_all(b"X").unwrap_err();
+        assert!(
+            error.to_string().contains("the 1 bytes at 8 differ"),
+            "{error}"
+        );
+    }
+}

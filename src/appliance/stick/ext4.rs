@@ -1,0 +1,295 @@
+//! The data partition's file system, made and filled without being mounted: by
+//! e2fsprogs, which every Debian has, and so without root and with the same
+//! bytes for the same files.
+//!
+//! `mke2fs -d` is not used: it takes the times and owners of the files it
+//! finds. `debugfs` writes what it is told.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::gpt::Guid;
+
+/// Every time in a new file system: 2025-01-01.
+const EPOCH: &str = "1735689600";
+/// What ext4 of the last ten years has; written out, so that a machine's own
+/// mke2fs.conf changes nothing.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
+                        sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+/// Bytes of a block.
+pub const BLOCK: u64 = 4096;
+
+/// A file system inside of an image or a medium.
+#[derive(Clone, Debug)]
+pub struct Ext4 {
+    file: PathBuf,
+    offset: u64,
+}
+
+/// What is done to one, in order.
+#[derive(Debug, Default)]
+pub struct Script {
+    text: String,
+}
+
+/// Who may read a file: keys and registry are 0600.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// 0644.
+    Public,
+    /// 0755.
+    Program,
+    /// 0600.
+    Secret,
+}
+
+/// What an entry of a folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder.
+    Folder,
+    /// A plain file.
+    File,
+    /// A link, a socket.
+    Other,
+}
+
+/// An entry of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Of a file, its size.
+    pub bytes: u64,
+}
+
+impl Entry {
+    /// From `/inode/mode/uid/gid/name/size/`. Not the folder itself and the one
+    /// above it.
+    fn read(line: &str) -> Option<Self> {
+        let mut parts = line.split('/').skip(1);
+        let (inode, mode) = (parts.next()?, parts.next()?);
+        let name = parts.nth(2)?;
+        if inode == "0" || matches!(name, "" | "." | "..") {
+            return None;
+        }
+        let kind = match mode.get(..2) {
+            Some("04") => Kind::Folder,
+            Some("10") => Kind::File,
+            _ => Kind::Other,
+        };
+        Some(Self {
+            name: name.to_owned(),
+            kind,
+            bytes: parts.next().and_then(|size| size.parse().ok()).unwrap_or(0),
+        })
+    }
+}
+
+impl Script {
+    /// Makes a folder, whose parent must be there.
+    pub fn folder(&mut self, path: &str) -> anyhow::Result<()> {
+        self.line("mkdir", &[path])
+    }
+
+    /// Copies a file of this machine to `path`, where none may be.
+    pub fn file(&mut self, from: &Path, path: &str, rights: Rights) -> anyhow::Result<()> {
+        let from = from.to_str().context("a path that is not UTF-8")?;
+        self.line("write", &[from, path])?;
+        let mode = match rights {
+            Rights::Public => "0100644",
+            Rights::Program => "0100755",
+            Rights::Secret => "0100600",
+        };
+        self.line("sif", &[path, "mode", mode])
+    }
+
+    /// Makes a symbolic link.
+    pub fn link(&mut self, path: &str, to: &str) -> anyhow::Result<()> {
+        self.line("symlink", &[path, to])
+    }
+
+    /// Removes a file; one that is not there is no error.
+    pub fn remove(&mut self, path: &str) -> anyhow::Result<()> {
+        self.line("rm", &[path])
+    }
+
+    fn line(&mut self, command: &str, words: &[&str]) -> anyhow::Result<()> {
+        self.text.push_str(command);
+        for word in words {
+            // debugfs splits at blanks and has quotes, but nothing within them.
+            ensure!(
+                !word.contains(|c: char| c == '"' || c.is_control()),
+                "{} has a name that cannot be written to a stick",
+                groundcrew_core::ids::shown(word)
+            );
+            write!(self.text, " \"{word}\"")?;
+        }
+        self.text.push('\n');
+        Ok(())
+    }
+}
+
+impl Ext4 {
+    /// The file system at `offset` bytes of a file or a medium.
+    pub fn at(file: &Path, offset: u64) -> Self {
+        Self {
+            file: file.to_owned(),
+            offset,
+        }
+    }
+
+    /// Makes an empty one of `bytes`, which may grow to 2 TiB while mounted.
+    /// What lies there must be zeros, and is not written again.
+    pub fn make(&self, bytes: u64, uuid: Guid, hash_seed: Guid) -> anyhow::Result<()> {
+        let options = format!(
+            "offset={},hash_seed={hash_seed},resize={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+            self.offset,
+            (2_u64 << 40) / BLOCK,
+        );
+        let mut command = tool("mke2fs");
+        command.args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-b",
+            "4096",
+            "-O",
+            FEATURES,
+            "-J",
+            "size=16",
+            "-I",
+            "256",
+            "-L",
+            "groundcrew",
+            "-m",
+            "0",
+        ]);
+        command.args(["-U", &uuid.to_string(), "-E", &options]);
+        command.arg(&self.file).arg((bytes / BLOCK).to_string());
+        succeeded(&mut command)?;
+        Ok(())
+    }
+
+    /// Carries a script out. `debugfs` goes on after an error and ends with 0;
+    /// what it says besides the commands is taken for an error.
+    pub fn run(&self, script: &Script) -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("script");
+        fs::write(&file, &script.text)?;
+        let mut command = tool("debugfs");
+        command.args(["-w", "-f"]).arg(&file).arg(self.name());
+        let done = succeeded(&mut command)?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        let missing = |line: &&str| line.starts_with("rm: File not found");
+        let error = said.lines().skip(1).find(|line| !missing(line));
+        if let Some(error) = error {
+            bail!("writing the data partition: {error}");
+        }
+        Ok(())
+    }
+
+    /// One command's output; nothing is changed.
+    fn ask(&self, request: &str) -> anyhow::Result<Output> {
+        let mut command = tool("debugfs");
+        command.args(["-R", request]).arg(self.name());
+        succeeded(&mut command)
+    }
+
+    /// What lies in a folder, sorted. A folder that is not there is empty.
+    pub fn list(&self, folder: &str) -> anyhow::Result<Vec<Entry>> {
+        let done = self.ask(&format!("ls -p \"{folder}\""))?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        let mut entries: Vec<_> = text.lines().filter_map(Entry::read).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// Bytes that are free.
+    pub fn free(&self) -> anyhow::Result<u64> {
+        let done = self.ask("stats -h")?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Free blocks:"));
+        let blocks: u64 = line
+            .context("debugfs tells no free blocks")?
+            .trim()
+            .parse()?;
+        Ok(blocks * BLOCK)
+    }
+
+    /// Copies a file out. An error where there is none.
+    pub fn dump(&self, path: &str, to: &Path) -> anyhow::Result<()> {
+        let to_text = to.to_str().context("a path that is not UTF-8")?;
+        let done = self.ask(&format!("dump \"{path}\" \"{to_text}\""))?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        if let Some(error) = said.lines().nth(1) {
+            bail!("reading {path} from the stick: {error}");
+        }
+        Ok(())
+    }
+
+    /// Finishes what a pulled stick left half-written (its journal), and
+    /// mends what can be mended without asking.
+    pub fn settle(&self) -> anyhow::Result<()> {
+        let mut command = tool("e2fsck");
+        // Without -f only the journal is replayed, and counts that ext4
+        // corrects at its next mount are left for `check` to complain about.
+        command.args(["-f", "-p"]).arg(self.name());
+        let done = command.output().context("starting e2fsck")?;
+        match done.status.code() {
+            // 1: something was mended.
+            Some(0 | 1) => Ok(()),
+            _ => bail!(
+                "the stick's data partition is damaged: {}; `e2fsck` says more",
+                String::from_utf8_lossy(&done.stdout).trim()
+            ),
+        }
+    }
+
+    /// Reads all of its structure and changes nothing. What `e2fsck` says last.
+    pub fn check(&self) -> anyhow::Result<String> {
+        let mut command = tool("e2fsck");
+        command.args(["-f", "-n"]).arg(self.name());
+        let done = succeeded(&mut command)?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        Ok(text.lines().last().unwrap_or_default().to_owned())
+    }
+
+    fn name(&self) -> String {
+        format!("{}?offset={}", self.file.display(), self.offset)
+    }
+}
+
+fn tool(name: &str) -> Command {
+    let mut command = Command::new(name);
+    let path = std::env::var("PATH").unwrap_or_default();
+    // A user's PATH on Debian leaves out where these lie.
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    command.env("E2FSPROGS_FAKE_TIME", EPOCH).env("LC_ALL", "C");
+    command.env("MKE2FS_CONFIG", "/dev/null");
+    command
+}
+
+fn succeeded(command: &mut Command) -> anyhow::Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let done = command
+        .output()
+        .with_context(|| format!("starting {name}: `apt-get install e2fsprogs` brings it"))?;
+    if !done.status.success() {
+        bail!(
+            "{name} failed: {}{}",
+            String::from_utf8_lossy(&done.stdout).trim(),
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+    }
+    Ok(done)
+}

@@ -1,0 +1,216 @@
+//! What a technician sees: pages of at most 80 columns and 24 lines.
+
+use qrcode::{Color, EcLevel, QrCode};
+
+use super::appliance::Wire;
+use crate::office::DeviceView;
+use crate::page::PageCode;
+use crate::site::Settings;
+
+const ROWS: usize = 23;
+
+/// The appliance's page: who it is on the left, its page's QR code on the
+/// right, devices below.
+pub fn appliance(
+    settings: &Settings,
+    wire: &Wire,
+    door: &PageCode,
+    devices: &[DeviceView],
+) -> Vec<String> {
+    let given = if wire.leased {
+        "given by the network's own DHCP server"
+    } else {
+        "the site's own; nobody gave one"
+    };
+    let left = [
+        format!("groundcrew: site {}", settings.site),
+        settings.organisation.clone(),
+        String::new(),
+        format!("serving {} on {}", wire.address, wire.interface),
+        format!("({given})"),
+        String::new(),
+        format!("status page   {}", door.url),
+        format!("set-up code   {}", door.code),
+        String::new(),
+        "a: approve a device by its code".to_owned(),
+        "q: end and switch off".to_owned(),
+    ];
+    let mut page = beside(&left, &qr(&door.url));
+    page.push(String::new());
+    page.push(format!(
+        "{:<18} {:<14} {:<16} {}",
+        "DEVICE", "STATE", "SERIAL", "CODE OR PROGRESS"
+    ));
+    let room = ROWS.saturating_sub(page.len() + 1);
+    page.extend(devices.iter().take(room).map(row));
+    match devices.len().saturating_sub(room) {
+        0 if devices.is_empty() => {
+            page.push("nobody yet: start a device from the network".to_owned());
+        }
+        0 => {}
+        more => page.push(format!(
+            "and {more} more: `groundcrew device list` shows all"
+        )),
+    }
+    page
+}
+
+fn row(device: &DeviceView) -> String {
+    let code = device
+        .code
+        .as_ref()
+        .map(|code| format!("waits for approval, code {code}"));
+    let last = code
+        .or_else(|| device.progress.clone())
+        .or_else(|| device.reason.clone());
+    let serial = device.serial.as_deref().unwrap_or("-");
+    format!(
+        "{:<18} {:<14} {:<16} {}",
+        device.id.to_string(),
+        device.state,
+        groundcrew_core::ids::shown(serial),
+        groundcrew_core::ids::shown(&last.unwrap_or_default())
+    )
+}
+
+/// The machine's page: the agent's table, as much as fits.
+pub fn machine(report: &str) -> Vec<String> {
+    let mut page = vec!["This machine".to_owned(), String::new()];
+    page.push(format!("secure boot      {}", secure_boot()));
+    page.push(memory());
+    page.extend(report.lines().take(ROWS - 5).map(str::to_owned));
+    page
+}
+
+/// From the firmware's variable, whose fifth byte says it.
+fn secure_boot() -> &'static str {
+    let path = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    match std::fs::read(path)
+        .ok()
+        .and_then(|bytes| bytes.get(4).copied())
+    {
+        Some(1) => "on",
+        Some(_) => "off",
+        None if std::path::Path::new("/sys/firmware/efi").exists() => "not told by the firmware",
+        None => "none: started by a BIOS",
+    }
+}
+
+fn memory() -> String {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
+    });
+    match kib {
+        Some(kib) => format!("memory           {} MiB", kib / 1024),
+        None => "memory           not told".to_owned(),
+    }
+}
+
+/// Two blocks of lines, side by side.
+fn beside(left: &[String], right: &[String]) -> Vec<String> {
+    let width = 80_usize.saturating_sub(right.first().map_or(0, |line| line.chars().count()) + 1);
+    let empty = String::new();
+    let line = |at: usize| {
+        let left: String = left.get(at).unwrap_or(&empty).chars().take(width).collect();
+        let right = right.get(at).unwrap_or(&empty);
+        format!("{left:<width$}{right}").trim_end().to_owned()
+    };
+    (0..left.len().max(right.len())).map(line).collect()
+}
+
+/// A QR code in half blocks, light modules drawn: two modules a character high.
+fn qr(text: &str) -> Vec<String> {
+    let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::L) else {
+        return Vec::new();
+    };
+    let width = code.width();
+    let colors = code.to_colors();
+    // Two light modules all around; every reader that was tried takes that.
+    let light = |x: usize, y: usize| {
+        let inside = (2..width + 2).contains(&x) && (2..width + 2).contains(&y);
+        !inside || colors.get((y - 2) * width + x - 2) == Some(&Color::Light)
+    };
+    (0..width + 4)
+        .step_by(2)
+        .map(|y| {
+            (0..width + 4)
+                .map(|x| match (light(x, y), light(x, y + 1)) {
+                    (true, true) => '█',
+                    (true, false) => '▀',
+                    (false, true) => '▄',
+                    (false, false) => ' ',
+                })
+                .collect()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(_: u32) -> DeviceView {
+        DeviceView {
+            id: "hq-7k2m9qx4".parse().unwrap(),
+            state: "provisioning".into(),
+            since: None,
+            code: None,
+            reason: None,
+            manufacturer: None,
+            model: None,
+            serial: Some("S\u{1b}[31m".into()),
+            uuid: None,
+            macs: Vec::new(),
+            tag: None,
+            profile: None,
+            bundle: None,
+            step: None,
+            progress: Some("apply 3/9: ".to_owned() + &"long ".repeat(40)),
+        }
+    }
+
+    #[test]
+    fn the_appliance_s_page_fits_a_small_screen() {
+        let text = include_str!("../../../../config/site.toml");
+        let settings = crate::site::settings::parse("site.toml", text).unwrap();
+        let wire = Wire {
+            interface: "enp0s31f6".into(),
+            mac: "52:54:00:77:00:01".into(),
+            address: "10.77.0.1/24".parse().unwrap(),
+            leased: true,
+        };
+        let door = PageCode {
+            url: "https://10.77.0.1/".into(),
+            code: "K7QF-2M9X".parse().unwrap(),
+            key: String::new(),
+        };
+        for count in [0, 1, 200] {
+            let devices: Vec<_> = (0..count).map(device).collect();
+            let page = appliance(&settings, &wire, &door, &devices);
+            assert!(page.len() <= 24, "{count}: {} lines", page.len());
+            let shown = page.join("\n");
+            assert!(shown.contains("serving 10.77.0.1/24") && shown.contains("K7QF-2M9X"));
+            assert!(
+                !shown.contains('\u{1b}'),
+                "what a device says is no command"
+            );
+            assert_eq!(shown.contains("nobody yet"), count == 0);
+        }
+    }
+
+    #[test]
+    fn a_qr_code_is_square_and_has_its_corners() {
+        let lines = qr("http://10.77.0.1/");
+        assert!(lines.len() <= 17, "{}", lines.len());
+        let width = lines[0].chars().count();
+        assert_eq!(lines.len(), width.div_ceil(2));
+        assert!(lines.iter().all(|line| line.chars().count() == width));
+        // The finder's dark corner begins behind two light modules.
+        assert!(lines[1].starts_with("██ "), "{}", lines[1]);
+    }
+}
