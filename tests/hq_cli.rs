@@ -87,3 +87,62 @@ fn an_encrypted_key_without_a_passphrase_says_what_is_missing() {
         "{said}"
     );
 }
+
+#[test]
+fn a_device_goes_to_another_site_of_the_same_hq_without_a_key_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let groundcrew = |arguments: &str| {
+        let output = Command::new(GROUNDCREW)
+            .args(arguments.split_whitespace())
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        (output.status.success(), text(&output))
+    };
+    let done = |arguments: &str| {
+        let (good, said) = groundcrew(arguments);
+        assert!(good, "{arguments}: {said}");
+        said
+    };
+    done("hq init --org Test hq");
+    for (site, net) in [("berlin", 1), ("tokio", 2)] {
+        done(&format!(
+            "hq site add {site} --hq hq --address 10.9.{net}.1/24 --interface eth1 --out {site}"
+        ));
+    }
+    std::fs::write(
+        folder.path().join("one.csv"),
+        "Example Corp,Model One,SYNTH-1\nExample Corp,Model One,SYNTH-2\n",
+    )
+    .unwrap();
+    done("device import one.csv --site berlin");
+    let listed = done("device list --json --site berlin");
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed).unwrap();
+    let release = |n: usize| {
+        let id = listed[n]["id"].as_str().unwrap();
+        done(&format!(
+            "device transfer {id} --to tokio --out {n}.release --site berlin"
+        ));
+    };
+    // Tokio was there after Berlin: HQ's list names Berlin's charter.
+    release(0);
+    let said = done("device receive 0.release --site tokio");
+    assert!(said.contains("site berlin released"), "{said}");
+    let (good, said) = groundcrew("device receive 0.release --site tokio");
+    assert!(!good && said.contains("ZtdDeviceAlreadyAssigned"), "{said}");
+    // Another charter than the one that HQ signed means nothing.
+    release(1);
+    let path = folder.path().join("1.release");
+    let mut file: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let charter = file["charter"].as_str().unwrap().to_owned();
+    file["charter"] = format!("AAAA{charter}").into();
+    std::fs::write(&path, file.to_string()).unwrap();
+    let (good, said) = groundcrew("device receive 1.release --site tokio");
+    assert!(!good && said.contains("not what HQ signed"), "{said}");
+    // And neither does one that comes after what this site has of HQ.
+    file["charter"] = serde_json::Value::Null;
+    std::fs::write(&path, file.to_string()).unwrap();
+    let (good, said) = groundcrew("device receive 1.release --site tokio");
+    assert!(!good && said.contains("give --key"), "{said}");
+}

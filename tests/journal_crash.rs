@@ -23,8 +23,8 @@ use std::time::Instant;
 
 use common::{Appliance, GROUNDCREW, Net, TestSite, succeeded};
 
-/// Rows of one file: enough that writing them takes a while.
-const ROWS: usize = 300;
+/// Rows of one file: several parts, so that kills come between them, too.
+const ROWS: usize = 1500;
 
 /// How often the program is killed. `GROUNDCREW_CRASHES` raises it.
 fn rounds() -> u32 {

@@ -151,7 +151,7 @@ fn a_device_is_tagged_transferred_and_forgotten() {
         arguments.extend(key);
         lab.groundcrew(&arguments)
     };
-    assert!(failed(&receive(&[])).contains("Give --key"), "another HQ");
+    assert!(failed(&receive(&[])).contains("give --key"), "another HQ");
     let wrong = format!("ed25519:{}", "5".repeat(64));
     assert!(failed(&receive(&["--key", &wrong])).contains("no signature"));
     succeeded("receive", &receive(&["--key", key]));

@@ -53,8 +53,12 @@ fn disks_and_bundles() {
             DownloadError::Http {
                 digest,
                 came: 0,
-                size: 10,
-                error: HttpError::Malformed("404".into()),
+                size: 4096,
+                error: HttpError::Refused {
+                    status: 404,
+                    code: String::new(),
+                    text: "not found".into(),
+                },
             }
             .into(),
             Cause::BundleNotPublished,

@@ -75,7 +75,7 @@ pub fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
     };
     view.refused.append(&mut read.refused);
     view.refused.sort_by_key(|row| row.line);
-    if let Some(path) = &args.rejects {
+    if let Some(path) = args.rejects.as_ref().filter(|_| !view.refused.is_empty()) {
         let file = rejects(&args.file, &view.refused)?;
         durable::create(path, &file, Access::Public)
             .with_context(|| format!("writing {} (it must not exist yet)", path.display()))?;

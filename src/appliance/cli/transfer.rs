@@ -57,6 +57,10 @@ struct File {
     release: Envelope,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hash: Option<Blob>,
+    /// The sender's charter, which names its journal key: a site of the same HQ
+    /// has its digest signed, and not its bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    charter: Option<Blob>,
 }
 
 /// The most bytes of a release; a real one has about 8 KiB.
@@ -100,9 +104,10 @@ pub fn transfer(args: &DeviceTransferArgs) -> anyhow::Result<ExitCode> {
         bail!("the appliance answered something else");
     };
     let text = serde_json::to_string(&File {
-        from,
         release,
         hash,
+        charter: charter::bytes(&site, &from).ok().map(Blob),
+        from,
     })?;
     let written = writeln!(file, "{text}").and_then(|()| file.as_file().sync_all());
     let kept = written.and_then(|()| {
@@ -143,11 +148,14 @@ pub fn receive(args: &DeviceReceiveArgs) -> anyhow::Result<ExitCode> {
     let from = file.from;
     let key = match args.key {
         Some(key) => key,
-        None => charter::read(&site, &from)
+        None => file
+            .charter
+            .context("the release brings no charter")
+            .and_then(|bytes| charter::of_other(&site, &from, bytes.0))
             .map(|charter| charter.journal_key)
             .with_context(|| {
                 format!(
-                    "who speaks for site {from}? Give --key, as `device transfer` printed it there"
+                    "who speaks for site {from}? Bring what HQ signed last (`trust import`), or give --key, as `device transfer` printed it there"
                 )
             })?,
     };

@@ -332,6 +332,45 @@ fn stolen_site_keys_pose_as_that_site_only_and_are_replaced() {
 }
 
 #[test]
+fn checkpoints_go_on_under_a_new_journal_key_and_still_name_what_was_changed_before() {
+    let world = World::new(1, 1);
+    world.add_site("berlin");
+    let site = world.site();
+    register(&site, opened(&site), "SN-AAAA-1");
+    let old = SiteKeys::read(&site.keys_dir()).unwrap();
+    assert_eq!(verified(&site, &old.journal), Ok(()));
+    let new = rekey::request(&site).unwrap();
+    world.done(world.hq().rekey_site(&new));
+    let courier = world.export("berlin");
+    drop(opened(&site));
+    world.import(&courier).unwrap();
+    let keys = SiteKeys::read(&site.keys_dir()).unwrap();
+    register(&site, opened(&site), "SN-AAAA-2");
+    assert_eq!(verified(&site, &keys.journal), Ok(()));
+    assert!(verified(&site, &old.journal).is_err());
+    let signed: Vec<u64> = opened(&site)
+        .checkpoints()
+        .unwrap()
+        .iter()
+        .map(|c| c.0)
+        .collect();
+    assert_eq!(
+        signed,
+        [1, 2],
+        "the old key's line signed anew, the new one's beside it"
+    );
+    // A line from before the change of keys.
+    let db = rusqlite::Connection::open(site.registry_file()).unwrap();
+    let sql = "UPDATE journal SET line = replace(line, 'SN-AAAA-1', 'SN-AAAA-9') WHERE seq = 1";
+    assert_eq!(db.execute(sql, []).unwrap(), 1);
+    let error = verified(&site, &keys.journal).unwrap_err();
+    assert!(
+        error.contains("journal line 1") && error.contains("changed"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_change_of_keys_that_a_crash_cut_short_goes_on_with_the_same_file() {
     let world = World::new(1, 1);
     world.add_site("berlin");
@@ -378,9 +417,13 @@ fn opened(site: &Site) -> Store {
 
 /// A registration, so that the journal has a line.
 fn record_something(site: &Site, store: Store) {
+    register(site, store, "SN-AAAA-1");
+}
+
+fn register(site: &Site, store: Store, serial: &str) {
     use crate::office::{Command, ImportRow, Office, Order};
     let office = Office::open(site, &site.settings().unwrap(), store).unwrap();
-    let csv = "Device Serial Number,Windows Product ID,Hardware Hash,Manufacturer name,Device model\nSN-AAAA-1,,,Example Corp,Model One\n";
+    let csv = format!("Example Corp,Model One,{serial}\n");
     let rows = groundcrew_registry::import::Rows::new(csv.as_bytes(), "test").unwrap();
     let rows = rows.map(|row| {
         let row = row.unwrap();

@@ -140,6 +140,15 @@ impl Office {
                 };
                 return Err(Refusal::NotAllowed(reason));
             };
+            let known = inner.registry.device(&device);
+            let anew = !decided.changes.is_empty()
+                && matches!(decided.answer, Answer::Admit { .. })
+                && known.is_some_and(|known| known.admitted.is_some());
+            if anew && !self.pace.admits_again(&device, Instant::now()) {
+                return Err(Refusal::Busy(
+                    "this device was let in anew too often; it may ask once a minute".to_owned(),
+                ));
+            }
             let mut rows = self.record(&mut inner, now, decided.changes);
             let decision = self.decision_now(&mut inner, &device, &decided.answer, &mut rows);
             let enrollment = Enrollment {

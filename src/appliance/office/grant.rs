@@ -4,8 +4,6 @@ use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::Grant;
 use groundcrew_core::time::Now;
 use groundcrew_core::{DeviceId, UnixTime};
-use groundcrew_registry::Registry;
-use groundcrew_registry::device::{Device, Phase};
 
 use super::published;
 use super::{Inner, Office};
@@ -13,23 +11,23 @@ use crate::site::{publish, staleness};
 use crate::store;
 
 impl Office {
-    /// Signs the grants of all that were let in and have none, and wakes them.
-    /// One that cannot be granted anything yet is left waiting.
-    pub(super) fn grant_all(&self, inner: &mut Inner, now: UnixTime) -> Vec<store::Change> {
-        let ids: Vec<DeviceId> = inner
-            .registry
-            .ungranted()
-            .map(|device| device.id.clone())
-            .collect();
+    /// Signs the grants of devices that were let in, and wakes them. One that
+    /// cannot be granted anything yet is left waiting.
+    pub(super) fn grant_each(
+        &self,
+        inner: &mut Inner,
+        now: UnixTime,
+        ids: &[DeviceId],
+    ) -> Vec<store::Change> {
         let mut rows = Vec::new();
         for id in ids {
-            match self.grant(inner, now, &id) {
+            match self.grant(inner, now, id) {
                 Ok(more) => rows.extend(more),
                 Err(reason) => {
                     tracing::warn!(device = %id, "let in, but cannot be granted anything yet: {reason}");
                 }
             }
-            inner.sessions.wake(&id);
+            inner.sessions.wake(id);
         }
         rows
     }
@@ -59,7 +57,7 @@ impl Office {
         let charter = publish::charter(&self.site, &self.name, &repo);
         let charter = charter.map_err(|error| format!("{error:#}"))?;
         staleness::check(&self.site, self.staleness, now).map_err(|error| format!("{error:#}"))?;
-        let others = let_in(&inner.registry, id);
+        let others = inner.registry.granted_devices() - usize::from(device.was_granted());
         charter
             .unexpired(Now::Clock(now))
             .and_then(|()| charter.admits_another(others))
@@ -118,16 +116,4 @@ impl Office {
         inner.grants.insert(id.clone(), envelope);
         Ok(rows)
     }
-}
-
-/// How many devices besides `id` have a grant: what the charter counts.
-fn let_in(registry: &Registry, id: &DeviceId) -> usize {
-    let granted = |device: &&Device| {
-        let phase = matches!(
-            device.phase.underlying(),
-            Phase::Provisioning { .. } | Phase::Provisioned { .. } | Phase::Failed { .. }
-        );
-        phase && device.id != *id
-    };
-    registry.devices().filter(granted).count()
 }

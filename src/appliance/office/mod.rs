@@ -9,10 +9,13 @@ mod devices;
 mod enroll;
 mod grant;
 mod import;
+#[cfg(test)]
+mod import_tests;
 mod leases;
 mod once;
 mod pace;
 pub mod published;
+mod record;
 #[cfg(test)]
 mod rules_tests;
 mod sessions;
@@ -34,11 +37,11 @@ use groundcrew_core::time::{Now, TimeFloor};
 use groundcrew_core::{DeviceId, SiteId, UnixTime};
 use groundcrew_netboot::ipxe::IpxeQuery;
 use groundcrew_registry::boot::BootState;
-use groundcrew_registry::checkpoint::{self, Checkpoint};
+use groundcrew_registry::checkpoint;
 use groundcrew_registry::profile::Profiles;
 use groundcrew_registry::rules::Rules;
 use groundcrew_registry::search::Search;
-use groundcrew_registry::state::{ApproveError, Limits, Record};
+use groundcrew_registry::state::{ApproveError, Limits};
 use groundcrew_registry::{Actor, Change, Entry, Registry};
 
 pub use command::{
@@ -59,6 +62,7 @@ use crate::site::{Settings, Site, SiteKeys, publish, time};
 use crate::store::{self, Busy, Commit, Place, Store, Writer};
 use crate::transfers::Board;
 use challenge::Challenger;
+use record::last_checkpoint;
 use sessions::Sessions;
 
 /// Everything that decides about devices.
@@ -85,6 +89,8 @@ pub struct Office {
     transfers: Board,
     flight: Arc<Flight>,
     orders: once::Orders,
+    /// One file at a time.
+    importing: tokio::sync::Mutex<()>,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -108,7 +114,7 @@ struct Inner {
 impl Office {
     /// Reads the last snapshot and what the journal says since, checks that line
     /// by line, and takes over the store.
-    pub fn open(site: &Site, settings: &Settings, store: Store) -> anyhow::Result<Self> {
+    pub fn open(site: &Site, settings: &Settings, mut store: Store) -> anyhow::Result<Self> {
         let keys = SiteKeys::read(&site.keys_dir())?;
         let mut floor = TimeFloor::built_at(groundcrew_core::time::RELEASED);
         // Metadata that does not hold is told by whoever needs it.
@@ -146,6 +152,7 @@ impl Office {
             floor.raise(waiting.lobby.at);
             registry.wait(waiting)?;
         }
+        import::resume(&mut store, &mut registry, &mut floor)?;
         let once = store.once()?;
         let grants = store.grants()?.into_iter().collect();
         let signed = last_checkpoint(&store, &keys)?;
@@ -165,6 +172,7 @@ impl Office {
             lan: OnceLock::new(),
             transfers: Board::default(),
             orders: once::Orders::new(once),
+            importing: tokio::sync::Mutex::default(),
             flight: Arc::new(Flight::open(&site.flight_file())),
             pace: Pace::default(),
             vouched: AtomicU64::new(0),
@@ -264,23 +272,6 @@ impl Office {
         };
         if let Some(commit) = commit {
             commit.done().await;
-        }
-    }
-
-    fn checkpoint(&self, inner: &mut Inner, now: UnixTime) -> Vec<store::Change> {
-        let chain = inner.registry.chain();
-        match Checkpoint::of(&self.name, chain, now).sign(&self.keys.journal) {
-            Ok(envelope) => {
-                inner.signed = Some((chain.seq(), now));
-                vec![store::Change::Checkpoint {
-                    seq: chain.seq(),
-                    envelope,
-                }]
-            }
-            Err(error) => {
-                tracing::error!("cannot sign the journal: {error}");
-                Vec::new()
-            }
         }
     }
 
@@ -519,62 +510,6 @@ impl Office {
         self.vouched.store(until.seconds(), Ordering::Relaxed);
         until
     }
-
-    /// Folds changes into memory and returns the rows that must be committed
-    /// before anybody is answered.
-    fn record(&self, inner: &mut Inner, now: UnixTime, changes: Vec<Change>) -> Vec<store::Change> {
-        match inner.registry.record(now, changes) {
-            Ok(records) => {
-                inner.floor.raise(now);
-                self.changed();
-                let mut rows: Vec<store::Change> = records.into_iter().map(row).collect();
-                let seq = inner.registry.chain().seq();
-                if checkpoint::due(seq, inner.signed, now) {
-                    rows.extend(self.checkpoint(inner, now));
-                }
-                rows
-            }
-            Err(error) => {
-                // Memory went further than the journal can follow.
-                tracing::error!(
-                    "the registry contradicts itself, so nothing more is answered: {error}"
-                );
-                std::process::exit(1);
-            }
-        }
-    }
-}
-
-/// What the registry wants written, as the store writes it.
-fn row(record: Record) -> store::Change {
-    match record {
-        Record::Entry(entry) => {
-            tracing::info!(device = %entry.device(), by = %entry.actor(), "{}", entry.event().name());
-            store::Change::Journal {
-                seq: entry.seq(),
-                line: entry.into_line(),
-            }
-        }
-        Record::Waits(waiting) => {
-            let cause = waiting.request.cause.as_ref().map(ToString::to_string);
-            tracing::info!(device = %waiting.device, "waits: {}", cause.unwrap_or_default());
-            store::Change::Waits {
-                device: waiting.device,
-                lobby: waiting.lobby,
-                // Serialising into text fails on no such type.
-                request: serde_json::to_string(&waiting.request).unwrap_or_default(),
-            }
-        }
-        Record::WaitsNoMore(device) => store::Change::WaitsNoMore(device),
-    }
-}
-
-/// The line that was signed last, and when; only this site's own signature counts.
-fn last_checkpoint(store: &Store, keys: &SiteKeys) -> anyhow::Result<Option<(u64, UnixTime)>> {
-    let key = keys.journal.public();
-    let last = store.checkpoints()?.pop();
-    let last = last.and_then(|(_, envelope)| envelope.verify::<Checkpoint>(&key).ok());
-    Ok(last.map(|checkpoint| (checkpoint.seq, checkpoint.at)))
 }
 
 /// Queues rows that nobody waits for.

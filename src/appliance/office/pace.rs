@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use groundcrew_core::DeviceId;
 use tokio::time::Instant;
 
 /// Requests a second, and how many may come at once.
@@ -27,7 +28,14 @@ const ALL: Rate = Rate {
     burst: 2000.0,
 };
 
-/// Addresses remembered; past it the table starts anew, which only forgives.
+/// How often one device that was let in may be let in anew: each time costs
+/// three lines of the journal. A device that restarts needs a minute for it.
+const AGAIN: Rate = Rate {
+    each_second: 1.0 / 60.0,
+    burst: 10.0,
+};
+
+/// Addresses (or devices) remembered; past it the table starts anew, which only forgives.
 const ADDRESSES: usize = 4096;
 
 /// Guesses at a code: forty bits, so that a minute's worth of them is nothing.
@@ -47,6 +55,7 @@ pub struct Pace {
     address: Rate,
     all: Rate,
     state: Mutex<State>,
+    again: Mutex<HashMap<DeviceId, Bucket>>,
 }
 
 #[derive(Default)]
@@ -67,6 +76,7 @@ impl Default for Pace {
             address: ADDRESS,
             all: ALL,
             state: Mutex::default(),
+            again: Mutex::default(),
         }
     }
 }
@@ -78,6 +88,7 @@ impl Pace {
             address: GUESSES,
             all: ALL_GUESSES,
             state: Mutex::default(),
+            again: Mutex::default(),
         }
     }
 
@@ -94,6 +105,18 @@ impl Pace {
         // The own bucket first: a flood of one address does not empty the other.
         take(of_address, self.address, now)
             && take(state.all.get_or_insert(full(self.all, now)), self.all, now)
+    }
+}
+
+impl Pace {
+    /// Whether a device that was let in before may be let in anew now.
+    pub fn admits_again(&self, device: &DeviceId, now: Instant) -> bool {
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if again.len() >= ADDRESSES && !again.contains_key(device) {
+            again.clear();
+        }
+        let bucket = again.entry(device.clone()).or_insert(full(AGAIN, now));
+        take(bucket, AGAIN, now)
     }
 }
 

@@ -103,6 +103,31 @@ impl World {
             .id
     }
 
+    /// As after the end of the process.
+    pub(super) fn restart(self) -> (tempfile::TempDir, Office) {
+        let Self { folder, office } = self;
+        let site = office.site.clone();
+        drop(office);
+        let office = reopen(&site);
+        (folder, office)
+    }
+
+    /// With a device's own key and another nonce.
+    pub(super) async fn ask_anew(
+        &self,
+        serial: &str,
+        seed: u8,
+        nonce: u8,
+    ) -> Result<Admission, Refusal> {
+        let (mut request, key) = self.request(serial, seed);
+        request.nonce = Bytes([nonce.wrapping_add(100); 32]);
+        let start = Start {
+            commitment: request.commitment(),
+        };
+        request.challenge = self.office.challenge(&start).challenge;
+        self.ask(request, &key).await
+    }
+
     pub(super) async fn decision(&self, serial: &str, seed: u8) -> Decision {
         let (request, key) = self.request(serial, seed);
         self.ask(request, &key).await.unwrap().decision
@@ -138,6 +163,16 @@ fn done(progress: anyhow::Result<Progress>) -> Hq {
     }
 }
 
+/// The writer's thread lets go of the site's lock a moment after the office is gone.
+fn reopen(site: &Site) -> Office {
+    loop {
+        if let Ok(store) = Store::open(&site.registry_file()) {
+            return Office::open(site, &site.settings().unwrap(), store).unwrap();
+        }
+        std::thread::yield_now();
+    }
+}
+
 pub(super) fn terms(devices: u32, tags: &[&str]) -> Terms {
     Terms {
         tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
@@ -169,14 +204,8 @@ async fn a_start_believes_a_snapshot_only_where_the_journal_agrees() {
     let before = listed(&world.office);
     let World { folder, office } = world;
     let (site, file) = (office.site.clone(), office.snapshot_file.clone());
-    // The writer's thread lets go of the site's lock when the office is gone.
     drop(office);
-    let reopen = || loop {
-        if let Ok(store) = Store::open(&site.registry_file()) {
-            return Office::open(&site, &site.settings().unwrap(), store).unwrap();
-        }
-        std::thread::yield_now();
-    };
+    let reopen = || reopen(&site);
     let office = reopen();
     assert_eq!(
         (listed(&office), office.frozen.load(Ordering::Relaxed)),

@@ -26,8 +26,11 @@ const NAME: usize = 40;
 /// What somebody needs to open the page.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PageCode {
-    /// Where the page is.
+    /// Where the page is: on the first network, the one that people sit on.
     pub url: String,
+    /// The same page on each further network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<PageAddress>,
     /// The set-up code.
     pub code: Code,
     /// SHA-256 of the TLS key, as browsers show it for a certificate's public
@@ -35,9 +38,19 @@ pub struct PageCode {
     pub key: String,
 }
 
+/// The page on one of several networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageAddress {
+    /// The network's interface.
+    pub interface: String,
+    /// Where the page is there.
+    pub url: String,
+}
+
 /// The page's door.
 pub struct Gate {
     url: String,
+    further: Vec<PageAddress>,
     key: String,
     inner: Mutex<Inner>,
     guesses: Pace,
@@ -100,6 +113,7 @@ impl Gate {
         let pairs = key.as_bytes().map(|byte| format!("{byte:02X}"));
         Ok(Self {
             url,
+            further: Vec::new(),
             key: pairs.join(":"),
             inner: Mutex::new(Inner {
                 code: Code::from_bytes(keys::random()?),
@@ -109,10 +123,18 @@ impl Gate {
         })
     }
 
+    /// The page is at these addresses, too.
+    #[must_use]
+    pub fn also_at(mut self, further: Vec<PageAddress>) -> Self {
+        self.further = further;
+        self
+    }
+
     /// What somebody needs to open the page.
     pub fn code(&self) -> PageCode {
         PageCode {
             url: self.url.clone(),
+            further: self.further.clone(),
             code: self.lock().code,
             key: self.key.clone(),
         }

@@ -14,7 +14,7 @@ mod gate;
 mod render;
 mod routes;
 
-pub use gate::{Gate, PageCode};
+pub use gate::{Gate, PageAddress, PageCode};
 pub use render::invitation;
 pub use routes::{Site as PageSite, routes};
 

@@ -362,13 +362,18 @@ fn encoded(text: &str) -> String {
 /// What `serve` and `groundcrew page code` say.
 pub fn invitation(code: &PageCode) -> String {
     let key = code.key.split_at_checked(47).unwrap_or((&code.key, ""));
-    format!(
-        "status page  {}\nset-up code  {}\n\nBrowsers warn once, because no certificate authority vouches for this site.\nThe key is this appliance's if the browser shows for its public key, SHA-256:\n  {}\n  {}\n",
-        code.url,
+    let mut out = format!("status page  {}\n", code.url);
+    for other in &code.further {
+        let _ = writeln!(out, "  on {:<9} {}", other.interface, other.url);
+    }
+    let _ = write!(
+        out,
+        "set-up code  {}\n\nBrowsers warn once, because no certificate authority vouches for this site.\nThe key is this appliance's if the browser shows for its public key, SHA-256:\n  {}\n  {}\n",
         code.code,
         key.0,
         key.1.trim_start_matches(':'),
-    )
+    );
+    out
 }
 
 #[cfg(test)]

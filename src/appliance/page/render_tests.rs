@@ -1,5 +1,5 @@
 use super::*;
-use crate::page::Gate;
+use crate::page::{Gate, PageAddress};
 use groundcrew_core::Digest;
 use groundcrew_core::enroll::Code;
 use tokio::time::Instant;
@@ -123,4 +123,11 @@ fn the_invitation_fits_a_console() {
         "{text}"
     );
     assert_eq!(text.matches(':').count(), 1 + 30 + 1, "{text}");
+    let gate = gate.also_at(vec![PageAddress {
+        interface: "enp3s0f1".into(),
+        url: "https://192.168.100.200:8443/".into(),
+    }]);
+    let both = invitation(&gate.code());
+    let line = "  on enp3s0f1  https://192.168.100.200:8443/\n";
+    assert!(both.contains(line) && both.starts_with("status page  https://10.0.0.1/\n"));
 }

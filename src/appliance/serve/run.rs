@@ -16,7 +16,7 @@ use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls
 use crate::flight;
 use crate::lan::{Desk, Lan};
 use crate::office::Office;
-use crate::page::{Gate, PageSite};
+use crate::page::{Gate, PageAddress, PageSite};
 use crate::site::{Network, Settings, Site};
 use crate::store::Store;
 use texts::Texts;
@@ -143,11 +143,13 @@ fn page(
     office: &Arc<Office>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<axum::Router> {
-    // The first network is the one that people sit on; each of them serves the page.
-    let address = settings.networks.first().map(|n| n.address.address);
-    let address = address.context("the site has no network")?;
-    let url = crate::page::url(address, settings.ports.https);
-    let gate = Arc::new(Gate::new(url, &office.keys().tls_key_digest())?);
+    let mut at = settings.networks.iter().map(|network| PageAddress {
+        interface: network.interface.to_string(),
+        url: crate::page::url(network.address.address, settings.ports.https),
+    });
+    let first = at.next().context("the site has no network")?;
+    let gate = Gate::new(first.url, &office.keys().tls_key_digest())?;
+    let gate = Arc::new(gate.also_at(at.collect()));
     office.attach_page(Arc::clone(&gate));
     let code = gate.code();
     tracing::info!(

@@ -92,6 +92,18 @@ pub enum Change {
     },
     /// The device has no such request any more.
     WaitsNoMore(DeviceId),
+    /// Rows of a file that is about to be registered. Part 0 is the order itself:
+    /// once it is there, all of the file counts.
+    ImportPart {
+        /// From 1, and 0 last.
+        part: u32,
+        /// JSON.
+        rows: String,
+    },
+    /// The rows of this part are in the journal.
+    ImportPartDone(u32),
+    /// All of them are, or none counts.
+    ImportOver,
     /// No checkpoint counts any more: the key that signed them is not the site's.
     ForgetCheckpoints,
     /// An order for a device's next boot, in place of the one before.
@@ -176,6 +188,11 @@ impl Store {
     /// The requests that wait for a decision, in their order.
     pub fn waiting(&self) -> anyhow::Result<Vec<Waiting>> {
         schema::waiting(&self.db).context("reading the requests that wait")
+    }
+
+    /// What is left of an import that a crash came into: part 0 is its order.
+    pub fn import(&self) -> anyhow::Result<Vec<(u32, String)>> {
+        schema::import(&self.db).context("reading an import that was begun")
     }
 
     /// The signed checkpoints, each with its line.
@@ -375,6 +392,15 @@ impl Writer {
             .try_reserve_owned()
             .map(Place)
             .map_err(|_| Busy)
+    }
+
+    /// Waits for a place in the queue: for work that cannot be refused half way.
+    pub async fn place_in_time(&self) -> Place {
+        match self.sender.clone().reserve_owned().await {
+            Ok(permit) => Place(permit),
+            // The writer ended, and the process with it.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Returns when everything queued before is on disk.

@@ -66,6 +66,10 @@ CREATE TABLE IF NOT EXISTS waiting ( -- requests that nobody decided on
   at      INTEGER NOT NULL,     -- seconds since 1970
   request TEXT NOT NULL         -- JSON, as the journal will have it
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS import ( -- of one file that is being registered
+  part INTEGER PRIMARY KEY,     -- from 1; 0 is there once all are, and then they count
+  rows TEXT NOT NULL            -- JSON
+) STRICT;
 ";
 
 /// Sets the connection up and makes the tables where there are none.
@@ -145,6 +149,13 @@ pub fn waiting(db: &Connection) -> rusqlite::Result<Vec<Waiting>> {
                 request,
             })
         })?
+        .collect()
+}
+
+/// What is left of an import: its order, and the parts that are not registered yet.
+pub fn import(db: &Connection) -> rusqlite::Result<Vec<(u32, String)>> {
+    db.prepare("SELECT part, rows FROM import ORDER BY part")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect()
 }
 
@@ -240,6 +251,13 @@ pub fn apply(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result
         Change::WaitsNoMore(device) => {
             transaction.prepare_cached("DELETE FROM waiting WHERE device = ?1")?.execute([device.as_str()])
         }
+        Change::ImportPart { part, rows } => transaction
+            .prepare_cached("INSERT INTO import (part, rows) VALUES (?1, ?2)")?
+            .execute(params![part, rows]),
+        Change::ImportPartDone(part) => {
+            transaction.prepare_cached("DELETE FROM import WHERE part = ?1")?.execute([part])
+        }
+        Change::ImportOver => transaction.prepare_cached("DELETE FROM import")?.execute([]),
         Change::ForgetCheckpoints => transaction.prepare_cached("DELETE FROM checkpoint")?.execute([]),
         Change::PutOnce { mac, once } => transaction
             .prepare_cached("INSERT OR REPLACE INTO boot_once (mac, what) VALUES (?1, ?2)")?

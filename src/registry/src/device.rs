@@ -292,6 +292,14 @@ pub struct Device {
 }
 
 impl Device {
+    /// Whether it has a grant, or answered one and is in service still.
+    pub const fn was_granted(&self) -> bool {
+        matches!(
+            self.phase.underlying(),
+            Phase::Provisioning { .. } | Phase::Provisioned { .. } | Phase::Failed { .. }
+        )
+    }
+
     /// Whether nobody ever knew or decided anything about it: such a device is
     /// forgotten when its request is withdrawn.
     pub fn is_stranger(&self) -> bool {

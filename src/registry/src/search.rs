@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use groundcrew_core::UnixTime;
+use groundcrew_core::hardware::MacAddr;
 
 use crate::device::{Device, Phase};
 use crate::state::Registry;
@@ -17,6 +18,8 @@ pub const WAITING: &str = "waiting";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Search {
     text: Vec<u8>,
+    /// Whether the text could be a part of a MAC address.
+    maybe_mac: bool,
     phase: Option<&'static str>,
     skip: usize,
     limit: usize,
@@ -49,6 +52,8 @@ impl Search {
     pub fn text(mut self, text: &str) -> Self {
         self.text = text.trim().bytes().take(128).collect();
         self.text.make_ascii_lowercase();
+        let of_mac = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b':';
+        self.maybe_mac = self.text.len() <= MAC_TEXT && self.text.iter().all(of_mac);
         self
     }
 
@@ -81,7 +86,11 @@ impl Search {
         ];
         let has = |text: &str| contains(text.as_bytes(), &self.text);
         texts.into_iter().flatten().any(has)
-            || identity.macs.iter().any(|mac| has(&mac.to_string()))
+            || (self.maybe_mac
+                && identity
+                    .macs
+                    .iter()
+                    .any(|mac| contains(&mac_text(mac), &self.text)))
             || device
                 .pending
                 .as_ref()
@@ -152,9 +161,32 @@ fn rank(device: &Device) -> Rank {
     (group, Reverse(device.phase.since()))
 }
 
+/// The length of a MAC address as text.
+const MAC_TEXT: usize = 17;
+
+/// A MAC address as lists show it, without an allocation for each of very many.
+fn mac_text(mac: &MacAddr) -> [u8; MAC_TEXT] {
+    const HEX: [u8; 16] = *b"0123456789abcdef";
+    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'?');
+    let mut text = [b':'; MAC_TEXT];
+    for (place, byte) in text.chunks_mut(3).zip(mac.0) {
+        for (place, nibble) in place.iter_mut().zip([byte >> 4, byte & 15]) {
+            *place = digit(nibble);
+        }
+    }
+    text
+}
+
+/// `wanted` is in small letters.
 fn contains(text: &[u8], wanted: &[u8]) -> bool {
-    text.windows(wanted.len())
-        .any(|part| part.eq_ignore_ascii_case(wanted))
+    let Some((first, rest)) = wanted.split_first() else {
+        return true;
+    };
+    text.windows(wanted.len()).any(|part| {
+        part.split_first().is_some_and(|(byte, more)| {
+            byte.to_ascii_lowercase() == *first && more.eq_ignore_ascii_case(rest)
+        })
+    })
 }
 
 #[cfg(test)]
@@ -202,6 +234,14 @@ mod tests {
         }
         let all: Vec<DeviceId> = registry.devices().map(|device| device.id.clone()).collect();
         assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn a_mac_address_is_searched_as_it_is_shown() {
+        for bytes in [[0; 6], [0xff; 6], [1, 0x2a, 0xb3, 0x4c, 0xd5, 0x6e]] {
+            let mac = MacAddr(bytes);
+            assert_eq!(mac_text(&mac), mac.to_string().as_bytes());
+        }
     }
 
     #[test]

@@ -186,6 +186,7 @@ mod tests {
         };
         let door = PageCode {
             url: "https://10.77.0.1/".into(),
+            further: Vec::new(),
             code: "K7QF-2M9X".parse().unwrap(),
             key: String::new(),
         };

@@ -1,6 +1,6 @@
 //! Registration from CSV: every shape and encoding that occurs, a verdict for
-//! every row, and one batch of changes for the good ones, so that nothing is
-//! ever half-imported.
+//! every row, and changes for the good ones. Long files are decided on part by
+//! part, each against the registry as it is then.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -34,12 +34,12 @@ pub struct ImportPlan {
     pub changes: Vec<Change>,
 }
 
-/// What registering rows that were read would do.
+/// What registering some rows would do.
 #[derive(Debug)]
 pub struct RowsPlan {
     /// What becomes of each, with its line, in their order.
     pub outcomes: Vec<(u64, Outcome)>,
-    /// What to record, all of it in one batch.
+    /// What to record, all of it in one batch, before the next rows are decided on.
     pub changes: Vec<Change>,
 }
 
@@ -131,7 +131,8 @@ pub fn plan<R: Read>(
 ) -> Result<ImportPlan, ImportError> {
     let rows = Rows::new(bytes, source)?;
     let shape = rows.shape;
-    let mut importer = Importer::new(registry, entropy);
+    let mut importer = Importer::default();
+    let mut changes = Vec::new();
     let mut verdicts = Vec::new();
     for (count, row) in (1..).zip(rows) {
         if count > MAX_ROWS {
@@ -144,7 +145,9 @@ pub fn plan<R: Read>(
             ..
         } = row?;
         let outcome = match content {
-            Ok(registration) => importer.decide(line, registration)?,
+            Ok(registration) => {
+                importer.decide(registry, line, registration, entropy, &mut changes)?
+            }
             Err(fault) => Outcome::Refused(fault.into()),
         };
         verdicts.push(RowVerdict {
@@ -157,25 +160,7 @@ pub fn plan<R: Read>(
     Ok(ImportPlan {
         shape,
         verdicts,
-        changes: importer.changes,
-    })
-}
-
-/// Says what registering rows would do that were read already, each with its
-/// line: what becomes of each, in their order, and what to record in one batch.
-pub fn plan_rows(
-    registry: &Registry,
-    rows: impl IntoIterator<Item = (u64, Registration)>,
-    entropy: &mut dyn FnMut() -> [u8; 5],
-) -> Result<RowsPlan, ImportError> {
-    let mut importer = Importer::new(registry, entropy);
-    let mut outcomes = Vec::new();
-    for (line, registration) in rows {
-        outcomes.push((line, importer.decide(line, registration)?));
-    }
-    Ok(RowsPlan {
-        outcomes,
-        changes: importer.changes,
+        changes,
     })
 }
 
@@ -186,28 +171,43 @@ pub fn to_utf8(bytes: impl Read) -> std::io::Result<String> {
     Ok(text::field(&all))
 }
 
-struct Importer<'a> {
-    registry: &'a Registry,
-    entropy: &'a mut dyn FnMut() -> [u8; 5],
+/// An import that goes on part by part: remembers the rows of the file so far.
+#[derive(Debug, Default)]
+pub struct Importer {
     /// The good rows so far.
     file: Index,
     lines: BTreeMap<DeviceId, u64>,
-    changes: Vec<Change>,
 }
 
-impl<'a> Importer<'a> {
-    fn new(registry: &'a Registry, entropy: &'a mut dyn FnMut() -> [u8; 5]) -> Self {
-        Self {
-            registry,
-            entropy,
-            file: Index::default(),
-            lines: BTreeMap::new(),
-            changes: Vec::new(),
+impl Importer {
+    /// Says what registering the next rows would do at `registry`, each with
+    /// its line. `entropy` names new devices.
+    ///
+    /// # Errors
+    /// No free name was found.
+    pub fn plan(
+        &mut self,
+        registry: &Registry,
+        rows: impl IntoIterator<Item = (u64, Registration)>,
+        entropy: &mut dyn FnMut() -> [u8; 5],
+    ) -> Result<RowsPlan, ImportError> {
+        let (mut outcomes, mut changes) = (Vec::new(), Vec::new());
+        for (line, registration) in rows {
+            let outcome = self.decide(registry, line, registration, entropy, &mut changes)?;
+            outcomes.push((line, outcome));
         }
+        Ok(RowsPlan { outcomes, changes })
     }
 
-    fn decide(&mut self, line: u64, registration: Registration) -> Result<Outcome, ImportError> {
-        let junk = self.registry.junk();
+    fn decide(
+        &mut self,
+        registry: &Registry,
+        line: u64,
+        registration: Registration,
+        entropy: &mut dyn FnMut() -> [u8; 5],
+        changes: &mut Vec<Change>,
+    ) -> Result<Outcome, ImportError> {
+        let junk = registry.junk();
         let usable = junk.usable(&registration.identity);
         let nothing = usable.ek.is_none()
             && usable.uuid.is_none()
@@ -223,12 +223,12 @@ impl<'a> Importer<'a> {
             let line = self.lines.get(earlier).copied().unwrap_or_default();
             return Ok(Outcome::Refused(Fault::Duplicated { line }));
         }
-        let verdict = judge(&usable, self.registry.index());
-        let known = same_device(&verdict).and_then(|id| self.registry.device(id));
+        let verdict = judge(&usable, registry.index());
+        let known = same_device(&verdict).and_then(|id| registry.device(id));
         let (device, let_in) = match known {
             Some(device) if device.is_stranger() => match &verdict {
                 Verdict::Known { .. } => (device.id.clone(), approval(device)),
-                _ => (self.fresh_name()?, None),
+                _ => (self.fresh_name(registry, entropy)?, None),
             },
             Some(device) => {
                 let fault = Fault::AlreadyAssigned {
@@ -237,7 +237,7 @@ impl<'a> Importer<'a> {
                 };
                 return Ok(Outcome::Refused(fault));
             }
-            None => (self.fresh_name()?, None),
+            None => (self.fresh_name(registry, entropy)?, None),
         };
         self.lines.insert(device.clone(), line);
         self.file.insert(Known {
@@ -247,20 +247,24 @@ impl<'a> Importer<'a> {
         });
         let registration = Box::new(registration);
         let registered = Change::by_site(&device, Event::Registered { registration });
-        self.changes.push(registered);
+        changes.push(registered);
         Ok(match let_in {
             None => Outcome::Registered { device },
             Some(approved) => {
-                self.changes.push(approved);
+                changes.push(approved);
                 Outcome::LetIn { device }
             }
         })
     }
 
-    fn fresh_name(&mut self) -> Result<DeviceId, ImportError> {
+    fn fresh_name(
+        &self,
+        registry: &Registry,
+        entropy: &mut dyn FnMut() -> [u8; 5],
+    ) -> Result<DeviceId, ImportError> {
         for _ in 0..16 {
-            let id = DeviceId::new(self.registry.site(), (self.entropy)());
-            if self.registry.device(&id).is_none() && !self.lines.contains_key(&id) {
+            let id = DeviceId::new(registry.site(), entropy());
+            if registry.device(&id).is_none() && !self.lines.contains_key(&id) {
                 return Ok(id);
             }
         }

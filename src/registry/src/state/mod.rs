@@ -53,6 +53,8 @@ pub struct Registry {
     order: u64,
     /// How many devices each standing rule has let in.
     by_rule: BTreeMap<Slug, u32>,
+    /// How many devices hold a grant or held one to its end.
+    granted: usize,
     chain: Chain,
 }
 
@@ -119,6 +121,7 @@ impl Registry {
             lobby: BTreeSet::new(),
             order: 0,
             by_rule: BTreeMap::new(),
+            granted: 0,
         }
     }
 
@@ -229,6 +232,7 @@ impl Registry {
         let id = it.device;
         let before = self.devices.get(id).map(Arc::as_ref);
         let mut after = step::step(before, it).map_err(|why| self.impossible(id, it.event, why))?;
+        let granted_before = before.is_some_and(Device::was_granted);
         let place = |device: &Device| device.place().map(|order| (order, device.id.clone()));
         if let Some(place) = before.and_then(place) {
             self.lobby.remove(&place);
@@ -253,6 +257,8 @@ impl Registry {
         {
             *self.by_rule.entry(rule.clone()).or_default() += 1;
         }
+        self.granted += usize::from(after.as_ref().is_some_and(Device::was_granted));
+        self.granted -= usize::from(granted_before);
         match after {
             Some(device) => self.devices.insert(id.clone(), Arc::new(device)),
             None => self.devices.remove(id),
@@ -315,6 +321,12 @@ impl Registry {
     /// do after an approval, an import or a restart.
     pub fn ungranted(&self) -> impl Iterator<Item = &Device> {
         self.devices().filter(|d| d.phase == Phase::Approved)
+    }
+
+    /// How many devices have a grant, or answered one and are in service still:
+    /// what a charter counts.
+    pub const fn granted_devices(&self) -> usize {
+        self.granted
     }
 
     /// Who a machine is, and why.

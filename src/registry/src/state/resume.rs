@@ -27,6 +27,7 @@ impl Registry {
         if let Some(order) = device.place() {
             self.lobby.insert((order, device.id.clone()));
         }
+        self.granted += usize::from(device.was_granted());
         self.devices.insert(device.id.clone(), Arc::new(device));
     }
 
