@@ -16,6 +16,8 @@ front of a real `groundcrew serve`.
     timeline    milestones of one device, folded into seconds per phase
     appliance   the one place that calls the `groundcrew` command
     scenario    the lab's story, from nothing to the verdict
+    attacks     rogues in the middle, the agent's word, its disk afterwards
+    rogue       the man in the middle, a program of its own
     verify      what lies on a disk afterwards, read offline
 
 Standard library only; nothing is left behind (see `scenario.Lab`).

@@ -39,7 +39,7 @@ class Appliance:
     def __init__(self, folder, binaries, namespace, events):
         self._folder = folder
         self._namespace = namespace
-        self._events = events
+        self.events = self._events = events
         self._process = None
         self._threads = []
         self.site = folder / "site/site"
@@ -56,6 +56,17 @@ class Appliance:
 
     def init(self):
         self._call("init", self._top, "--org", "Lab", "--address", network.ADDRESS, "--interface", network.INTERFACE)
+
+    def init_other(self, folder, name):
+        """Another HQ with a site of its own, which this one has nothing to do with."""
+        self._call("init", folder, "--org", "Other", "--name", name, "--address", network.ADDRESS, "--interface", network.INTERFACE)
+
+    def new_charter(self, days):
+        """What HQ lets this site do, for so many days; a courier brings it."""
+        hq, courier = self._top / "hq", self._folder / "hq.courier"
+        self._call("hq", "site", "charter", "hq", "--days", str(days), "--hq", hq)
+        self._call("trust", "export", courier, "--hq", hq, "--name", "hq")
+        self._call("trust", "import", courier, "--site", self.site)
 
     def import_devices(self, csv_text):
         path = self._folder / "devices.csv"

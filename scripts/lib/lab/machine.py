@@ -70,6 +70,7 @@ class Machine:
         self.disk = folder / "disk.qcow2"
         self.log = folder / "serial.log"
         self.powered_at = None
+        self.extra = []  # further words for QEMU
         self.kind = KINDS[hardware.kind or hardware.fw]
 
     def insert_disk(self, oem_image, certificate=None):
@@ -127,7 +128,7 @@ class Machine:
             if self.kind.method == "http":
                 argv += ["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]
         argv += ["-drive", f"if=none,id=disk,format=qcow2,discard=unmap,file={self.disk}", *_disk(hw)]
-        return argv + (_nic(hw) if wire else [])
+        return argv + (_nic(hw) if wire else []) + self.extra
 
     def _listen(self):
         """QEMU calls us, so there is no moment at which its socket is not there yet."""

@@ -68,8 +68,8 @@ class Network:
             _ip(self.switch, f"link set {tap(index)} master br0")
             _ip(self.switch, f"link set {tap(index)} up")
 
-    def serve_dhcp(self, log):
-        """Somebody else's DHCP server on the same wire."""
+    def join_other(self):
+        """Somebody else's machine on the same wire."""
         host.run(["ip", "netns", "add", self.other])
         _ip(self.other, "link set lo up")
         _ip(self.other, f"link add eth0 type veth peer name up1 netns {self.switch}")
@@ -77,6 +77,10 @@ class Network:
         host.run(["ip", "netns", "exec", self.other, "ethtool", "-K", "eth0", "tx", "off"])
         _ip(self.switch, "link set up1 master br0 up")
         _ip(self.other, "link set eth0 up")
+
+    def serve_dhcp(self, log):
+        """Somebody else's DHCP server on the same wire."""
+        self.join_other()
         with open(log, "wb") as out:
             self._dnsmasq = subprocess.Popen(
                 inside(self.other, [

@@ -33,6 +33,10 @@ class OfflineRoot:
                               errors="replace", check=False)
         return None if "File not found" in done.stderr else done.stdout
 
+    def dump(self, path, target):
+        """Copies a folder out, with its links as links."""
+        subprocess.run(["debugfs", "-R", f"rdump {path} {target}", str(self._image)], capture_output=True, check=True)
+
     def close(self):
         self._image.unlink(missing_ok=True)
 

@@ -18,6 +18,9 @@ use crate::random;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What a connection must bring for the patience to begin anew.
 const PROGRESS: u64 = 64 * 1024;
+/// How many connections in a row may open and bring no byte more: a blob that
+/// is cut short is told in seconds, an appliance that restarts is waited for.
+const FRUITLESS: u32 = 5;
 const CHUNK: usize = 128 * 1024;
 
 /// Where blobs come from.
@@ -36,6 +39,8 @@ impl Source for Public {
 /// A folder of blobs, laid out as OCI does: `blobs/sha256/HEX`.
 pub struct Blobs {
     dir: PathBuf,
+    /// How to wait between two connections; tests do not.
+    wait: fn(Duration),
 }
 
 /// Why a blob is not there.
@@ -49,11 +54,15 @@ pub enum DownloadError {
         /// What came.
         found: String,
     },
-    /// It did not come.
-    #[error("the blob {digest} did not come: {error}")]
+    /// It did not come, or not all of it.
+    #[error("the blob {digest} did not come whole, {came} of {size} bytes: {error}")]
     Http {
         /// Which blob.
         digest: Digest,
+        /// How many of its bytes are here.
+        came: u64,
+        /// How many it has.
+        size: u64,
         /// Why.
         error: HttpError,
     },
@@ -75,6 +84,14 @@ impl From<DownloadError> for Failure {
                 "Somebody or something changed the bundle on the appliance: publish it again and find out why.",
             )
             .about(Trouble::BundleChanged),
+            DownloadError::Http {
+                error: HttpError::CutShort | HttpError::Refused { .. },
+                ..
+            } => Self::failed(
+                error,
+                "The appliance does not have all of it: publish the bundle again, and check its disk and what stands between.",
+            )
+            .about(Trouble::BundleMissing),
             DownloadError::Http { .. } => Self::failed(
                 error,
                 "Check that the appliance runs and that this device reaches it.",
@@ -94,13 +111,16 @@ struct Partial {
     file: File,
     length: u64,
     hasher: Hasher,
+    wait: fn(Duration),
 }
 
 /// What one connection brought.
 enum Stretch {
     /// All the bytes.
     Whole,
-    /// The connection ended early; some bytes came.
+    /// There was no connection, or none that answered.
+    Unanswered(HttpError),
+    /// The connection ended early; some bytes may have come.
     Broken(HttpError),
     /// More bytes than there may be.
     TooLong,
@@ -111,7 +131,8 @@ impl Blobs {
     pub fn at(dir: &Path) -> io::Result<Self> {
         let dir = dir.to_owned();
         fs::create_dir_all(dir.join("blobs/sha256"))?;
-        Ok(Self { dir })
+        let wait = std::thread::sleep;
+        Ok(Self { dir, wait })
     }
 
     /// The folder that holds the blobs, each called by its digest in hex.
@@ -149,7 +170,7 @@ impl Blobs {
             return Ok(());
         }
         let part = done.with_extension("part");
-        let mut partial = Partial::resume(&part, size).map_err(write(&part))?;
+        let mut partial = Partial::resume(&part, size, self.wait).map_err(write(&part))?;
         let mut resumed = partial.length > 0;
         progress(partial.length);
         loop {
@@ -200,7 +221,7 @@ fn hash_all(file: &mut File, hasher: &mut Hasher) -> io::Result<u64> {
 }
 
 impl Partial {
-    fn resume(path: &Path, size: u64) -> io::Result<Self> {
+    fn resume(path: &Path, size: u64, wait: fn(Duration)) -> io::Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -218,6 +239,7 @@ impl Partial {
             file,
             length,
             hasher,
+            wait,
         };
         if partial.length == 0 {
             partial.restart()?;
@@ -233,8 +255,9 @@ impl Partial {
         Ok(())
     }
 
-    /// Connects as often as it takes. The patience begins anew where a
-    /// connection brought something worth it.
+    /// Connects as often as it takes, each time for what is missing. The
+    /// patience begins anew where a connection brought something worth it, and
+    /// ends where several in a row brought nothing.
     fn fill(
         &mut self,
         source: &dyn Source,
@@ -245,6 +268,7 @@ impl Partial {
     ) -> Result<(), DownloadError> {
         let url = format!("/blobs/sha256/{}", digest.hex());
         let mut backoff = Backoff::new(PATIENCE);
+        let mut fruitless = 0;
         while self.length < size {
             let before = self.length;
             let stretch = self.stretch(source, &url, size, progress);
@@ -262,25 +286,36 @@ impl Partial {
                         found,
                     });
                 }
-                Stretch::Broken(error) => error,
+                Stretch::Unanswered(error) => error,
+                Stretch::Broken(error) => {
+                    fruitless = if self.length > before {
+                        0
+                    } else {
+                        fruitless + 1
+                    };
+                    error
+                }
             };
             // A drip is not progress: `Steady` breaks it off again and again.
             if self.length.saturating_sub(before) >= PROGRESS {
                 backoff = Backoff::new(PATIENCE);
             }
             let wait = backoff.next(Instant::now(), random::u32());
-            let Some(wait) = wait.filter(|_| error.transient()) else {
+            let worth = error.transient() && fruitless < FRUITLESS;
+            let Some(wait) = wait.filter(|_| worth) else {
                 return Err(DownloadError::Http {
                     digest: *digest,
+                    came: self.length,
+                    size,
                     error,
                 });
             };
             say(format!(
-                "download: {error}; going on at byte {} in {:.1} s",
+                "download: {error}; going on at byte {} of {size} in {:.1} s",
                 self.length,
                 wait.as_secs_f32()
             ));
-            std::thread::sleep(wait);
+            (self.wait)(wait);
         }
         Ok(())
     }
@@ -294,7 +329,7 @@ impl Partial {
     ) -> io::Result<Stretch> {
         let (begins, mut reader) = match source.open(url, self.length) {
             Ok(opened) => opened,
-            Err(error) => return Ok(Stretch::Broken(error)),
+            Err(error) => return Ok(Stretch::Unanswered(error)),
         };
         if begins != self.length {
             self.restart()?;
@@ -303,12 +338,12 @@ impl Partial {
         loop {
             let count = match reader.read(&mut buffer) {
                 Ok(0) if self.length == size => return Ok(Stretch::Whole),
-                Ok(0) => {
-                    let error = HttpError::Transport("the connection ended early".into());
-                    return Ok(Stretch::Broken(error));
-                }
+                Ok(0) => return Ok(Stretch::Broken(HttpError::CutShort)),
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Ok(Stretch::Broken(HttpError::CutShort));
+                }
                 Err(error) => return Ok(Stretch::Broken(HttpError::Transport(error.to_string()))),
             };
             if self.length + count as u64 > size {
@@ -360,9 +395,9 @@ mod tests {
     }
 
     fn fetch(dir: &Path, source: &Flaky, digest: &Digest, size: u64) -> Result<(), DownloadError> {
-        Blobs::at(dir)
-            .unwrap()
-            .fetch(source, digest, size, &|_| {}, &|_| {})
+        let mut blobs = Blobs::at(dir).unwrap();
+        blobs.wait = |_| {};
+        blobs.fetch(source, digest, size, &|_| {}, &|_| {})
     }
 
     #[test]
@@ -412,6 +447,22 @@ mod tests {
         let mut source = Flaky::new(&content, 5000);
         source.ranges = false;
         fetch(dir.path(), &source, &digest, 1000).unwrap();
+    }
+
+    #[test]
+    fn a_blob_cut_short_ends_soon_and_says_how_much_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = Digest::of(&[3; 1000]);
+        for ranges in [true, false] {
+            let mut source = Flaky::new(&[3; 400], 5000);
+            source.ranges = ranges;
+            let error = fetch(dir.path(), &source, &digest, 1000).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("400 of 1000 bytes"), "{text}");
+            assert!(text.contains(&digest.hex()), "{text}");
+            assert!(text.ends_with("the connection ended early"), "{text}");
+            assert!(source.opened.borrow().len() <= FRUITLESS as usize + 1);
+        }
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub enum HttpError {
     /// No connection, or it broke.
     #[error("no answer from the appliance: {0}")]
     Transport(String),
+    /// It answered, and the connection ended before the last byte.
+    #[error("the connection ended early")]
+    CutShort,
     /// More bytes than there may be.
     #[error("the answer is longer than {0} bytes")]
     TooLong(u64),
@@ -54,7 +57,7 @@ impl HttpError {
     pub const fn transient(&self) -> bool {
         match self {
             Self::Refused { status, .. } => matches!(*status, 408 | 425 | 429 | 500..),
-            Self::Transport(_) => true,
+            Self::Transport(_) | Self::CutShort => true,
             Self::WrongServer(_) | Self::TooLong(_) | Self::Malformed(_) => false,
         }
     }
@@ -258,7 +261,10 @@ fn bounded(answer: Response<Body>, limit: u64) -> Result<Vec<u8>, HttpError> {
 fn transport(error: &ureq::Error) -> HttpError {
     let text = error.to_string();
     if text.contains("certificate") || text.contains("BadSignature") {
-        return HttpError::WrongServer(text);
+        // What rustls and ureq put around our verifier's words.
+        let words = text.split_once("OtherError(");
+        let words = words.and_then(|(_, words)| words.strip_suffix("))"));
+        return HttpError::WrongServer(words.unwrap_or(&text).to_owned());
     }
     HttpError::Transport(text)
 }
@@ -340,6 +346,9 @@ mod tests {
             .unwrap_err();
         assert!(matches!(error, HttpError::WrongServer(_)), "{error:?}");
         assert!(!error.transient());
+        let text = error.to_string();
+        assert!(text.starts_with("the server's key sha256:"), "{text}");
+        assert!(text.contains("): this is not the appliance"), "{text}");
     }
 
     #[test]

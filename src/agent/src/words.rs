@@ -56,7 +56,7 @@ impl Voice {
 pub fn trouble(error: &HttpError) -> Trouble {
     match error {
         HttpError::WrongServer(_) => Trouble::WrongServer,
-        HttpError::Transport(_) => Trouble::HttpsUnreachable,
+        HttpError::Transport(_) | HttpError::CutShort => Trouble::HttpsUnreachable,
         HttpError::Refused { code, .. } => match code.as_str() {
             "clock-unknown" | "clock-beyond" => Trouble::Clock,
             "no-session" | "stale-challenge" => Trouble::Session,

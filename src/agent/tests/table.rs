@@ -418,6 +418,7 @@ fn cut_short() -> String {
 #[test]
 fn every_attack_is_refused_for_its_own_reason() {
     let mut wrong = Vec::new();
+    println!(); // libtest has begun a line
     for (attack, play, why) in ROWS {
         let said = play();
         println!("{attack:<34} {said}");
@@ -455,7 +456,7 @@ fn a_server_that_drips_is_left() {
         .trust
         .refresh(&agent.public, &|text| said.borrow_mut().push(text));
     let (failed, said) = (failed.unwrap_err(), said.into_inner().join("; "));
-    println!("{:<34} {failed} ({said})", "slow data");
+    println!("\n{:<34} {failed} ({said})", "slow data");
     assert!(
         format!("{failed} {said}").contains("bytes came in a minute"),
         "{failed} {said}"

@@ -34,7 +34,9 @@ pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
         HqCommand::Region(command) => super::hq_region::run(command),
         HqCommand::Renew(args) => {
             let hq = Hq::open(&args.dir)?;
-            carry_out(&hq, &hq.renew()?, &args)
+            carry_out(&hq, &hq.renew()?, &args)?;
+            print!("{}", regions_left(&hq));
+            Ok(())
         }
         HqCommand::Publish(args) => super::bundle::publish_at_hq(&args),
         HqCommand::AllowDowngrade(args) => allow_downgrade(&args),
@@ -268,6 +270,17 @@ pub(super) fn carry_out(
         }
     }
     Ok(())
+}
+
+/// What `hq renew` cannot renew, for want of the regions' keys.
+fn regions_left(hq: &Hq) -> String {
+    let line = |(name, until)| {
+        format!(
+            "The list of the region {name} ends at {until} as before, its own key signs it: groundcrew hq region renew {name} --hq {}\n",
+            hq.dir().display()
+        )
+    };
+    hq.regions_until().into_iter().map(line).collect()
 }
 
 /// What became of a change, and what comes next.

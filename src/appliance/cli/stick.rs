@@ -28,13 +28,15 @@ pub enum StickCommand {
     /// Make a stick of a site: an image, or straight onto a medium
     #[command(after_help = "\
 Examples:
-  groundcrew hq site add van-1 --hq hq --address 10.77.0.1/24 --interface eth0 --devices 20 --out van-1
+  groundcrew hq site add van-1 --hq hq --address 10.77.0.1/24 \\
+    --interface eth0 --devices 20 --out van-1
   groundcrew image build --site van-1
   groundcrew stick build --site van-1 --out stick.img
   sudo groundcrew stick build --site van-1 --device /dev/sdX
 
-The stick is an appliance of its own: give it a site of its own, whose charter ends soon and
-admits few devices, so that a lost one is worth little. It starts on BIOS, UEFI and Secure Boot.")]
+The stick is an appliance of its own: give it a site of its own, whose charter
+ends soon and admits few devices, so that a lost one is worth little. It starts
+on BIOS, UEFI and Secure Boot.")]
     Build(StickBuildArgs),
     /// Bring bundles, trust and settings to a stick: only what differs
     #[command(after_help = "\
@@ -52,7 +54,8 @@ Example:
 Example:
   groundcrew stick backup --stick /dev/sdX van-1.backup
 
-The keys are not in it: they stay under the stick's PIN, and in the site's folder.")]
+The keys are not in it: they stay under the stick's PIN, and in the site's
+folder.")]
     Backup(StickBackupArgs),
     /// Put a backup's devices and journal onto a newly built stick of its site
     #[command(after_help = "\
@@ -60,7 +63,8 @@ Example:
   groundcrew stick build --site van-1 --device /dev/sdX
   groundcrew stick restore --stick /dev/sdX van-1.backup
 
-A stick that was in use goes on from its own state only, and refuses an older one.")]
+A stick that was in use goes on from its own state only and refuses an older
+one.")]
     Restore(StickBackupArgs),
     /// What a stick starts by itself
     #[command(hide = true)]

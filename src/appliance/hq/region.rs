@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
-use groundcrew_core::SiteId;
 use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::PublicKey;
 use groundcrew_core::trust::tuf::repo::{
     Delegation, RoleSpec, TargetChange, claimed_targets, draft_targets,
 };
 use groundcrew_core::trust::tuf::{Repo, TargetFile, Targets};
+use groundcrew_core::{SiteId, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use super::change::Change;
@@ -99,6 +99,16 @@ impl Hq {
         let mut after = self.state().clone();
         region_of(&mut after, name)?;
         Ok(self.region_change(format!("renew region {name}"), after, name, Vec::new()))
+    }
+
+    /// When each region's list ends. `hq renew` cannot sign them: their keys
+    /// are not HQ's.
+    pub fn regions_until(&self) -> Vec<(Slug, UnixTime)> {
+        let names = self.state().regions.keys();
+        let until = |name: &Slug| claimed_targets(&self.region_bytes(name)?).ok();
+        names
+            .filter_map(|name| Some((name.clone(), until(name)?.expires)))
+            .collect()
     }
 
     /// A region's rights taken back: what it listed, nobody lists any more.

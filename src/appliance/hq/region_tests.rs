@@ -208,3 +208,19 @@ fn a_removed_region_lists_nothing_any_more_and_devices_go_on() {
     run(&mut again, &world.site()).unwrap();
     assert!(again.is_current());
 }
+
+#[test]
+fn renewing_everything_leaves_a_region_s_list_to_its_key_and_hq_knows_until_when() {
+    let (world, key) = world();
+    let before = world.hq().regions_until();
+    assert_eq!(before.len(), 1);
+    assert_eq!(before[0].0, slug("emea"));
+    let list = fs::read(world.hq().region_file(&slug("emea"))).unwrap();
+    assert_eq!(claimed_targets(&list).unwrap().expires, before[0].1);
+    world.carry_out(&world.hq().renew().unwrap());
+    assert_eq!(world.hq().regions_until(), before);
+    let change = world.hq().renew_region(&slug("emea"));
+    let file = waiting(world.carry_out(&change.unwrap()));
+    sign(&world, &file, &key);
+    assert!(world.hq().regions_until()[0].1 >= before[0].1);
+}

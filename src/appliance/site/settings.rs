@@ -21,6 +21,9 @@ pub use trust::Staleness;
 
 use crate::stick::StickSettings;
 
+/// The port that devices ask for the time (RFC 4330).
+const SNTP: u16 = 123;
+
 /// What `site.toml` says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -73,7 +76,9 @@ fn at(file: &str, text: &str, span: std::ops::Range<usize>, message: &str) -> Se
 pub fn parse(file: &str, text: &str) -> Result<Settings, SettingsError> {
     let raw: Raw = toml::from_str(text)
         .map_err(|error| SettingsError(toml_error::explain(file, text, &error, &[])))?;
-    let networks = network::networks(file, text, raw.network)?;
+    // Option 42 of DHCP names an address and no port (RFC 2132, 8.3).
+    let sntp = raw.time.sntp && *raw.ports.sntp.get_ref() == SNTP;
+    let networks = network::networks(file, text, raw.network, sntp)?;
     check_ports(file, text, &raw.ports)?;
     let profiles = check_profiles(file, text, raw.profile)?;
     let rules = check_rules(file, text, raw.enrollment.rule)?;
@@ -207,7 +212,7 @@ impl Default for RawPorts {
             tftp: port(69),
             http: port(80),
             https: port(443),
-            sntp: port(123),
+            sntp: port(SNTP),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One test per attack on an update: what the attacker did, what the client
-//! says, and what it still trusts afterwards.
+//! says, and what it still trusts afterwards. Each is also a folder below
+//! `attacks/`, for other clients to try (see its README).
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -17,7 +18,7 @@ fn refused(result: Result<(), TufError>) -> String {
 
 #[test]
 fn rollback_of_timestamp() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("rollback_of_timestamp");
     let old = sim.files["timestamp.json"].clone();
     sim.publish(&["timestamp"]);
     let trusted = sim.updated();
@@ -33,7 +34,7 @@ fn rollback_of_timestamp() {
 #[test]
 fn rollback_of_snapshot() {
     for hashes in [true, false] {
-        let mut sim = Sim::new();
+        let mut sim = Sim::attacked("rollback_of_snapshot");
         sim.hashes = hashes;
         sim.publish(&["snapshot", "timestamp"]);
         let trusted = sim.updated();
@@ -50,7 +51,7 @@ fn rollback_of_snapshot() {
 #[test]
 fn rollback_of_targets() {
     for hashes in [true, false] {
-        let mut sim = Sim::new();
+        let mut sim = Sim::attacked("rollback_of_targets");
         sim.hashes = hashes;
         sim.publish(&["targets", "snapshot", "timestamp"]);
         let trusted = sim.updated();
@@ -76,7 +77,7 @@ fn rollback_and_gap_of_root() {
             "root.json has version 3, but the chain of roots asks for version 2",
         ),
     ] {
-        let mut sim = Sim::new();
+        let mut sim = Sim::attacked("rollback_and_gap_of_root");
         sim.set_version("root", version);
         let bytes = sim.sign("root");
         sim.files.insert("2.root.json".into(), bytes);
@@ -88,7 +89,8 @@ fn rollback_and_gap_of_root() {
 
 #[test]
 fn rollback_below_the_minimum_versions_of_a_client_that_remembers_nothing() {
-    let mut sim = Sim::new();
+    let mut sim =
+        Sim::attacked("rollback_below_the_minimum_versions_of_a_client_that_remembers_nothing");
     let one = |minimum| Client::new(sim.stored(), at(0), Limits::default(), minimum).unwrap();
     let none = MinimumVersions::default();
     let clients = [
@@ -126,7 +128,7 @@ fn freeze_by_each_role() {
         ("snapshot", [2, 2, 1, 1]),
         ("targets", [2, 2, 2, 1]),
     ] {
-        let mut sim = Sim::new();
+        let mut sim = Sim::attacked("freeze_by_each_role");
         let trusted = sim.updated();
         sim.edit(role)["expires"] = json!(day(5));
         sim.publish(&["root", "targets", "snapshot", "timestamp"]);
@@ -148,7 +150,7 @@ fn freeze_by_each_role() {
 
 #[test]
 fn freeze_by_serving_the_same_for_ever() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("freeze_by_serving_the_same_for_ever");
     let trusted = sim.updated();
     let (_, result) = sim.update(trusted, at(31));
     assert!(refused(result).starts_with("root.json version 1 expired"));
@@ -159,7 +161,7 @@ fn freeze_by_serving_the_same_for_ever() {
 
 #[test]
 fn freeze_by_expired_timestamp_of_the_same_version() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("freeze_by_expired_timestamp_of_the_same_version");
     sim.edit("timestamp")["expires"] = json!(day(2));
     sim.publish(&["timestamp"]);
     let trusted = sim.updated();
@@ -171,7 +173,7 @@ fn freeze_by_expired_timestamp_of_the_same_version() {
 fn mix_and_match_of_snapshot_and_targets() {
     for role in ["snapshot", "targets"] {
         for hashes in [true, false] {
-            let mut sim = Sim::new();
+            let mut sim = Sim::attacked("mix_and_match_of_snapshot_and_targets");
             sim.hashes = hashes;
             let old = sim.files[&format!("1.{role}.json")].clone();
             sim.publish(&["targets", "snapshot", "timestamp"]);
@@ -197,7 +199,7 @@ fn mix_and_match_of_snapshot_and_targets() {
 
 #[test]
 fn a_role_s_file_in_another_role_s_place() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("a_role_s_file_in_another_role_s_place");
     // One key for both roles does not make one file pass for the other.
     sim.set_keys("timestamp", &[3], 1);
     sim.publish(&["root", "snapshot", "timestamp"]);
@@ -218,7 +220,7 @@ fn wrong_key_for_each_role() {
         ("snapshot", [2, 2, 0, 0]),
         ("targets", [2, 2, 2, 0]),
     ] {
-        let mut sim = Sim::new();
+        let mut sim = Sim::attacked("wrong_key_for_each_role");
         sim.signers.insert(role.into(), vec![66]);
         sim.publish(&["root", "targets", "snapshot", "timestamp"]);
         let (after, result) = sim.update(sim.stored(), at(0));
@@ -234,7 +236,7 @@ fn wrong_key_for_each_role() {
 
 #[test]
 fn signature_over_other_content() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("signature_over_other_content");
     sim.publish(&["timestamp"]);
     let mut file: Value = serde_json::from_slice(&sim.files["timestamp.json"]).unwrap();
     file["signed"]["expires"] = json!(day(3000));
@@ -247,7 +249,7 @@ fn signature_over_other_content() {
 #[test]
 fn threshold_unmet() {
     for role in ["root", "timestamp", "snapshot", "targets"] {
-        let mut sim = Sim::new();
+        let mut sim = Sim::attacked("threshold_unmet");
         sim.set_keys(role, &[10, 11, 12], 2);
         if role == "root" {
             sim.signers.insert("root".into(), vec![1, 10, 11]);
@@ -266,7 +268,7 @@ fn threshold_unmet() {
 #[test]
 fn same_key_counted_twice() {
     // Two ids for one key: an extra member changes the id, not the key.
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("same_key_counted_twice");
     let mut twin = key_json(3);
     twin["comment"] = json!("twin");
     let twin_key: groundcrew_core::trust::tuf::key::Key =
@@ -293,7 +295,7 @@ fn same_key_counted_twice() {
 
 #[test]
 fn same_signature_twice() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("same_signature_twice");
     let mut file: Value = serde_json::from_slice(&sim.files["timestamp.json"]).unwrap();
     let signature = file["signatures"][0].clone();
     file["signatures"].as_array_mut().unwrap().push(signature);
@@ -305,7 +307,7 @@ fn same_signature_twice() {
 
 #[test]
 fn same_key_id_twice_in_a_role() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("same_key_id_twice_in_a_role");
     sim.edit("root")["roles"]["snapshot"] =
         json!({"keyids": [key_id(3), key_id(3)], "threshold": 2});
     sim.publish(&["root"]);
@@ -315,7 +317,7 @@ fn same_key_id_twice_in_a_role() {
 
 #[test]
 fn key_under_a_foreign_id() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("key_under_a_foreign_id");
     sim.edit("root")["keys"][key_id(3)] = key_json(66);
     sim.publish(&["root"]);
     let said = refused(sim.update(sim.stored(), at(0)).1);
@@ -326,7 +328,7 @@ fn key_under_a_foreign_id() {
 fn extraneous_key_signs_but_does_not_count() {
     // Key 66 is in the key list but in no role; its good signature beside
     // the snapshot key's is harmless, alone it is worth nothing.
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("extraneous_key_signs_but_does_not_count");
     sim.edit("root")["keys"][key_id(66)] = key_json(66);
     sim.signers.insert("snapshot".into(), vec![66, 3]);
     sim.publish(&["root", "snapshot", "timestamp"]);
@@ -343,7 +345,7 @@ fn extraneous_key_signs_but_does_not_count() {
 #[test]
 fn new_root_must_satisfy_the_old_and_itself() {
     for (signers, accepted) in [(vec![20], false), (vec![1], false), (vec![1, 20], true)] {
-        let mut sim = Sim::new();
+        let mut sim = Sim::attacked("new_root_must_satisfy_the_old_and_itself");
         sim.set_keys("root", &[20], 1);
         sim.signers.insert("root".into(), signers);
         sim.publish(&["root"]);
@@ -355,7 +357,7 @@ fn new_root_must_satisfy_the_old_and_itself() {
 
 #[test]
 fn endless_root_chain_is_taken_in_portions() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("endless_root_chain_is_taken_in_portions");
     for _ in 0..10 {
         sim.publish(&["root"]);
     }
@@ -380,7 +382,7 @@ fn oversized_file_for_each_role() {
         ("1.snapshot.json", 2_000_000),
         ("1.targets.json", 5_000_000),
     ] {
-        let mut sim = Sim::new();
+        let mut sim = Sim::attacked("oversized_file_for_each_role");
         sim.hashes = false;
         sim.publish(&["root"]);
         for (role, of) in [("timestamp", "snapshot.json"), ("snapshot", "targets.json")] {
@@ -406,7 +408,7 @@ fn oversized_file_for_each_role() {
 
 #[test]
 fn an_announced_length_cannot_lift_the_limit() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("an_announced_length_cannot_lift_the_limit");
     sim.edit("timestamp")["meta"]["snapshot.json"]["length"] = json!(u64::MAX);
     sim.publish(&["timestamp"]);
     let mut client = sim.client(sim.stored(), at(0)).unwrap();
@@ -422,7 +424,7 @@ fn an_announced_length_cannot_lift_the_limit() {
 
 #[test]
 fn a_role_dropped_from_the_snapshot() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("a_role_dropped_from_the_snapshot");
     sim.delegate("targets", "region", 30, false, &["region/*"]);
     sim.publish(&["region", "targets", "snapshot", "timestamp"]);
     let trusted = sim.updated();
@@ -442,7 +444,7 @@ fn a_role_dropped_from_the_snapshot() {
 #[test]
 fn withheld_files() {
     for name in ["timestamp.json", "1.snapshot.json", "1.targets.json"] {
-        let mut sim = Sim::new().without(name);
+        let mut sim = Sim::attacked("withheld_files").without(name);
         let said = refused(sim.update(sim.stored(), at(0)).1);
         assert_eq!(said, format!("{name} is missing at the repository"));
     }
@@ -450,7 +452,7 @@ fn withheld_files() {
 
 #[test]
 fn fast_forward_of_timestamp_ends_with_its_key() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("fast_forward_of_timestamp_ends_with_its_key");
     sim.set_version("timestamp", 1_000_000);
     sim.put("timestamp");
     let trusted = sim.updated();
@@ -467,7 +469,7 @@ fn fast_forward_of_timestamp_ends_with_its_key() {
 
 #[test]
 fn fast_forward_of_snapshot_and_targets_ends_with_the_snapshot_key() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("fast_forward_of_snapshot_and_targets_ends_with_the_snapshot_key");
     let sound = sim.clone();
     sim.set_version("snapshot", 1_000_000);
     sim.edit("snapshot")["meta"]["targets.json"] = json!({"version": 1_000_000});
@@ -486,7 +488,7 @@ fn fast_forward_of_snapshot_and_targets_ends_with_the_snapshot_key() {
 
 #[test]
 fn fast_forward_recovery_survives_an_interruption() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("fast_forward_recovery_survives_an_interruption");
     sim.set_version("timestamp", 1_000_000);
     sim.put("timestamp");
     let trusted = sim.updated();
@@ -504,9 +506,9 @@ fn fast_forward_recovery_survives_an_interruption() {
 
 #[test]
 fn a_planted_root_on_the_disk_is_not_believed() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("a_planted_root_on_the_disk_is_not_believed");
     let mut trusted = sim.updated();
-    let mut evil = Sim::new();
+    let mut evil = Sim::attacked("a_planted_root_on_the_disk_is_not_believed");
     evil.set_keys("root", &[66], 1);
     evil.set_version("root", 2);
     trusted.newer_roots.push(evil.sign("root"));
@@ -517,7 +519,7 @@ fn a_planted_root_on_the_disk_is_not_believed() {
 
 #[test]
 fn a_stolen_site_key_cannot_raise_the_time_floor_past_hq() {
-    let mut sim = Sim::new();
+    let mut sim = Sim::attacked("a_stolen_site_key_cannot_raise_the_time_floor_past_hq");
     for (issued, expires, believed) in [
         (day(3), day(10), Some(day(3))),
         (day(11), day(10), None),
@@ -534,7 +536,7 @@ fn a_stolen_site_key_cannot_raise_the_time_floor_past_hq() {
 
 #[test]
 fn shapes_that_are_refused() {
-    let sim = Sim::new();
+    let sim = Sim::attacked("shapes_that_are_refused");
     for (pointer, value) in [
         ("/version", json!(0)),
         ("/version", json!(-1)),

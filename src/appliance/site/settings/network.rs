@@ -78,11 +78,13 @@ impl Network {
     }
 }
 
-/// Checks all of them, each for itself and beside the others.
+/// Checks all of them, each for itself and beside the others. `sntp`: whether
+/// the appliance tells the time where DHCP can say so.
 pub(super) fn networks(
     file: &str,
     text: &str,
     raw: Vec<Spanned<RawNetwork>>,
+    sntp: bool,
 ) -> Result<Vec<Network>, SettingsError> {
     if raw.is_empty() || raw.len() > MOST {
         let message = format!(
@@ -95,7 +97,7 @@ pub(super) fn networks(
     for raw in raw {
         let raw = raw.into_inner();
         let span = raw.interface.span();
-        let network = network(file, text, raw)?;
+        let network = network(file, text, raw, sntp)?;
         if !names.insert(network.interface.clone()) {
             let message = format!(
                 "the interface {} has a [[network]] already: write one table for each interface",
@@ -110,7 +112,7 @@ pub(super) fn networks(
     Ok(checked)
 }
 
-fn network(file: &str, text: &str, raw: RawNetwork) -> Result<Network, SettingsError> {
+fn network(file: &str, text: &str, raw: RawNetwork, sntp: bool) -> Result<Network, SettingsError> {
     let interface = raw.interface.get_ref();
     if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) {
         let message = format!("`{interface}` cannot be an interface's name; `ip link` lists them");
@@ -128,9 +130,10 @@ fn network(file: &str, text: &str, raw: RawNetwork) -> Result<Network, SettingsE
         );
         return Err(at(file, text, router.span(), &message));
     }
-    let subnets = relayed_subnets(file, text, &raw)?;
+    let subnets = relayed_subnets(file, text, &raw, sntp)?;
     let reservations = reservations(file, text, &raw, &subnets)?;
     Ok(Network {
+        ntp: raw.time_servers(sntp),
         interface: raw.interface.into_inner(),
         address: raw.address,
         mode,
@@ -141,7 +144,6 @@ fn network(file: &str, text: &str, raw: RawNetwork) -> Result<Network, SettingsE
         dns: raw.dns,
         domain: raw.domain,
         search: raw.search,
-        ntp: raw.ntp,
         subnets,
         reservations,
     })
@@ -191,10 +193,20 @@ fn check_mode(file: &str, text: &str, dhcp: &RawNetwork) -> Result<Mode, Setting
     })
 }
 
+impl RawNetwork {
+    /// Who tells the time: what is written (none, where that is `[]`), else
+    /// the appliance itself, where it does.
+    fn time_servers(&self, sntp: bool) -> Vec<Ipv4Addr> {
+        let own = || sntp.then_some(self.address.address).into_iter().collect();
+        self.ntp.clone().unwrap_or_else(own)
+    }
+}
+
 fn relayed_subnets(
     file: &str,
     text: &str,
     dhcp: &RawNetwork,
+    sntp: bool,
 ) -> Result<Vec<RelayedSubnet>, SettingsError> {
     let checked = |raw: &RawSubnet| {
         let relay = raw.relay;
@@ -220,7 +232,7 @@ fn relayed_subnets(
             dns: raw.dns.clone().unwrap_or_else(|| dhcp.dns.clone()),
             domain: raw.domain.clone().or_else(|| dhcp.domain.clone()),
             search: raw.search.clone().unwrap_or_else(|| dhcp.search.clone()),
-            ntp: raw.ntp.clone().unwrap_or_else(|| dhcp.ntp.clone()),
+            ntp: raw.ntp.clone().unwrap_or_else(|| dhcp.time_servers(sntp)),
         })
     };
     dhcp.subnet.iter().map(checked).collect()
@@ -293,8 +305,7 @@ pub(super) struct RawNetwork {
     domain: Option<String>,
     #[serde(default)]
     search: Vec<String>,
-    #[serde(default)]
-    ntp: Vec<Ipv4Addr>,
+    ntp: Option<Vec<Ipv4Addr>>,
     #[serde(default)]
     subnet: Vec<RawSubnet>,
     #[serde(default)]
@@ -380,6 +391,28 @@ mod tests {
         assert!(wrong.to_string().contains("write `pool`"), "{wrong}");
         let wrong = mode("mode = \"server\"").unwrap_err();
         assert!(wrong.to_string().contains("authoritative"), "{wrong}");
+    }
+
+    #[test]
+    fn devices_ask_the_appliance_for_the_time_unless_something_else_is_written() {
+        let relayed = "[[network.subnet]]\nrelay = \"10.88.0.1/24\"\n\n[ports]";
+        let servers = |network: &str, more: [&str; 2]| {
+            let text = SAMPLE.replacen("# ntp = [\"10.77.0.53\"]", network, 1);
+            let text = text.replacen(more[0], more[1], 1);
+            let network = &parse("site.toml", &text.replacen("[ports]", relayed, 1))
+                .unwrap()
+                .networks[0];
+            let texts = [&network.ntp, &network.subnets[0].ntp];
+            texts.map(|ntp| ntp.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let same = ["", ""];
+        assert_eq!(servers("", same), [["10.77.0.1"], ["10.77.0.1"]]);
+        let other = servers("ntp = [\"10.77.0.53\"]", same);
+        assert_eq!(other, [["10.77.0.53"], ["10.77.0.53"]]);
+        let nobody: [Vec<String>; 2] = Default::default();
+        assert_eq!(servers("ntp = []", same), nobody);
+        assert_eq!(servers("", ["sntp = true", "sntp = false"]), nobody);
+        assert_eq!(servers("", ["sntp = 123", "sntp = 1123"]), nobody);
     }
 
     #[test]

@@ -11,6 +11,8 @@
     reason = "shared by test programs that each use a part of it"
 )]
 
+pub mod folder;
+
 use std::collections::BTreeMap;
 
 use groundcrew_core::Digest;
@@ -61,6 +63,8 @@ pub struct Sim {
     /// Whether the next snapshot and timestamp say lengths and hashes.
     pub hashes: bool,
     pub asked: Vec<String>,
+    /// The attack this plays: refused updates have a folder of its name.
+    pub attack: Option<&'static str>,
 }
 
 impl Sim {
@@ -74,6 +78,7 @@ impl Sim {
             files: BTreeMap::new(),
             hashes: true,
             asked: Vec::new(),
+            attack: None,
         };
         let mut root = head("root");
         root["consistent_snapshot"] = json!(true);
@@ -101,6 +106,14 @@ impl Sim {
         sim.add_target("targets", "file", b"content");
         sim.publish(&["root", "targets", "snapshot", "timestamp"]);
         sim
+    }
+
+    /// The same, for the attack of this name.
+    pub fn attacked(attack: &'static str) -> Self {
+        Self {
+            attack: Some(attack),
+            ..Self::new()
+        }
     }
 
     pub fn edit(&mut self, role: &str) -> &mut Value {
@@ -231,6 +244,9 @@ impl Sim {
             Err(error) => return (stored, Err(error)),
         };
         let result = self.serve(&mut client);
+        if let (Some(attack), Err(error)) = (self.attack, &result) {
+            folder::keep(attack, &stored, &self.files, now, &error.to_string());
+        }
         (client.trusted(), result)
     }
 
