@@ -52,7 +52,13 @@ fn disks_and_bundles() {
             "bundle refused: not there",
             DownloadError::Http {
                 digest,
-                error: HttpError::Malformed("404".into()),
+                came: 0,
+                size: 4096,
+                error: HttpError::Refused {
+                    status: 404,
+                    code: String::new(),
+                    text: "not found".into(),
+                },
             }
             .into(),
             Cause::BundleNotPublished,

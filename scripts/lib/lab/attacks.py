@@ -28,8 +28,9 @@ from .say import LabError
 AT_ONCE = 2  # software emulation: more would only wait for each other
 DAY = 86400
 CHARTER_DAYS = 100  # HQ's other signatures last longer: the charter's end is what is met
-# What a bundle may change; the agent's own state after a grant lies elsewhere.
-LOOKED_AT = ("/etc", "/usr/local", "/home", "/root")
+# Where bundles write, and the one place that is the agent's after a grant.
+LOOKED_AT = ("/boot", "/etc", "/home", "/opt", "/root", "/srv", "/usr/local", "/var")
+ITS_OWN = "var/lib/groundcrew"
 
 
 @dataclass(frozen=True)
@@ -284,12 +285,12 @@ def differences(disk, oem_image, folder):
         part.mkdir()
         root = verify.OfflineRoot(image, part)
         for path in LOOKED_AT:
-            target = part / "tree" / path.strip("/")
-            target.mkdir(parents=True)
+            target = (part / "tree" / path.strip("/")).parent  # below it, by its name
+            target.mkdir(parents=True, exist_ok=True)
             root.dump(path, target)
         root.close()
         trees.append(part / "tree")
-    found = unlike(*trees)
+    found = [path for path in unlike(*trees) if path != ITS_OWN and not path.startswith(f"{ITS_OWN}/")]
     for tree in trees:
         shutil.rmtree(tree.parent)
     return "CHANGED: " + ", ".join(found[:5]) if found else "its log and its trust only"

@@ -397,7 +397,7 @@ mod tests {
     fn devices_ask_the_appliance_for_the_time_unless_something_else_is_written() {
         let relayed = "[[network.subnet]]\nrelay = \"10.88.0.1/24\"\n\n[ports]";
         let servers = |network: &str, more: [&str; 2]| {
-            let text = SAMPLE.replacen("# ntp = [\"10.77.0.53\"]", network, 1);
+            let text = SAMPLE.replacen("# ntp = [\"10.77.0.53\"]      # or []: nobody", network, 1);
             let text = text.replacen(more[0], more[1], 1);
             let network = &parse("site.toml", &text.replacen("[ports]", relayed, 1))
                 .unwrap()
