@@ -27,6 +27,9 @@ use crate::store::{self, Store};
 /// milliseconds, also on slow machines.
 const PART: usize = 250;
 
+/// Parts that are staged in one commit: a megabyte.
+const TOGETHER: usize = 8;
+
 /// Whose order it is: what all parts need.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,10 +102,20 @@ impl Office {
         // Whoever was stopped while staging left parts that do not count.
         let over = vec![store::Change::ImportOver];
         self.writer.place_in_time().await.write(over).done().await;
-        for (part, rows) in (1..).zip(parts) {
-            let rows = serde_json::to_string(rows)?;
-            let rows = vec![store::Change::ImportPart { part, rows }];
-            self.writer.place_in_time().await.write(rows).done().await;
+        let mut number = 0;
+        for parts in parts.chunks(TOGETHER) {
+            let mut changes = Vec::with_capacity(TOGETHER);
+            for rows in parts {
+                number += 1;
+                let (part, rows) = (number, serde_json::to_string(rows)?);
+                changes.push(store::Change::ImportPart { part, rows });
+            }
+            self.writer
+                .place_in_time()
+                .await
+                .write(changes)
+                .done()
+                .await;
         }
         let rows = serde_json::to_string(terms)?;
         let order = vec![store::Change::ImportPart { part: 0, rows }];

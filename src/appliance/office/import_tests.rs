@@ -6,7 +6,8 @@ use groundcrew_core::enroll::Decision;
 use super::tests::{World, terms};
 use super::*;
 
-const ROWS: u32 = 2_000;
+/// Some commits of parts to stage, and more of parts to register.
+const ROWS: u32 = 6_000;
 
 fn file() -> Command {
     let row = |line: u32| ImportRow {

@@ -114,14 +114,12 @@ pub struct Found<'a> {
 impl Registry {
     /// The devices that `search` means.
     pub fn search(&self, search: &Search) -> Found<'_> {
-        let mut counts = BTreeMap::new();
+        let mut counts = [0; Phase::NAMES.len()];
         let mut found = Vec::new();
         for device in self.devices() {
-            let name = match device.pending {
-                Some(_) => WAITING,
-                None => device.phase.name(),
-            };
-            *counts.entry(name).or_default() += 1;
+            if let Some(count) = counts.get_mut(counted_as(device)) {
+                *count += 1;
+            }
             if search.takes(device) {
                 found.push((rank(device), device));
             }
@@ -140,8 +138,28 @@ impl Registry {
         Found {
             devices: page.map(|(_, device)| device).collect(),
             matching,
-            counts,
+            counts: Phase::NAMES
+                .into_iter()
+                .zip(counts)
+                .filter(|(_, count)| *count > 0)
+                .collect(),
         }
+    }
+}
+
+/// The place of a device's word in [`Phase::NAMES`].
+const fn counted_as(device: &Device) -> usize {
+    match device.phase {
+        _ if device.pending.is_some() => 1,
+        Phase::Registered => 0,
+        Phase::Waiting => 1,
+        Phase::Approved => 2,
+        Phase::Rejected { .. } => 3,
+        Phase::Provisioning { .. } => 4,
+        Phase::Provisioned { .. } => 5,
+        Phase::Failed { .. } => 6,
+        Phase::Held { .. } => 7,
+        Phase::Retired { .. } => 8,
     }
 }
 
@@ -234,6 +252,31 @@ mod tests {
         }
         let all: Vec<DeviceId> = registry.devices().map(|device| device.id.clone()).collect();
         assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn every_device_is_counted_under_its_phase_s_name() {
+        let registry = registry(1);
+        let mut device = registry.devices().next().unwrap().clone();
+        let since = UnixTime::new(1);
+        for phase in [
+            Phase::Registered,
+            Phase::Waiting,
+            Phase::Approved,
+            Phase::Rejected {
+                reason: String::new(),
+                since,
+            },
+            Phase::Held {
+                reason: String::new(),
+                since,
+                before: Box::new(Phase::Waiting),
+            },
+            Phase::Retired { since },
+        ] {
+            device.phase = phase;
+            assert_eq!(Phase::NAMES[counted_as(&device)], device.phase.name());
+        }
     }
 
     #[test]
