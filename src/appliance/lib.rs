@@ -11,6 +11,7 @@ pub mod hq;
 pub mod image;
 pub mod lan;
 pub mod office;
+pub mod once;
 pub mod page;
 pub mod serve;
 pub mod site;

@@ -23,6 +23,7 @@ pub mod http;
 pub mod init;
 pub mod modules;
 pub mod net;
+pub mod processes;
 pub mod provision;
 pub mod random;
 pub mod report;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::site_arg::SiteArg;
+
 /// Offline USB/PXE provisioning appliance.
 ///
 /// A new device boots from the appliance over the network, is known by its
@@ -33,19 +35,6 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// The site folder, for every command that works on one.
-#[derive(Debug, Args)]
-pub struct SiteArg {
-    /// The site folder that `init` made
-    #[arg(
-        long = "site",
-        value_name = "DIR",
-        env = "GROUNDCREW_SITE",
-        default_value = "site"
-    )]
-    pub dir: PathBuf,
 }
 
 /// What can be done.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use groundcrew_registry::checkpoint::Verifier;
 
-use super::args::SiteArg;
+use super::site_arg::SiteArg;
 use crate::site::{Site, charter, publish};
 use crate::store;
 

@@ -9,10 +9,11 @@ use clap::{Args, Subcommand};
 use groundcrew_core::hardware::identity::clean;
 use groundcrew_netboot::story::{Cause, Names, Past, State, pcap, tell};
 
-use super::args::SiteArg;
+use super::site_arg::SiteArg;
 use super::{client, table};
 use crate::flight::{StoryLine, StoryView};
-use crate::office::{Command, Once, Outcome};
+use crate::office::{Command, Outcome};
+use crate::once::Once;
 use crate::site::Site;
 
 /// `groundcrew boot`.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use groundcrew_core::UnixTime;
 
-use super::args::SiteArg;
+use super::site_arg::SiteArg;
 use crate::clock;
 use crate::site::{Site, time};
 

@@ -11,7 +11,7 @@ use groundcrew_core::hardware::identity::clean;
 use groundcrew_core::hardware::{HardwareReport, Identity};
 use groundcrew_registry::import::Rows;
 
-use super::args::SiteArg;
+use super::site_arg::SiteArg;
 use super::{client, table};
 use crate::office::{Command, ExplainView, Outcome, ProfileView};
 use crate::site::Site;

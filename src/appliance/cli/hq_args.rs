@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use groundcrew_core::ids::{Slug, Version};
 use groundcrew_core::{DeviceId, SiteId, UnixTime};
 
-use super::args::SiteArg;
+use super::site_arg::SiteArg;
 use crate::hq::KeyRole;
 use crate::hq::secret::Passphrase;
 

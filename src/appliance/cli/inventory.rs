@@ -17,8 +17,8 @@ use groundcrew_core::ids::shown;
 use groundcrew_registry::export;
 use groundcrew_registry::import::{Fault, MAX_ROWS, REFUSED, Rows};
 
-use super::args::SiteArg;
 use super::client::{self, Link};
+use super::site_arg::SiteArg;
 use crate::durable::{self, Access};
 use crate::office::{Blob, Command, ImportRow, ImportView, Outcome, RefusedRow};
 use crate::site::Site;

@@ -16,7 +16,7 @@ use groundcrew_registry::Entry;
 use groundcrew_registry::checkpoint::{Proof, Verifier};
 use groundcrew_registry::journal::MAX_LINE;
 
-use super::args::SiteArg;
+use super::site_arg::SiteArg;
 use crate::site::{Site, charter};
 use crate::store;
 

@@ -22,6 +22,7 @@ pub mod logging;
 mod net;
 pub mod page;
 mod secure;
+pub mod site_arg;
 mod stick;
 mod table;
 mod transfer;

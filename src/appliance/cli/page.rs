@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::args::SiteArg;
 use super::client;
+use super::site_arg::SiteArg;
 use crate::office::{Command, Outcome};
 use crate::page;
 use crate::site::Site;

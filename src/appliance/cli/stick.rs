@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 
-use super::args::SiteArg;
+use super::site_arg::SiteArg;
 use crate::hq::secret;
 use crate::site::Site;
 use crate::stick::build::{self, Progress, Report};

@@ -13,8 +13,8 @@ use groundcrew_core::{DeviceId, SiteId};
 use groundcrew_registry::transfer::Release;
 use serde::{Deserialize, Serialize};
 
-use super::args::SiteArg;
 use super::client;
+use super::site_arg::SiteArg;
 use crate::office::{Blob, Command, ImportRow, Outcome};
 use crate::site::{Site, charter};
 

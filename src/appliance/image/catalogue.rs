@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::elf::{Elf, ElfError};
-use super::recipe::{Group, Recipe};
+use super::recipe::{Group, Recipe, canonical};
 
 /// A module as it describes itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,11 +71,6 @@ impl Module {
 pub(super) fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     canonical(file.split(".ko").next().unwrap_or(file))
-}
-
-/// The kernel's own spelling of a module's name.
-pub(super) fn canonical(name: &str) -> String {
-    name.replace('-', "_")
 }
 
 /// All modules of one kernel.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::catalogue::{Catalogue, Choice, Module};
 use super::deb::{Deb, DebError, Entry, Kind};
 use super::initrd::{self, MODULE_SUFFIX, PackedModule, Texts};
-use super::manifest::{Digest, Stored};
+use super::manifest::{Digest, Facts, Stored};
 use super::recipe::Recipe;
 use super::{ImageError, Progress, depmod};
 use crate::durable::{self, Access};
@@ -39,26 +39,6 @@ pub(super) struct KernelPart {
     pub(super) modules: Vec<u8>,
     /// Whether it lay ready from an earlier build.
     pub(super) cached: bool,
-}
-
-/// What is told of it in `image.json`, and beside the kept files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Facts {
-    /// `6.1.0-56-amd64`, as `uname -r` says it.
-    pub version: String,
-    /// `linux-image-6.1.0-56-amd64`.
-    pub package: String,
-    /// `6.1.192-2`.
-    pub package_version: String,
-    /// SHA-256 of the `.deb`, hex.
-    pub deb_sha256: String,
-    /// SHA-256 of the recipe's text, hex.
-    pub recipe_sha256: String,
-    /// How many modules are in the image.
-    pub modules: usize,
-    /// Modules the recipe would have liked and this kernel does not have.
-    pub left_out: Vec<String>,
 }
 
 /// The kernel part for a package and a recipe, from the cache if it is there.

@@ -6,7 +6,6 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::ImageError;
-use super::kernel::Facts;
 use crate::durable::{self, Access};
 
 /// The manifest's name in the boot folder. It is replaced last.
@@ -32,6 +31,26 @@ pub struct Manifest {
     /// The site's own image for UEFI, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uki: Option<UkiFacts>,
+}
+
+/// What is told of the kernel part, here and beside the kept files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// `6.1.0-56-amd64`, as `uname -r` says it.
+    pub version: String,
+    /// `linux-image-6.1.0-56-amd64`.
+    pub package: String,
+    /// `6.1.192-2`.
+    pub package_version: String,
+    /// SHA-256 of the `.deb`, hex.
+    pub deb_sha256: String,
+    /// SHA-256 of the recipe's text, hex.
+    pub recipe_sha256: String,
+    /// How many modules are in the image.
+    pub modules: usize,
+    /// Modules the recipe would have liked and this kernel does not have.
+    pub left_out: Vec<String>,
 }
 
 /// The site's own image for UEFI.

@@ -2,8 +2,6 @@
 
 use serde::Deserialize;
 
-use super::catalogue::canonical;
-
 /// The recipe that is compiled in: common NICs, disks, file systems.
 const FULL: &str = include_str!("../../../image/modules.toml");
 
@@ -52,6 +50,11 @@ impl Recipe {
     pub fn full() -> Result<Self, toml::de::Error> {
         Self::parse(FULL)
     }
+}
+
+/// The kernel's own spelling of a module's name.
+pub(super) fn canonical(name: &str) -> String {
+    name.replace('-', "_")
 }
 
 #[cfg(test)]

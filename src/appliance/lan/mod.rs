@@ -15,8 +15,7 @@ use groundcrew_core::UnixTime;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::dhcp::{
     BootClient, BootService, Counters, Handled, Identity, Known, Lease, LeaseEvent, Loaders, Mode,
-    Moment, Notice, Reply, Request, Server, Service, Subnet, SubnetConfig, Verdict, Via,
-    check_apart,
+    Moment, Notice, Reply, Request, Server, Service, Verdict, Via,
 };
 use std::net::SocketAddrV4;
 
@@ -24,7 +23,7 @@ pub use all::{Lan, stored, stored_release};
 pub use view::{CountersView, InterfaceView, LeaseView, NetView, OtherView, SubnetView};
 
 use crate::flight::Flight;
-use crate::site::{Cidr, Network};
+use crate::site::Network;
 use crate::store::{Busy, Change, Commit, Writer};
 
 /// Who holds which address: hardware address, and the UUID where it was told.
@@ -90,7 +89,7 @@ impl Desk {
             seed: u64::from_ne_bytes(crate::site::keys::random()?),
         };
         let began = Instant::now();
-        let (own, relayed) = subnets(network).context("site.toml")?;
+        let (own, relayed) = network.served().context("site.toml")?;
         let mut server = Server::with_relays(own, relayed, Some(boot.clone()), leases)?;
         if wire.asks_arp {
             server = server.probed();
@@ -337,59 +336,4 @@ fn moment(began: Instant) -> Moment {
         wall: crate::clock::read(),
         steady: began.elapsed(),
     }
-}
-
-/// Whether these networks can be served beside each other.
-///
-/// # Errors
-/// What does not fit, in words for who wrote `site.toml`.
-pub fn check(networks: &[Network]) -> anyhow::Result<()> {
-    let mut all = Vec::new();
-    for network in networks {
-        let (own, relayed) = subnets(network)?;
-        all.push(own);
-        all.extend(relayed);
-    }
-    Ok(check_apart(&all)?)
-}
-
-/// A network as the DHCP service knows it: its own, then those behind relays.
-fn subnets(network: &Network) -> anyhow::Result<(Subnet, Vec<Subnet>)> {
-    let server = network.address.address;
-    let reserved = |on: Cidr| {
-        let mut inside = network.reservations.clone();
-        inside.retain(|reservation| on.holds_host(reservation.ip));
-        inside
-    };
-    let own = Subnet::new(SubnetConfig {
-        server,
-        behind_relay: None,
-        prefix: network.address.prefix,
-        pool_first: network.pool.first,
-        pool_last: network.pool.last,
-        router: network.router,
-        dns: network.dns.clone(),
-        ntp: network.ntp.clone(),
-        search: network.search.clone(),
-        domain: network.domain.clone(),
-        lease_seconds: network.lease_seconds,
-        reservations: reserved(network.address),
-    })?;
-    let relayed = network.subnets.iter().map(|subnet| {
-        Subnet::new(SubnetConfig {
-            server,
-            behind_relay: Some(subnet.relay.address),
-            prefix: subnet.relay.prefix,
-            pool_first: subnet.pool.first,
-            pool_last: subnet.pool.last,
-            router: Some(subnet.router),
-            dns: subnet.dns.clone(),
-            ntp: subnet.ntp.clone(),
-            search: subnet.search.clone(),
-            domain: subnet.domain.clone(),
-            lease_seconds: subnet.lease_seconds,
-            reservations: reserved(subnet.relay),
-        })
-    });
-    Ok((own, relayed.collect::<Result<_, _>>()?))
 }

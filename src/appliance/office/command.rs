@@ -12,9 +12,9 @@ use groundcrew_registry::device::{Registration, Tag};
 use groundcrew_registry::export::ExportRow;
 use serde::{Deserialize, Serialize};
 
-use super::Once;
 use crate::flight::{StoryLine, StoryView};
 use crate::lan::{LeaseView, NetView};
+use crate::once::Once;
 use crate::page::PageCode;
 
 /// Something to do, and for whom the journal says it was done.

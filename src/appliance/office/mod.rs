@@ -49,7 +49,6 @@ pub use command::{
     ImportView, Order, Outcome, ProfileView, RefusedRow,
 };
 pub use enroll::Refusal;
-pub use once::Once;
 pub use pace::Pace;
 
 use tokio::sync::watch;

@@ -7,7 +7,8 @@ use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery, Menu};
 use groundcrew_netboot::story::Hold;
 
 use super::texts::{agent_boot, decide};
-use crate::office::{Office, Once};
+use crate::office::Office;
+use crate::once::Once;
 
 /// How long the reason for a hold stays on the screen.
 const HELD_SECONDS: u16 = 60;

@@ -4,6 +4,7 @@
 
 mod boot;
 mod network;
+mod served;
 mod stick;
 mod trust;
 
@@ -17,9 +18,8 @@ use toml::Spanned;
 pub use boot::{BiosLoader, Boot, HttpLoader, UefiLoader};
 use network::RawNetwork;
 pub use network::{Network, RelayedSubnet};
+pub use stick::{StickMode, StickSettings};
 pub use trust::Staleness;
-
-use crate::stick::StickSettings;
 
 /// The port that devices ask for the time (RFC 4330).
 const SNTP: u16 = 123;

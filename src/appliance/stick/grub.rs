@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail, ensure};
 
 use super::gpt::{Guid, SECTOR};
-use super::mode::{Mode, StickSettings};
+use super::{Mode, StickSettings};
 
 /// Where the menu lies on the start partition: Debian's signed GRUB looks there.
 pub const MENU: &str = "EFI/debian/grub.cfg";

@@ -29,13 +29,12 @@ pub mod gpt;
 pub mod grub;
 pub mod kept;
 mod kernel;
-pub mod mode;
 pub mod plan;
 pub mod run;
 pub mod start;
 pub mod vault;
 
-pub use mode::{Mode, StickSettings};
+pub use crate::site::settings::{StickMode as Mode, StickSettings};
 
 /// Where the site's keys are while a stick runs: memory, never the medium.
 /// The site's folder on the stick has a link to it in the place of its keys.

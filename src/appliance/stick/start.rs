@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
+use super::StickSettings;
 use super::gpt::Guid;
 use super::grub::{self, BiosGrub, EfiProgram};
-use super::mode::StickSettings;
 use crate::image;
 use crate::site::Site;
 

@@ -25,7 +25,7 @@ use groundcrew_registry::state::Waiting;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::office::Once;
+use crate::once::Once;
 
 /// Changes that may wait for the writer. Past it, requests are turned away.
 const QUEUE: usize = 16 * 1024;

@@ -12,7 +12,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::Change;
-use crate::office::Once;
+use crate::once::Once;
 
 /// Raised with every change of the tables; a registry of a later version is
 /// refused rather than misread.

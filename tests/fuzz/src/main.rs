@@ -28,4 +28,4 @@ static TARGET: LazyLock<targets::Target> = LazyLock::new(|| {
     *target
 });
 
-libfuzzer_sys::fuzz_target!(init: { LazyLock::force(&TARGET); }, |data: &[u8]| { TARGET(data) });
+libfuzzer_sys::fuzz_target!(init: { LazyLock::force(&TARGET); }, |data: &[u8]| TARGET(data));

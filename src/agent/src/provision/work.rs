@@ -19,8 +19,8 @@ use crate::download::Blobs;
 use crate::enroll;
 use crate::failure::Failure;
 use crate::http::Public;
-use crate::init;
 use crate::modules::Loader;
+use crate::processes;
 use crate::state::State;
 use crate::system::mount::{Access, Mounted};
 use crate::system::{self, Installed};
@@ -218,7 +218,7 @@ impl Run<'_> {
             .save_receipt(&envelope)
             .and_then(|()| state.save_log(&super::full_log(self.console)));
         saved.map_err(|error| disk("keeping the receipt", &error))?;
-        init::end_other_processes();
+        processes::end_other_processes();
         // Its open folder would keep the file system busy.
         drop(state);
         drop(mounted);
@@ -392,7 +392,7 @@ impl<'a> StepTeller<'a> {
             } => {
                 self.rest();
                 // No program of ours runs between two steps.
-                init::reap_orphans();
+                processes::reap_orphans();
                 self.finished(index + 1, total, receipt);
             }
         }

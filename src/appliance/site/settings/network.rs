@@ -107,7 +107,7 @@ pub(super) fn networks(
         }
         checked.push(network);
         // What only shows when everything is put together: overlaps, doubles.
-        crate::lan::check(&checked).map_err(|error| at(file, text, span, &error.to_string()))?;
+        super::served::check(&checked).map_err(|error| at(file, text, span, &error.to_string()))?;
     }
     Ok(checked)
 }
