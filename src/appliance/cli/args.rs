@@ -55,27 +55,30 @@ DIR/site is what the appliance serves.")]
     /// Build what devices boot
     #[command(subcommand)]
     Image(ImageCommand),
-    /// See, register, approve and reset devices
-    #[command(subcommand)]
-    Device(DeviceCommand),
     /// Build, check and publish bundles
     #[command(subcommand)]
     Bundle(BundleCommand),
-    /// Read and verify the site's journal
+    /// See, register, approve and reset devices
     #[command(subcommand)]
-    Journal(super::journal::JournalCommand),
-    /// See addresses in use, and take them back
+    Device(DeviceCommand),
+    /// Say which profile a device gets
     #[command(subcommand)]
-    Lease(LeaseCommand),
-    /// See what is served on the devices' network, and who else answers there
-    #[command(subcommand)]
-    Net(NetCommand),
-    /// Open the status page, where devices are approved without a shell
-    #[command(subcommand)]
-    Page(super::page::PageCommand),
+    Profile(super::explain::ProfileCommand),
     /// See what happened to devices that boot, why, and what to do about it
     #[command(subcommand)]
     Boot(super::boot::BootCommand),
+    /// Open the status page, where devices are approved without a shell
+    #[command(subcommand)]
+    Page(super::page::PageCommand),
+    /// See what is served on the devices' network, and who else answers there
+    #[command(subcommand)]
+    Net(NetCommand),
+    /// See addresses in use, and take them back
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// Read and verify the site's journal
+    #[command(subcommand)]
+    Journal(super::journal::JournalCommand),
     /// Copy a site, served or not, into one file
     Backup(super::backup::BackupArgs),
     /// Make a site from a backup
@@ -83,21 +86,18 @@ DIR/site is what the appliance serves.")]
     /// Explain Autopilot hardware hashes
     #[command(subcommand)]
     Hash(super::hash::HashCommand),
-    /// Say which profile a device gets
-    #[command(subcommand)]
-    Profile(super::explain::ProfileCommand),
-    /// Hold the offline keys: found HQ, add sites, change keys, sign together
-    #[command(subcommand)]
-    Hq(super::hq_args::HqCommand),
     /// See how a site's trust stands; carry what HQ signed to a site
     #[command(subcommand)]
     Trust(super::hq_args::TrustCommand),
-    /// Make and keep USB sticks that provision with or without a network
-    #[command(subcommand)]
-    Stick(super::stick::StickCommand),
     /// See whether the clock is believed, and say what time it is
     #[command(subcommand)]
     Clock(super::clock::ClockCommand),
+    /// Hold the offline keys: found HQ, add sites, change keys, sign together
+    #[command(subcommand)]
+    Hq(super::hq_args::HqCommand),
+    /// Make and keep USB sticks that provision with or without a network
+    #[command(subcommand)]
+    Stick(super::stick::StickCommand),
 }
 
 /// `groundcrew init`.
