@@ -7,8 +7,8 @@
 //!
 //! - may be taken again after [`PATIENCE`] where nothing else is left and ARP
 //!   finds nobody at the address;
-//! - may fill the pool but for one part in [`KEPT_BACK`], which is left to clients
-//!   that the site knows or that have shown more.
+//! - may fill the pool but for one part in [`KEPT_BACK`], [`MOST_KEPT`] at most,
+//!   which is left to clients that the site knows or that have shown more.
 //!
 //! Nothing of that happens before the pool runs dry, and after a restart nobody
 //! is doubted: to honest clients it makes no difference.
@@ -24,6 +24,11 @@ pub const PATIENCE: u64 = 120;
 
 /// One address in so many is not for strangers while they hold all others.
 pub const KEPT_BACK: usize = 8;
+
+/// Addresses that are kept back at most: as many known devices start in
+/// [`PATIENCE`] seconds, and in a large pool more would be taken from honest
+/// newcomers for nothing.
+pub const MOST_KEPT: usize = 256;
 
 /// Pools below that are too small to keep anything back.
 const SMALL: usize = 16;
@@ -83,6 +88,6 @@ impl Strangers {
 
     /// Whether strangers hold so much of a pool that the rest is kept from them.
     pub(super) fn crowd(&self, offers: usize, pool: usize) -> bool {
-        pool >= SMALL && self.len() + offers >= pool - pool / KEPT_BACK
+        pool >= SMALL && self.len() + offers >= pool - (pool / KEPT_BACK).min(MOST_KEPT)
     }
 }
