@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use data_encoding::BASE64;
+use futures_util::StreamExt as _;
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::encoding::Bytes;
 use groundcrew_core::enroll::{
@@ -34,12 +35,7 @@ pub fn routes(office: Arc<Office>) -> Router {
         .route(path::DECISION, get(decision))
         .route(path::PROGRESS, post(progress))
         .route(path::RECEIPT, post(receipt))
-        .layer(DefaultBodyLimit::max(MAX_MESSAGE))
-        .merge(
-            Router::new()
-                .route(path::LOG, post(log))
-                .layer(DefaultBodyLimit::max(MAX_LOG)),
-        )
+        .route(path::LOG, post(log))
         .fallback(async || {
             Problem::new(
                 StatusCode::NOT_FOUND,
@@ -197,16 +193,43 @@ async fn in_time<T>(reading: impl Future<Output = T>) -> Result<T, Problem> {
         .map_err(late)
 }
 
+/// A body of `limit` bytes at most. One that is longer is read on for a while
+/// and dropped: a peer that is cut off in mid-sentence never reads the refusal.
+async fn whole(request: Request<Body>, limit: usize) -> Result<Vec<u8>, Problem> {
+    let mut pieces = request.into_body().into_data_stream();
+    let (mut bytes, mut length) = (Vec::new(), 0_usize);
+    let reading = async {
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| {
+                Problem::new(StatusCode::BAD_REQUEST, "body", error.to_string())
+            })?;
+            length += piece.len();
+            if length <= limit {
+                bytes.extend_from_slice(&piece);
+            } else if length > limit * 8 {
+                break;
+            }
+        }
+        Ok::<(), Problem>(())
+    };
+    in_time(reading).await??;
+    if length <= limit {
+        return Ok(bytes);
+    }
+    let why = format!("a message here has {limit} bytes at most");
+    Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body", why))
+}
+
 /// A text body, likewise.
 struct Text(String);
 
 impl<S: Send + Sync> axum::extract::FromRequest<S> for Text {
     type Rejection = Problem;
 
-    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Problem> {
-        let text = in_time(String::from_request(request, state)).await?;
-        text.map(Self)
-            .map_err(|error| Problem::new(error.status(), "body", error.body_text()))
+    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Problem> {
+        let bytes = whole(request, MAX_LOG).await?;
+        let bad = |_| Problem::new(StatusCode::BAD_REQUEST, "body", "the text is not UTF-8");
+        String::from_utf8(bytes).map(Self).map_err(bad)
     }
 }
 
@@ -216,10 +239,8 @@ struct Message<T>(T);
 impl<S: Send + Sync, T: DeserializeOwned> axum::extract::FromRequest<S> for Message<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request<Body>, state: &S) -> Result<Self, Problem> {
-        let bytes = in_time(hyper::body::Bytes::from_request(request, state))
-            .await?
-            .map_err(|error| Problem::new(error.status(), "body", error.body_text()))?;
+    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Problem> {
+        let bytes = whole(request, MAX_MESSAGE).await?;
         let message = serde_json::from_slice(&bytes).map_err(|error| {
             Problem::new(
                 StatusCode::BAD_REQUEST,
