@@ -34,6 +34,9 @@ use file::StoryFile;
 const WRITE_EVERY: Duration = Duration::from_secs(2);
 /// Stories copied under one hold of the lock.
 const BATCH: usize = 64;
+/// Batches of one write while serving: a storm changes stories faster than any
+/// disk takes them, and what it needs the disk for is leases.
+const BATCHES: usize = 4;
 /// Last words of one device within a minute; more are dropped.
 const WORDS_A_MINUTE: u32 = 6;
 
@@ -178,7 +181,7 @@ impl Flight {
     /// # Errors
     /// Nobody here is called so.
     pub fn release(&self, name: &str) -> anyhow::Result<String> {
-        let line = {
+        let (line, released) = {
             let mut recorder = self.lock();
             let id = one(&recorder, name)?;
             let story = recorder.story(id).cloned().unwrap_or_default();
@@ -187,9 +190,12 @@ impl Flight {
                 return Ok(format!("{title} is not held; nothing to do"));
             }
             recorder.note_in(now(), id, What::Released);
-            format!("{title} is released: it is sent to the agent again at its next start")
+            let story = recorder.story(id).cloned().unwrap_or_default();
+            let line =
+                format!("{title} is released: it is sent to the agent again at its next start");
+            (line, (id, story))
         };
-        self.write();
+        self.keep(&[released], &[]);
         Ok(line)
     }
 
@@ -217,18 +223,27 @@ impl Flight {
             .collect()
     }
 
-    /// Writes what changed since the last time.
-    pub fn write(&self) {
-        loop {
+    /// Writes what changed since the last time, in so many batches at most.
+    fn write(&self, batches: usize) {
+        for _ in 0..batches {
             let (changed, gone) = self.lock().take_changes(BATCH);
             if changed.is_empty() && gone.is_empty() {
                 return;
             }
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = file.write(&changed, &gone) {
-                return tracing::warn!("stories of devices cannot be kept: {error}");
+            if !self.keep(&changed, &gone) {
+                return;
             }
         }
+    }
+
+    /// Whether they are in the file now.
+    fn keep(&self, changed: &[(StoryId, Story)], gone: &[StoryId]) -> bool {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = file.write(changed, gone);
+        if let Err(error) = &kept {
+            tracing::warn!("stories of devices cannot be kept: {error}");
+        }
+        kept.is_ok()
     }
 
     fn with_story<T>(&self, name: &str, f: impl FnOnce(&Story) -> T) -> anyhow::Result<T> {
@@ -247,9 +262,10 @@ pub async fn keep(flight: Arc<Flight>, mut stop: crate::serve::Shutdown) {
             () = stop.ordered() => true,
             _ = due.tick() => false,
         };
+        let batches = if ends { usize::MAX } else { BATCHES };
         let flight = Arc::clone(&flight);
         // A join error is a panic, which the runtime has told already.
-        let _ = tokio::task::spawn_blocking(move || flight.write()).await;
+        let _ = tokio::task::spawn_blocking(move || flight.write(batches)).await;
         if ends {
             return;
         }

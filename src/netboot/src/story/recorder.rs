@@ -57,6 +57,8 @@ pub struct Recorder {
     next: StoryId,
     bytes: usize,
     changed: BTreeSet<StoryId>,
+    /// The last one of these that was taken: everybody's turn comes.
+    taken: StoryId,
     removed: BTreeSet<StoryId>,
     forgotten: u64,
 }
@@ -238,10 +240,13 @@ impl Recorder {
     /// At most `most` stories that changed since they were last taken, and all
     /// that are gone.
     pub fn take_changes(&mut self, most: usize) -> (Vec<(StoryId, Story)>, Vec<StoryId>) {
-        let ids: Vec<_> = self.changed.iter().take(most).copied().collect();
+        let after = self.changed.range(self.taken.saturating_add(1)..);
+        let before = self.changed.range(..=self.taken);
+        let ids: Vec<_> = after.chain(before).take(most).copied().collect();
         let mut changed = Vec::with_capacity(ids.len());
         for id in ids {
             self.changed.remove(&id);
+            self.taken = id;
             changed.extend(self.story(id).map(|story| (id, story.clone())));
         }
         let removed = std::mem::take(&mut self.removed);
