@@ -61,6 +61,8 @@ impl World {
 
     fn spec(&self) -> ImageSpec {
         ImageSpec {
+            arch: Arch::Amd64,
+            loader_debs: Packages::default(),
             kernel_deb: Some(self.path("kernel.deb")),
             agent: self.path("agent"),
             agent_version: "0.1.0".into(),

@@ -54,7 +54,7 @@ causes! {
     /// Nothing here fits the device's architecture.
     NoLoaderForArchitecture: "no loader here for its architecture",
         "This appliance has no loader for the kind of machine that the device says it is.",
-        "Switch the firmware to x86-64 UEFI or BIOS network boot if it can; other machines are not provisioned from the network by this version.";
+        "A 64-bit ARM machine: `groundcrew image build --arch arm64`, then start `groundcrew serve` again. Another: switch its firmware to x86-64 UEFI or BIOS network boot if it can.";
     /// The loader's file is not in the boot folder.
     LoaderMissing: "the loader is missing here",
         "The device asked for a loader that does not lie in the site's boot folder.",
