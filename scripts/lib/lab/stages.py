@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from . import initrd, milestones, scenario
+from . import host, initrd, milestones, oem, scenario
 from .say import LabError
 
 MENU = r"Provision this device"
@@ -25,11 +25,8 @@ AGENT = milestones.AGENT + r"agent \S+ started"
 KERNEL = r"Linux version \d"
 OWN_DISK = r"^oem login:"
 DOWN, ENTER = "\x1b[B", "\r"
+MOK_MANAGER = Path("/usr/lib/shim/mmx64.efi.signed")
 MEMTEST = {"memtest.bin": "/boot/memtest86+x64.bin", "memtest.efi": "/boot/memtest86+x64.efi"}
-# DHCP by the installed system itself, as office machines do it.
-NETWORKD = {
-    "etc/systemd/network/lan.network": "[Match]\nType=ether\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n",
-}
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,10 @@ class Stage:
     kind: str
     play: Callable
     boot: dict = field(default_factory=dict)  # lines of [boot] in site.toml
-    prepare: Callable = lambda bench, boot: None  # with the site's boot folder, before it serves
+    prepare: Callable = lambda boot: None  # changes the site's boot folder before it serves
+    disk: Callable = lambda image, folder: image  # the installed disk, changed
     vga: bool = False
+    signed: bool = False  # by a fresh key that the machine does not know
 
 
 def _menu_choice(bench):
@@ -48,7 +47,7 @@ def _menu_choice(bench):
     bench.until(MENU, "the menu")
     bench.type(DOWN + ENTER)
     bench.until(OWN_DISK, "its own disk", never=AGENT)
-    bench.explains("shown a menu")
+    bench.until_explained("somebody at the device decides")
 
 
 def _menu_alone(bench):
@@ -73,7 +72,7 @@ def _once_disk(bench):
     bench.once("disk")
     bench.power_on()
     bench.until(OWN_DISK, "its own disk", never=AGENT)
-    bench.explains("starts its own disk, as it was told")
+    bench.explains("told for once: own disk")
     bench.again()
 
 
@@ -90,7 +89,7 @@ def _once_memtest(bench):
     bench.once("memtest")
     bench.power_on()
     bench.until(r"loading the memory test", "iPXE's word")
-    bench.until_screen(r"Memtest86\+", "the memory test's screen")
+    bench.until_screen(r"Memtest86\+ v[\d.]+", "the memory test's screen")
     bench.again()
 
 
@@ -104,9 +103,9 @@ def _sb_refused(bench):
 def _no_driver(bench):
     bench.power_on()
     bench.until(AGENT, "the agent")
-    bench.until(r"(?i)driver|no network card", "the agent's word on its card")
+    bench.until(r"(?i)no network card|has no driver|driver .*(?:missing|needed)", "the agent's word on its card")
     bench.power_off()
-    bench.explains("agent never heard")
+    bench.until_explained("agent never heard")
     bench.explains("no driver for this network card")
 
 
@@ -119,16 +118,29 @@ def _own_disk(bench):
 
 
 def _disk_first(bench):
-    bench.power_on()
-    bench.until(milestones.AGENT + r"receipt stored", "the receipt")
-    bench.until(r"^hq-\S+ login:", "its own disk, which asks for an address from now on")
-    bench.power_off()
     bench.power_on(disk_first=True)
-    bench.until(r"^hq-\S+ login:", "its own disk, first in the boot order", never=r"iPXE initialising.*\n.*groundcrew:|" + AGENT)
+    bench.until(OWN_DISK, "its own disk, first in the boot order", never=AGENT)
     bench.until_explained("asked nobody")
 
 
-def _with_memtest(bench, boot):
+def _mok(bench):
+    """A technician at MokManager, with db.cer of `image enroll-keys` on a stick."""
+    bench.insert_stick(bench.enrollment / "db.cer")
+    bench.power_on()
+    bench.until(r"Verification failed|Security Violation", "shim refuses the site's image", never=AGENT)
+    bench.explains("shimx64.efi")
+    bench.type(ENTER)
+
+
+def _with_mok_manager(boot):
+    """shim starts what is called grubx64.efi; the site's own image takes that place."""
+    if not MOK_MANAGER.exists():
+        raise LabError(f"missing: {MOK_MANAGER}; run scripts/setup")
+    shutil.copy(boot / "groundcrew.efi", boot / "grubx64.efi")
+    shutil.copy(MOK_MANAGER, boot / "mmx64.efi")
+
+
+def _with_memtest(boot):
     missing = [path for path in MEMTEST.values() if not Path(path).exists()]
     if missing:
         raise LabError(f"missing: {', '.join(missing)}; run scripts/setup")
@@ -136,24 +148,22 @@ def _with_memtest(bench, boot):
         shutil.copy(path, boot / name)
 
 
-def _without_driver(bench, boot):
+def _without_driver(boot):
     image = boot / "initrd.img"
     image.write_bytes(initrd.without_alias(image.read_bytes(), "virtio_net"))
 
 
-def _with_networkd(bench, boot):
-    """A bundle after which the installed system asks for an address itself."""
-    source = bench.folder / "source"
-    shutil.copytree(bench.site / "sources/welcome", source)
-    for name, text in NETWORKD.items():
-        path = source / "files" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="ascii")
-    with open(source / "bundle.toml", "a", encoding="utf-8") as file:
-        file.write('\n[[step]]\nname = "Ask for an address"\n[step.command]\n'
-                   'argv = ["/bin/ln", "-sf", "/lib/systemd/system/systemd-networkd.service", "/etc/systemd/system/multi-user.target.wants/"]\n'
-                   'creates = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"\n')
-    bench.options.bundle = source
+def _with_networkd(image, folder):
+    """A copy of the installed disk whose system asks for an address itself, as office machines do."""
+    copy = folder / "networkd.img"
+    host.run(["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode", image, copy])
+    config = folder / "lan.network"
+    config.write_text("[Match]\nType=ether\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n", encoding="ascii")
+    wants = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
+    root = f"{copy}?offset={oem.ROOT[0] * oem.MIB}"
+    for order in (f"write {config} /etc/systemd/network/lan.network", f"symlink {wants} /lib/systemd/system/systemd-networkd.service"):
+        host.run(["debugfs", "-w", "-R", order, root])
+    return copy
 
 
 STAGES = [
@@ -164,9 +174,10 @@ STAGES = [
     Stage("once-menu", "boot once menu, the shell chosen", "uefi", _once_menu),
     Stage("once-memtest", "boot once memtest", "bios", _once_memtest, prepare=_with_memtest, vga=True),
     Stage("sb-refused", "Secure Boot refuses a loader that nobody signed", "sb-ipxe", _sb_refused),
+    Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-shim", _mok, prepare=_with_mok_manager, signed=True),
     Stage("no-driver", "the boot image has no driver for the card", "bios", _no_driver, prepare=_without_driver),
     Stage("own-disk-by-word", "provisioned: its next start is sent to its own disk", "bios", _own_disk),
-    Stage("own-disk-by-firmware", "its firmware starts the disk first", "bios", _disk_first, prepare=_with_networkd),
+    Stage("own-disk-by-firmware", "its firmware starts the disk first", "bios", _disk_first, disk=_with_networkd),
 ]
 
 
@@ -210,20 +221,21 @@ class Bench(scenario.Lab):
 
     # -- what a story does -----------------------------------------------------------
 
-    @property
-    def folder(self):
-        return self._folder
-
-    @property
-    def site(self):
-        return self._appliance.site
-
     def power_on(self, disk_first=False):
         self._machine.power_on(disk_first=disk_first)
         self.says("switched on" + (", disk first" if disk_first else ""), note=False)
 
     def power_off(self):
         self._machine.power_off()
+
+    def insert_stick(self, *files):
+        """A FAT stick with these files."""
+        stick = self._folder / "stick.img"
+        with open(stick, "wb") as file:
+            file.truncate(4 * oem.MIB)
+        host.run(["mkfs.vfat", "-n", "KEYS", stick])
+        host.run(["mcopy", "-i", stick, *files, "::"])
+        self._machine.extra += ["-drive", f"if=none,id=stick,format=raw,readonly=on,file={stick}", "-device", "virtio-blk-pci,drive=stick"]
 
     def type(self, keys):
         self._machine.type(keys)
@@ -260,7 +272,7 @@ class Bench(scenario.Lab):
         deadline = time.monotonic() + self.options.timeout
         while True:
             screen = self._machine.screen()
-            found = next((line.strip() for line in screen if re.search(pattern, line)), None)
+            found = next((found[0] for line in screen if (found := re.search(pattern, line))), None)
             if found:
                 return self.says(f"{what}: {found}")
             if time.monotonic() > deadline:
@@ -277,7 +289,7 @@ class Bench(scenario.Lab):
 
     def until_explained(self, words):
         """Once the machine's own system has asked for its address."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while words not in self._appliance.explain(self._mac) and time.monotonic() < deadline:
             self._next(time.monotonic() + 1)
         self.explains(words)
@@ -289,12 +301,19 @@ class Bench(scenario.Lab):
 
     # -- the lab's stages, as this one has them ---------------------------------------
 
+    def _signing_key(self):
+        if not self.stage.signed:
+            return None
+        key = self._appliance.new_key("boot-key")
+        self.enrollment = self._appliance.enroll_keys(key)
+        return key
+
     def _change_site(self):
         self._appliance.set_boot(self.stage.boot)
-        self.stage.prepare(self, self.site / "boot")
+        self.stage.prepare(self._appliance.site / "boot")
 
     def _switch_on(self, stack, oem_images):
-        self._insert(stack, oem_images)
+        self._insert(stack, {arch: self.stage.disk(image, self._folder) for arch, image in oem_images.items()})
         (device,) = self._devices
         self._machine, self._mac = device.machine, device.machine.hardware.mac
         if self.stage.vga:

@@ -41,6 +41,7 @@ fn build(args: ImageBuildArgs) -> anyhow::Result<ExitCode> {
         ipxe_dirs: args.ipxe_dir.into_iter().collect(),
         recipe: Recipe::full(arch).context("the recipe of the boot image; this is a bug")?,
     };
+    let new_kind = arch == Arch::Arm64 && !site.has_arm64();
     let mut line = ProgressLine::new();
     let report = image::build(&spec, &mut |progress| line.show(&progress))?;
     line.end();
@@ -48,6 +49,11 @@ fn build(args: ImageBuildArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", summary(&report));
+        if new_kind {
+            println!(
+                "64-bit ARM machines are served from the next start of `groundcrew serve` on."
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -231,6 +231,10 @@ causes! {
     OwnDiskByOrder: "starts its own disk, as it was told",
         "This appliance told the device to start its own disk: there is nothing to do on it.",
         "Nothing is wrong. To provision it again: `groundcrew device reprovision ID`.";
+    /// Whoever stands there decides.
+    ByHand: "somebody at the device decides",
+        "The device was shown a menu, or got an order for this one start (`boot once`), and asked for nothing afterwards: its own disk, the shell or the memory test runs, as somebody chose.",
+        "Nothing is wrong. Its next start goes the usual way.";
     /// Its firmware does not boot from the network.
     OwnDiskByFirmware: "started its own disk, asked nobody",
         "The device is on the network with an ordinary system, and did not ask to boot from the network: its firmware starts the disk first.",
@@ -249,6 +253,7 @@ impl Cause {
             Self::Waiting
                 | Self::Rejected
                 | Self::OwnDiskByOrder
+                | Self::ByHand
                 | Self::OwnDiskByFirmware
                 | Self::Held
         )
