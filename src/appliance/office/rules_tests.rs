@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::hq::found;
-use crate::site::create::NewSite;
+use crate::site::create::{FirstMode, NewSite};
 use groundcrew_core::Digest;
 use groundcrew_core::encoding::Bytes;
 use groundcrew_core::enroll::{Code, Request, Start};
@@ -24,6 +24,7 @@ fn office(folder: &std::path::Path) -> (Site, Office) {
         name: &"hq".parse().unwrap(),
         address: "10.77.0.1/24".parse().unwrap(),
         interface: "eth0",
+        mode: FirstMode::default(),
     };
     let site = found::create(folder, &new).unwrap();
     let path = site.settings_file();

@@ -37,6 +37,32 @@ const SAMPLE_SOURCE: &[(&str, &str, bool)] = &[
     ),
 ];
 
+/// Who gives devices their addresses, until somebody edits `site.toml`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FirstMode {
+    /// The appliance, but only where no other DHCP server answers for 45 s
+    #[default]
+    Auto,
+    /// The appliance, at once: the network is its own
+    Authoritative,
+    /// Somebody else; the appliance only says what to boot
+    Proxy,
+}
+
+impl FirstMode {
+    /// Its lines in `site.toml`.
+    fn lines(self) -> &'static str {
+        match self {
+            Self::Auto => AUTO,
+            Self::Authoritative => "mode = \"authoritative\"\n# serve_if_alone = true",
+            Self::Proxy => "mode = \"proxy\"\n# serve_if_alone = true",
+        }
+    }
+}
+
+/// As in the sample.
+const AUTO: &str = "mode = \"auto\"\nserve_if_alone = true";
+
 /// What to make.
 #[derive(Clone, Debug)]
 pub struct NewSite<'a> {
@@ -48,6 +74,8 @@ pub struct NewSite<'a> {
     pub address: Cidr,
     /// The interface.
     pub interface: &'a str,
+    /// Who gives the addresses.
+    pub mode: FirstMode,
 }
 
 /// Fills a site's folder with everything but what HQ signs; its new keys.
@@ -80,7 +108,7 @@ pub fn lay_out(site: &Site, new: &NewSite<'_>) -> anyhow::Result<SiteKeys> {
 /// The annotated sample with this site's values.
 fn settings_text(new: &NewSite<'_>) -> anyhow::Result<String> {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let mut text = SETTINGS.to_owned();
+    let mut text = SETTINGS.replacen(AUTO, new.mode.lines(), 1);
     for (line, key, value) in [
         ("name = \"hq\"", "name", new.name.to_string()),
         (

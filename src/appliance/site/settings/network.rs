@@ -354,28 +354,25 @@ mod tests {
     use super::*;
 
     const SAMPLE: &str = include_str!("../../../../config/site.toml");
+    const AUTO: &str = "mode = \"auto\"\nserve_if_alone = true";
 
     #[test]
     fn without_a_written_mode_nobody_is_disturbed() {
         let mode = |dhcp: &str| {
-            let text = SAMPLE.replacen("mode = \"authoritative\"", dhcp, 1);
+            let text = SAMPLE.replacen(AUTO, dhcp, 1);
             parse("site.toml", &text).map(|settings| settings.networks[0].mode)
         };
         assert_eq!(
             parse("site.toml", SAMPLE).unwrap().networks[0].mode,
-            Mode::Authoritative
+            Mode::Auto {
+                serve_if_alone: true
+            },
+            "the sample disturbs nobody, and serves where it is alone"
         );
         assert_eq!(
             mode(""),
             Ok(Mode::Auto {
                 serve_if_alone: false
-            })
-        );
-        let alone = "mode = \"auto\"\nserve_if_alone = true";
-        assert_eq!(
-            mode(alone),
-            Ok(Mode::Auto {
-                serve_if_alone: true
             })
         );
         assert_eq!(mode("mode = \"off\""), Ok(Mode::Off));
@@ -384,9 +381,7 @@ mod tests {
             wrong.to_string().contains("goes with `mode = \"auto\"`"),
             "{wrong}"
         );
-        let poolless = SAMPLE
-            .replacen("mode = \"authoritative\"", alone, 1)
-            .replacen("pool =", "# pool =", 1);
+        let poolless = SAMPLE.replacen("pool =", "# pool =", 1);
         let wrong = parse("site.toml", &poolless).unwrap_err();
         assert!(wrong.to_string().contains("write `pool`"), "{wrong}");
         let wrong = mode("mode = \"server\"").unwrap_err();
@@ -472,7 +467,15 @@ mod tests {
             .collect();
         assert_eq!(
             shown,
-            [("eth1", Mode::Authoritative), ("eth2", Mode::Proxy)]
+            [
+                (
+                    "eth1",
+                    Mode::Auto {
+                        serve_if_alone: true
+                    }
+                ),
+                ("eth2", Mode::Proxy)
+            ]
         );
         assert!(settings.networks[1].holds(Ipv4Addr::new(10, 99, 0, 7)));
         assert!(!settings.networks[0].holds(Ipv4Addr::new(10, 99, 0, 7)));
