@@ -57,7 +57,8 @@ class Appliance:
     # -- the command line, one method per command ---------------------------------
 
     def init(self):
-        self._call("init", self._top, "--org", "Lab", "--address", network.ADDRESS, "--interface", network.INTERFACE)
+        self._call("init", self._top, "--org", "Lab", "--address", network.ADDRESS, "--interface", network.INTERFACE,
+                   "--mode", "authoritative")
 
     def init_other(self, folder, name):
         """Another HQ with a site of its own, which this one has nothing to do with."""

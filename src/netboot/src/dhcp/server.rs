@@ -21,7 +21,7 @@ use super::mode::Role;
 use super::reply::Reply;
 use super::subnet::Subnet;
 use super::turn::Turn;
-use super::wire::Request;
+use super::wire::{MessageKind, Request};
 
 /// How long a declined address is put aside, in seconds.
 pub const DECLINE_SECONDS: u64 = 3600;
@@ -234,6 +234,14 @@ impl Server {
     /// Addresses promised but not taken.
     pub fn offers(&self) -> usize {
         self.networks.iter().map(Network::offers).sum()
+    }
+
+    /// Whether this is the second half of an exchange: a REQUEST of a client that
+    /// was promised an address.
+    pub fn promised(&self, request: &Request) -> bool {
+        let key = ClientKey::of(request.client_id.as_deref(), request.mac);
+        let offered = |n: &Network| n.leases.offered_to(&key).is_some();
+        request.kind == MessageKind::Request && self.networks.iter().any(offered)
     }
 
     /// A technician takes a lease away; the client moves when it next asks.

@@ -142,7 +142,9 @@ impl Service {
         if request.mac == self.me.mac && request.xid == self.xid() {
             return Some(Ignored::OwnProbe);
         }
-        let limited = self.limiter.admit(request.mac, now.steady).err()?;
+        let promised = self.server.promised(request);
+        let limited = self.limiter.admit(request.mac, promised, now.steady);
+        let limited = limited.err()?;
         match limited {
             Limited::Client => self.counters.limited_client += 1,
             Limited::Total => self.counters.limited_total += 1,

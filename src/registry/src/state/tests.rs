@@ -585,6 +585,7 @@ fn a_forged_approval_in_the_journal_is_refused() {
     assert_eq!(site.registry, before);
 }
 
+mod claims;
 mod held;
 mod random;
 mod rules;
