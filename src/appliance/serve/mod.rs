@@ -3,6 +3,7 @@
 
 pub mod api;
 mod boot;
+mod cached;
 mod control;
 mod dhcp;
 mod files;
