@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::args::{DeviceCommand, DeviceFindArgs, DeviceShowArgs};
 use super::{client, explain, inventory, table, transfer};
-use crate::office::{Command, DeviceView, Outcome};
+use crate::office::{Command, DeviceView, Outcome, every_device};
 use crate::site::Site;
 
 pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
@@ -71,19 +71,27 @@ fn change(site: &Site, command: Command) -> anyhow::Result<ExitCode> {
 
 fn list(args: &DeviceFindArgs) -> anyhow::Result<ExitCode> {
     let narrowed = args.find.is_some() || args.phase.is_some() || args.limit.is_some();
-    let command = match narrowed {
-        false => Command::ListDevices,
-        true => Command::FindDevices {
-            text: args.find.clone().unwrap_or_default(),
-            phase: args.phase.clone(),
-            skip: 0,
-            limit: args.limit.unwrap_or(usize::MAX),
-        },
-    };
-    let (devices, matching) = match client::execute(&Site::at(&args.site.dir), command)? {
-        Outcome::Devices(devices) => (devices, None),
-        Outcome::Found(found) => (found.devices, Some(found.matching)),
-        _ => anyhow::bail!("the appliance answered something else"),
+    let text = args.find.clone().unwrap_or_default();
+    let link = client::connect(&Site::at(&args.site.dir))?;
+    let (devices, matching) = match args.limit {
+        None => (
+            every_device(&text, args.phase.as_deref(), |command| {
+                link.execute(command)
+            })?,
+            None,
+        ),
+        Some(limit) => {
+            let command = Command::FindDevices {
+                text,
+                phase: args.phase.clone(),
+                skip: 0,
+                limit,
+            };
+            match link.execute(command)? {
+                Outcome::Found(found) => (found.devices, Some(found.matching)),
+                _ => anyhow::bail!("the appliance answered something else"),
+            }
+        }
     };
     if !args.json && narrowed && devices.is_empty() {
         println!("No device fits.");

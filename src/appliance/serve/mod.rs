@@ -3,7 +3,7 @@
 
 pub mod api;
 mod boot;
-mod control;
+pub mod control;
 mod dhcp;
 mod files;
 mod http;
