@@ -159,7 +159,7 @@ fn show(args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&device)?);
     } else {
-        print!("{}", details(&device));
+        print!("{}", details(&device, table::terminal_width(80)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -172,7 +172,7 @@ fn show_log(site: &Site, args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn details(device: &DeviceView) -> String {
+fn details(device: &DeviceView, width: usize) -> String {
     let since = device
         .since
         .map(|since| format!(" since {since}"))
@@ -192,10 +192,10 @@ fn details(device: &DeviceView) -> String {
         ("profile", device.profile.as_ref().map(ToString::to_string)),
         ("bundle", device.bundle.clone()),
     ];
-    for (name, value) in fields {
-        if let Some(value) = value {
-            let _ = writeln!(out, "  {name:<10}{value}");
-        }
-    }
+    let rows: Vec<(&str, String)> = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect();
+    out.push_str(&table::fields(&rows, width));
     out
 }

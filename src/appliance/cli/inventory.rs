@@ -37,6 +37,9 @@ pub struct DeviceImportArgs {
     /// Say what would happen and change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Pass over columns that are not known, as in lists exported from elsewhere
+    #[arg(long)]
+    pub ignore_columns: bool,
     /// A tag for rows that bring none
     #[arg(long, value_name = "TAG")]
     pub tag: Option<groundcrew_registry::device::Tag>,
@@ -101,7 +104,12 @@ fn upload(args: &DeviceImportArgs, link: &Link) -> anyhow::Result<ImportView> {
         file,
         bar: Bar::new(size >= LONG, "reading", size, "MiB", 1 << 20),
     };
-    let rows = Rows::new(std::io::BufReader::new(&mut counted), &source).with_context(context)?;
+    let reader = std::io::BufReader::new(&mut counted);
+    let rows = match args.ignore_columns {
+        true => Rows::passing_over(reader, &source),
+        false => Rows::new(reader, &source),
+    };
+    let rows = rows.with_context(context)?;
     let mut uploading = link.import(FileTerms {
         tag: args.tag.clone(),
         dry_run: args.dry_run,
@@ -159,7 +167,8 @@ fn trimmed(mut bytes: Vec<u8>) -> Vec<u8> {
 /// The refused rows as they stand in the file, and the reason behind each. The
 /// importer passes that column over.
 fn rejects(path: &Path, refused: &[RefusedRow]) -> anyhow::Result<Vec<u8>> {
-    let rows = Rows::new(std::io::BufReader::new(File::open(path)?), "")?;
+    let rows = Rows::passing_over(std::io::BufReader::new(File::open(path)?), "")?;
+    let delimiter = char::from(rows.delimiter);
     let mut columns: Vec<String> = rows
         .columns()
         .filter(|name| *name != REFUSED)
@@ -168,7 +177,7 @@ fn rejects(path: &Path, refused: &[RefusedRow]) -> anyhow::Result<Vec<u8>> {
     let place = rows.columns().position(|name| name == REFUSED);
     let width = columns.len();
     columns.push(REFUSED.to_owned());
-    let mut out = csv_line(&columns);
+    let mut out = csv_line(&columns, delimiter);
     let lines: BTreeSet<u64> = refused.iter().map(|row| row.line).collect();
     let mut reasons = refused.iter();
     for row in rows {
@@ -188,17 +197,18 @@ fn rejects(path: &Path, refused: &[RefusedRow]) -> anyhow::Result<Vec<u8>> {
                 .map(|r| format!("{}: {}", r.name, r.reason))
                 .unwrap_or_default(),
         );
-        out.push_str(&csv_line(&fields));
+        out.push_str(&csv_line(&fields, delimiter));
     }
     Ok(out.into_bytes())
 }
 
-fn csv_line(fields: &[String]) -> String {
-    let quoted = |field: &String| match field.contains([',', '"', '\n', '\r']) {
+fn csv_line(fields: &[String], delimiter: char) -> String {
+    let quoted = |field: &String| match field.contains([delimiter, '"', '\n', '\r']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
         false => field.clone(),
     };
-    let mut line = fields.iter().map(quoted).collect::<Vec<_>>().join(",");
+    let fields: Vec<String> = fields.iter().map(quoted).collect();
+    let mut line = fields.join(&delimiter.to_string());
     line.push_str("\r\n");
     line
 }

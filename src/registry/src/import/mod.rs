@@ -105,9 +105,11 @@ impl Fault {
             Self::NoIdentity(_) => "NoUsableIdentity",
             Self::Row(RowFault::Hash(_)) => "InvalidZtdHardwareHash",
             Self::Row(RowFault::Serial { .. }) => "SerialNumberMismatch",
-            Self::Row(RowFault::Columns { .. } | RowFault::TooLong(_)) => "InvalidRow",
+            Self::Row(
+                RowFault::Columns { .. } | RowFault::LineBreak { .. } | RowFault::TooLong(_),
+            ) => "InvalidRow",
+            Self::Row(RowFault::Spreadsheet(_)) => "InvalidSerialNumber",
             Self::Row(RowFault::Tag(_)) => "InvalidGroupTag",
-            Self::Row(RowFault::Empty) => "EmptyRow",
         }
     }
 }
