@@ -4,67 +4,56 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use super::args::{DeviceCommand, DeviceFindArgs, DeviceShowArgs};
-use super::{client, explain, inventory, table, transfer};
+use super::{approve, client, explain, inventory, table, transfer};
 use crate::office::{Command, DeviceView, Outcome, every_device};
 use crate::site::Site;
 
 pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
-    match command {
-        DeviceCommand::List(args) => list(&args),
-        DeviceCommand::Show(args) => show(&args),
-        DeviceCommand::Import(args) => inventory::import(&args),
-        DeviceCommand::Export(args) => inventory::export(&args),
-        DeviceCommand::Transfer(args) => transfer::transfer(&args),
-        DeviceCommand::Receive(args) => transfer::receive(&args),
-        DeviceCommand::Explain(args) => explain::explain(&args),
-        DeviceCommand::Approve(args) => change(
-            &Site::at(args.site.dir),
-            Command::Approve {
-                device: args.id,
-                code: args.code,
-            },
-        ),
-        DeviceCommand::Reject(args) => change(
-            &Site::at(args.site.dir),
+    let (site, command) = match command {
+        DeviceCommand::List(args) => return list(&args),
+        DeviceCommand::Show(args) => return show(&args),
+        DeviceCommand::Import(args) => return inventory::import(&args),
+        DeviceCommand::Export(args) => return inventory::export(&args),
+        DeviceCommand::Transfer(args) => return transfer::transfer(&args),
+        DeviceCommand::Receive(args) => return transfer::receive(&args),
+        DeviceCommand::Explain(args) => return explain::explain(&args),
+        DeviceCommand::Approve(args) => return approve::approve(&args),
+        DeviceCommand::Reject(args) => (
+            args.site,
             Command::Reject {
                 device: args.id,
                 reason: args.reason,
             },
         ),
-        DeviceCommand::Reprovision(args) => {
-            change(&Site::at(args.site.dir), Command::Reprovision(args.id))
-        }
-        DeviceCommand::Hold(args) => change(
-            &Site::at(args.site.dir),
+        DeviceCommand::Hold(args) => (
+            args.site,
             Command::Hold {
                 device: args.id,
                 reason: args.reason,
             },
         ),
-        DeviceCommand::Release(args) => change(&Site::at(args.site.dir), Command::Release(args.id)),
-        DeviceCommand::Accept(args) => change(&Site::at(args.site.dir), Command::Accept(args.id)),
-        DeviceCommand::Tag(args) => change(
-            &Site::at(args.site.dir),
+        DeviceCommand::Tag(args) => (
+            args.site,
             Command::Tag {
                 device: args.id,
                 tag: args.tag,
             },
         ),
-        DeviceCommand::Retire(args) => change(
-            &Site::at(args.site.dir),
+        DeviceCommand::Retire(args) => (
+            args.site,
             Command::Retire {
                 device: args.id,
                 reason: args.reason,
             },
         ),
-        DeviceCommand::Forget(args) => change(&Site::at(args.site.dir), Command::Forget(args.id)),
-    }
-}
-
-fn change(site: &Site, command: Command) -> anyhow::Result<ExitCode> {
-    match client::execute(site, command)? {
+        DeviceCommand::Reprovision(args) => (args.site, Command::Reprovision(args.id)),
+        DeviceCommand::Release(args) => (args.site, Command::Release(args.id)),
+        DeviceCommand::Accept(args) => (args.site, Command::Accept(args.id)),
+        DeviceCommand::Forget(args) => (args.site, Command::Forget(args.id)),
+    };
+    match client::execute(&Site::at(site.dir), command)? {
         Outcome::Done(line) => println!("{line}"),
-        other => println!("{}", serde_json::to_string(&other)?),
+        _ => anyhow::bail!("the appliance answered something else"),
     }
     Ok(ExitCode::SUCCESS)
 }
