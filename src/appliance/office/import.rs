@@ -351,6 +351,7 @@ impl Work<'_> {
             let plan = self.plan(&inner, rows)?;
             let progress = Progress::of(&plan);
             let mut rows = office.take_in(&mut inner, plan, &self.terms);
+            self.importer.recorded();
             rows.extend(part.map(store::Change::ImportPartDone));
             (place.write(rows), progress)
         };
@@ -400,6 +401,7 @@ pub(super) fn resume(
         let rows = rows.into_iter().map(|row| (row.line, row.registration));
         let plan = importer.plan(registry, rows, &mut || names.next())?;
         let records = registry.record(terms.at, changes(plan, &terms))?;
+        importer.recorded();
         registered += records.len();
         let mut rows: Vec<store::Change> = records.into_iter().map(row).collect();
         rows.push(store::Change::ImportPartDone(part));

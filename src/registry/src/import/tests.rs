@@ -184,6 +184,50 @@ fn what_spreadsheets_do_to_files_is_read_or_named() {
 }
 
 #[test]
+fn a_row_that_stands_twice_is_named_in_every_part() {
+    let mut registry = registry();
+    let rows = |lines: &[(u64, &str)]| -> Vec<(u64, Registration)> {
+        let csv: String = lines
+            .iter()
+            .map(|(_, serial)| format!("Example Corp,One,{serial}\n"))
+            .collect();
+        let read = Rows::new(csv.as_bytes(), "x").unwrap();
+        let content = read.map(|row| row.unwrap().content.unwrap());
+        lines.iter().map(|(line, _)| *line).zip(content).collect()
+    };
+    let mut importer = Importer::default();
+    let mut next = 0u8;
+    let mut entropy = || {
+        next += 1;
+        [0, 0, 0, 0, next]
+    };
+    let first = rows(&[(1, "SYNTH-1"), (2, "SYNTH-2"), (3, "SYNTH-1")]);
+    let plan = importer.plan(&registry, first, &mut entropy).unwrap();
+    registry
+        .record(UnixTime::new(1_800_000_000), plan.changes)
+        .unwrap();
+    importer.recorded();
+    let second = rows(&[(4, "SYNTH-3"), (5, "SYNTH-2")]);
+    let more = importer.plan(&registry, second, &mut entropy).unwrap();
+    let duplicates: Vec<(u64, String)> = plan
+        .outcomes
+        .into_iter()
+        .chain(more.outcomes)
+        .filter_map(|(line, outcome)| match outcome {
+            Outcome::Refused(fault) => Some((line, fault.to_string())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        duplicates,
+        [
+            (3, "the same device as in line 1".to_owned()),
+            (5, "the same device as in line 2".to_owned())
+        ]
+    );
+}
+
+#[test]
 fn a_quote_that_is_never_closed_does_not_hide_rows() {
     let plan = import(
         &registry(),
