@@ -4,7 +4,7 @@
 pub mod api;
 mod boot;
 mod cached;
-mod control;
+pub mod control;
 mod dhcp;
 mod files;
 mod http;
