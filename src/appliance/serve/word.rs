@@ -19,7 +19,7 @@ pub struct Words {
 impl Words {
     /// Asks `office` only where `site.toml` names a loader that asks nobody itself.
     pub fn new(settings: &Settings, office: &Arc<Office>) -> Self {
-        let needed = settings.boot.loaders().need_word();
+        let needed = settings.boot.loaders(false).need_word();
         Self {
             office: needed.then(|| Arc::clone(office)),
         }
