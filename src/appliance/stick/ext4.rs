@@ -31,10 +31,13 @@ pub struct Ext4 {
     offset: u64,
 }
 
-/// What is done to one, in order.
+/// What is done to one: first what needs room, then what gives some free, so
+/// that no block changes hands within one script.
 #[derive(Debug, Default)]
 pub struct Script {
     text: String,
+    removals: String,
+    replaced: usize,
 }
 
 /// Who may read a file: keys and registry are 0600.
@@ -96,45 +99,61 @@ impl Entry {
 impl Script {
     /// Makes a folder, whose parent must be there.
     pub fn folder(&mut self, path: &str) -> anyhow::Result<()> {
-        self.line("mkdir", &[path])
+        line(&mut self.text, "mkdir", &[path])
+    }
+
+    /// Whether nothing is to be done.
+    pub const fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.removals.is_empty()
     }
 
     /// Copies a file of this machine to `path`, where none may be.
     pub fn file(&mut self, from: &Path, path: &str, rights: Rights) -> anyhow::Result<()> {
         let from = from.to_str().context("a path that is not UTF-8")?;
-        self.line("write", &[from, path])?;
+        line(&mut self.text, "write", &[from, path])?;
         let mode = match rights {
             Rights::Public => "0100644",
             Rights::Program => "0100755",
             Rights::Secret => "0100600",
         };
-        self.line("sif", &[path, "mode", mode])
+        line(&mut self.text, "sif", &[path, "mode", mode])
+    }
+
+    /// Copies a file of this machine to `path`, in place of the one that is there.
+    pub fn replace(&mut self, from: &Path, path: &str, rights: Rights) -> anyhow::Result<()> {
+        self.replaced += 1;
+        let new = format!("/.new-{}", self.replaced);
+        self.file(from, &new, rights)?;
+        line(&mut self.removals, "rm", &[path])?;
+        // Neither counts a file's names: together they rename.
+        line(&mut self.removals, "ln", &[&new, path])?;
+        line(&mut self.removals, "unlink", &[&new])
     }
 
     /// Makes a symbolic link.
     pub fn link(&mut self, path: &str, to: &str) -> anyhow::Result<()> {
-        self.line("symlink", &[path, to])
+        line(&mut self.text, "symlink", &[path, to])
     }
 
-    /// Removes a file; one that is not there is no error.
+    /// Removes a file.
     pub fn remove(&mut self, path: &str) -> anyhow::Result<()> {
-        self.line("rm", &[path])
+        line(&mut self.removals, "rm", &[path])
     }
+}
 
-    fn line(&mut self, command: &str, words: &[&str]) -> anyhow::Result<()> {
-        self.text.push_str(command);
-        for word in words {
-            // debugfs splits at blanks and has quotes, but nothing within them.
-            ensure!(
-                !word.contains(|c: char| c == '"' || c.is_control()),
-                "{} has a name that cannot be written to a stick",
-                groundcrew_core::ids::shown(word)
-            );
-            write!(self.text, " \"{word}\"")?;
-        }
-        self.text.push('\n');
-        Ok(())
+fn line(script: &mut String, command: &str, words: &[&str]) -> anyhow::Result<()> {
+    script.push_str(command);
+    for word in words {
+        // debugfs splits at blanks and has quotes, but nothing within them.
+        ensure!(
+            !word.contains(|c: char| c == '"' || c.is_control()),
+            "{} has a name that cannot be written to a stick",
+            groundcrew_core::ids::shown(word)
+        );
+        write!(script, " \"{word}\"")?;
     }
+    script.push('\n');
+    Ok(())
 }
 
 impl Ext4 {
@@ -144,6 +163,16 @@ impl Ext4 {
             file: file.to_owned(),
             offset,
         }
+    }
+
+    /// The image or the medium.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Where it begins there, in bytes.
+    pub const fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// Makes an empty one of `bytes`, which may grow to 2 TiB while mounted.
@@ -184,14 +213,12 @@ impl Ext4 {
     pub fn run(&self, script: &Script) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("script");
-        fs::write(&file, &script.text)?;
+        fs::write(&file, format!("{}{}", script.text, script.removals))?;
         let mut command = tool("debugfs");
         command.args(["-w", "-f"]).arg(&file).arg(self.name());
         let done = succeeded(&mut command)?;
         let said = String::from_utf8_lossy(&done.stderr);
-        let missing = |line: &&str| line.starts_with("rm: File not found");
-        let error = said.lines().skip(1).find(|line| !missing(line));
-        if let Some(error) = error {
+        if let Some(error) = said.lines().nth(1) {
             bail!("writing the data partition: {error}");
         }
         Ok(())
@@ -336,7 +363,8 @@ fn differing(from: (&File, u64), to: (&File, u64), bytes: u64) -> anyhow::Result
     Ok(())
 }
 
-fn tool(name: &str) -> Command {
+/// A program of e2fsprogs, whose output is the same on every machine.
+pub fn tool(name: &str) -> Command {
     let mut command = Command::new(name);
     let path = std::env::var("PATH").unwrap_or_default();
     // A user's PATH on Debian leaves out where these lie.
@@ -346,7 +374,8 @@ fn tool(name: &str) -> Command {
     command
 }
 
-fn succeeded(command: &mut Command) -> anyhow::Result<Output> {
+/// Runs it to its end, which must be a good one.
+pub fn succeeded(command: &mut Command) -> anyhow::Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let done = command
         .output()

@@ -32,6 +32,8 @@ mod kernel;
 pub mod plan;
 pub mod run;
 pub mod start;
+pub mod steps;
+mod transaction;
 pub mod vault;
 
 pub use crate::site::settings::{StickMode as Mode, StickSettings};

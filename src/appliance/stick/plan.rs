@@ -12,7 +12,7 @@ use ring::digest::{Context as Sha256, SHA256, digest};
 use super::anchor::{Anchor, AnchorKey};
 use super::ext4::{self, Rights, Script};
 use super::gpt::{Guid, Partition, SECTOR, Table, kind};
-use super::grub::BiosGrub;
+use super::grub::{self, BiosGrub};
 use super::start::StartParts;
 use super::vault::{self, Pin};
 use super::{KEYS_IN_MEMORY, file};
@@ -90,7 +90,7 @@ impl Plan {
         let site = &spec.site;
         let settings = site.settings()?;
         tell("packing the program");
-        let bios = (BIOS_BOOT.0 / SECTOR, BIOS_BOOT.1);
+        let (bios, _) = grub::halves(BIOS_BOOT.0 / SECTOR, BIOS_BOOT.1);
         let parts = StartParts::make(site, &spec.binary, &spec.usr_lib, bios)?;
         tell("sealing the keys");
         let scratch = tempfile::tempdir()?;

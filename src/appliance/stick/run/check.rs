@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::appliance::network;
+use super::appliance::network_of;
 use super::terminal::Terminal;
 use super::{AGENT, End, screens};
 use crate::check::servers_on;
@@ -58,7 +58,7 @@ fn ask_network() -> Vec<String> {
     let mut lines = vec!["Network".to_owned(), String::new()];
     // An address that nobody routes, where no server gives one (RFC 3927).
     let own = "169.254.77.1/16".parse::<Cidr>();
-    let asked = own.map_err(anyhow::Error::from).and_then(network);
+    let asked = own.map_err(anyhow::Error::from).and_then(network_of);
     match asked {
         Ok((wire, _keeper)) => {
             lines.push(format!("{} {}: link is up", wire.interface, wire.mac));
