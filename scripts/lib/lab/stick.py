@@ -17,7 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
-from . import appliance, cuts, host, hwhash, lessee, machine, milestones, oem, verify
+from . import appliance, cuts, host, hwhash, lessee, machine, media, milestones, oem, renewal, verify
 from .say import LabError
 
 PIN = "lab-stick-77"
@@ -117,19 +117,22 @@ class Guest:
     def picture(self, name):
         """What the screen shows, as a PNG beside the serial log."""
         path = self.folder / f"{name}.png"
+        self.monitor("screendump", filename=str(path), format="png")
+        return path
+
+    def monitor(self, command, **arguments):
+        """A command to QEMU, of a machine that was started with a screen."""
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(20)
             line.connect(str(self.folder / "qmp"))
             answers = line.makefile("rw")
             answers.readline()  # the greeting
-            for command in ({"execute": "qmp_capabilities"},
-                            {"execute": "screendump", "arguments": {"filename": str(path), "format": "png"}}):
-                answers.write(json.dumps(command) + "\n")
+            for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                answers.write(json.dumps(request) + "\n")
                 answers.flush()
                 while "return" not in (said := json.loads(answers.readline())):
                     if "error" in said:
-                        raise LabError(f"{self.name}: QEMU takes no picture: {said}")
-        return path
+                        raise LabError(f"{self.name}: QEMU does not do `{command}`: {said}")
 
     def choose(self, downs):
         """An entry of the menu, by the keyboard; GRUB takes a key at a time."""
@@ -221,8 +224,11 @@ class StickLab:
         answering.start()
         guest.choose(2)
         pages = []
-        for number, wanted in enumerate((("STICK0001", "secure boot", "memory"), ("10.99.0.1", "10.99.0.2"), ("STICK0001",)), 1):
-            page = guest.expect(rf"(?s)This machine.*?page {number} of 3[^\n]*", 120, f"page {number}")[0]
+        wanted_on = (("STICK0001", "Boot ", "Memory", "Disk"), ("10.99.0.1", "10.99.0.2"), ("STICK0001",))
+        for number, wanted in enumerate(wanted_on, 1):
+            # A page follows another one without its keys while the network is asked.
+            one = rf"(?s)groundcrew: check this machine \({number} of 3(?:(?!groundcrew: check).)*?q: switch off"
+            page = guest.expect(one, 120, f"page {number}")[0]
             for word in wanted:
                 if word not in page:
                     raise LabError(f"page {number} of the check lacks {word!r}:\n{page}")
@@ -315,6 +321,33 @@ class StickLab:
             self._goes_on(cut, path)
         self.results["cuts"] = dict(found, **{"started again on a machine": len(kept)})
 
+    def update(self):
+        """`stick sync` and `stick update`, pulled at hundreds of writes; what is left starts on both firmwares."""
+        stick, before = self._stick("update"), self._stick("update-base")
+        log, marks, moved = self._folder / "renewal.log", [], {}
+        site = self._folder / "newer"
+        shutil.copytree(self._site, site, ignore=shutil.ignore_patterns("*.sock"))
+        text = (site / "sources/welcome/bundle.toml").read_text(encoding="utf-8")
+        (site / "sources/welcome/bundle.toml").write_text(re.sub(r'(?m)^version = .*$', 'version = "9.9.9"', text, count=1), encoding="utf-8")
+        (site / "sources/welcome/files").mkdir(exist_ok=True)
+        (site / "sources/welcome/files/large.bin").write_bytes(os.urandom(6 << 20))
+        self._call("bundle", "build", site / "sources/welcome", "--out", self._folder / "newer-bundle")
+        self._call("bundle", "publish", self._folder / "newer-bundle", "--hq", site.parent / "top/hq", "--site", site)
+        program = self._folder / "newer-groundcrew"
+        program.write_bytes(self._groundcrew.read_bytes() + b"newer")  # behind the ELF: it runs as before
+        settings = site / "site.toml"
+        with renewal.Logged(stick, log, self._folder) as path:
+            done = json.loads(self._call("stick", "sync", "--json", "--site", site, "--stick", path))
+            moved["sync"] = done
+            marks.append((log.stat().st_size, "synced"))
+            settings.write_text(settings.read_text(encoding="utf-8").replace("seconds = 60", "seconds = 61"), encoding="utf-8")
+            self._call("stick", "update", "--site", site, "--stick", path, "--binary", program)
+            marks.append((log.stat().st_size, "updated"))
+        found, kept = renewal.judge(before, log, marks, self.options.cuts, self._folder, self.say)
+        for number, (cut, path) in enumerate(kept):
+            self._goes_on(cut, path, ("bios", "uefi")[number % 2])
+        self.results["update"] = dict(found, sync=moved["sync"], **{"started again on a machine": len(kept)})
+
     def _serve_one(self, hub, served, serial, known, promised):
         """Another machine that starts from the stick's network, up to its receipt."""
         device = self._guest(serial.lower(), "bios")
@@ -335,9 +368,9 @@ class StickLab:
         device.pull()
         self.say(f"{name} ({serial}) is provisioned", "cuts")
 
-    def _goes_on(self, cut, image):
+    def _goes_on(self, cut, image, fw="bios"):
         """A stick that was pulled starts, takes its PIN and serves: it refuses no state of its own."""
-        guest = self._guest(f"after-cut-{cut}", "bios")
+        guest = self._guest(f"after-cut-{cut}", fw)
         guest.start(self._usb(image), _wire(lessee.Hub(), "52:54:00:77:01:01"), serial="VAN0001")
         guest.choose(1)
         guest.unlock()
@@ -345,6 +378,14 @@ class StickLab:
         guest.type("q")
         guest.end()
         self.say(f"pulled at write {cut}, started again: it serves", guest.name)
+
+    def media(self):
+        """Write-protected, full, worn: what a technician reads."""
+        self.results["media"] = media.broken(self)
+
+    def device(self):
+        """`stick build --device` on loop devices."""
+        self.results["device"] = media.device(self)
 
     # -- inside --------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::device::Medium;
 use super::ext4::Ext4;
+use super::fill::Filling;
 use super::fat32::{self, Fat32, Swap};
 use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
 use super::plan::Plan;
@@ -117,23 +118,35 @@ fn image(
         .as_file()
         .set_len(plan.bytes())
         .with_context(writing)?;
-    tell(Progress::Part("filling the data partition"));
+    tell(Progress::Part("laying out the data partition"));
     let data = plan.partition(4)?;
     let ext4 = Ext4::at(image.path(), data.offset());
     ext4.make(data.bytes(), plan.uuid, plan.hash_seed)?;
-    ext4.run(&plan.script()?)?;
-    tell(Progress::Part("writing what starts it"));
+    let files = ext4.lay(plan.script()?)?;
     let mut file = image.as_file();
     parts(plan, &mut file).with_context(writing)?;
+    tell(Progress::Part("writing, and reading back"));
+    let filling = Filling {
+        image: file,
+        bytes: plan.bytes(),
+        data: data.offset(),
+        files: &files,
+        sums: plan.data.iter().map(|one| (one.path.as_str(), one.sha256)).collect(),
+    };
+    let of = plan.bytes();
+    let (checked, sha256) = std::thread::scope(|scope| {
+        // The structure is complete before any file has content.
+        let checked = scope.spawn(|| ext4.check());
+        let sha256 = filling.run(&mut |done| tell(Progress::Bytes { done, of }));
+        (checked.join(), sha256)
+    });
+    let sha256 = sha256.with_context(writing)?;
+    let checked = match checked {
+        Ok(checked) => checked.context("the data partition did not come out whole")?,
+        Err(_) => anyhow::bail!("the data partition was not checked; this is a bug"),
+    };
     file.sync_all().with_context(writing)?;
-    // From now on what is read comes from the disk.
-    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
-    tell(Progress::Part("reading it back"));
     read_back(plan, file)?;
-    let checked = ext4
-        .check()
-        .context("the data partition did not come out whole")?;
-    let sha256 = sha256(file, plan.bytes(), tell)?;
     fs::set_permissions(
         image.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o644),

@@ -132,6 +132,11 @@ impl Kept {
                 done.same += 1;
                 continue;
             }
+            ensure!(
+                plan::sha256_of(&one.from)?.1 == one.sha256,
+                "{} was changed: it is not the blob that its name says",
+                one.from.display()
+            );
             for folder in parents(&one.path) {
                 if folders.insert(folder.clone()) && self.ext4.list(&folder)?.is_empty() {
                     script.folder(&folder)?;
@@ -153,7 +158,7 @@ impl Kept {
         }
         self.room_for(done.bytes)?;
         if !script.is_empty() {
-            let steps = self.prepared(&script)?;
+            let steps = self.prepared(script)?;
             done.moved = steps.bytes();
             self.carry_out(&steps, tell)?;
         }
@@ -177,7 +182,7 @@ impl Kept {
             bytes += one.bytes;
         }
         self.room_for(bytes)?;
-        let mut steps = self.prepared(&script)?;
+        let mut steps = self.prepared(script)?;
         steps.then(build::update(parts, &self.table, &File::open(&self.path)?)?);
         self.carry_out(&steps, tell)
     }
@@ -221,12 +226,12 @@ impl Kept {
         let (bytes, _) = plan::sha256_of(&registry)?;
         self.room_for(bytes)?;
         script.replace(&registry, &format!("{root}/registry.db"), Rights::Secret)?;
-        let steps = self.prepared(&script)?;
+        let steps = self.prepared(script)?;
         self.carry_out(&steps, &mut |_| {})
     }
 
     /// The steps that change the data partition: all of it or nothing.
-    fn prepared(&self, script: &Script) -> anyhow::Result<Steps> {
+    fn prepared(&self, script: Script) -> anyhow::Result<Steps> {
         let data = self.table.partitions.last().context("no data partition")?;
         transaction::steps(&self.ext4, data.bytes(), script)
     }

@@ -160,8 +160,8 @@ pub mod cut {
         }
 
         /// Applies the first `count` steps to an image. Of the writes behind the
-        /// last sync only those stay that `stays` says, and the last of them only
-        /// up to a sector of its own choice.
+        /// last sync only those blocks stay that `stays` says. A block is 4 KiB, or
+        /// a write that is less: ext4 itself relies on its superblock being whole.
         pub fn pulled(&self, image: &mut [u8], count: usize, mut stays: impl FnMut() -> bool) {
             let steps = self.0.get(..count).unwrap_or(&self.0);
             let synced = steps.iter().rposition(|step| matches!(step, Step::Sync));
@@ -171,11 +171,9 @@ pub mod cut {
                 };
                 let sure = synced.is_some_and(|synced| number < synced);
                 from.each(|distance, piece| {
-                    for (sector, bytes) in piece.chunks(512).enumerate() {
-                        // Whole writes, or single sectors of the last one.
-                        let kept = sure || (number + 1 < steps.len() || sector % 3 != 0) && stays();
-                        if kept {
-                            let begin = (at + distance) as usize + sector * 512;
+                    for (block, bytes) in piece.chunks(4096).enumerate() {
+                        if sure || stays() {
+                            let begin = (at + distance) as usize + block * 4096;
                             image[begin..begin + bytes.len()].copy_from_slice(bytes);
                         }
                     }

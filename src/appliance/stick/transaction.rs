@@ -28,7 +28,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use rustix::fs::SeekFrom;
 
-use super::ext4::{BLOCK, Ext4, Script, succeeded, tool};
+use super::ext4::{BLOCK, Ext4, Placed, Script, succeeded, tool};
 use super::steps::Steps;
 
 /// Blocks that one line of debugfs' script has room for.
@@ -46,21 +46,21 @@ struct Bench {
 
 /// What a change does to which block.
 struct Changed {
-    /// Were free and are used: runs of first block and length.
-    fresh: Vec<(Block, u64)>,
+    /// Were free and are used.
+    fresh: BTreeSet<Block>,
     /// Were used and have other content.
     structure: Vec<Block>,
 }
 
 /// The steps that carry a script out on a file system of `bytes` inside of a
 /// medium. Nothing is written yet but copies.
-pub fn steps(medium: &Ext4, bytes: u64, script: &Script) -> anyhow::Result<Steps> {
+pub fn steps(medium: &Ext4, bytes: u64, script: Script) -> anyhow::Result<Steps> {
     let bench = Bench {
         folder: tempfile::tempdir()?,
     };
     let before = bench.structure_of(medium, bytes)?;
     let after = bench.copy(&before, "after")?;
-    Ext4::at(&after, 0).run(script)?;
+    let files = Ext4::at(&after, 0).lay(script)?;
     let changed = changed(&before, &after)?;
     ensure!(
         changed.structure.len() <= MOST,
@@ -82,7 +82,9 @@ pub fn steps(medium: &Ext4, bytes: u64, script: &Script) -> anyhow::Result<Steps
     let logged = differing(&File::open(&before)?, &journalled)?;
     let at = |block: Block| medium.offset() + block * BLOCK;
     let mut steps = Steps::default();
-    for (first, count) in changed.fresh {
+    let content = contents(&files, medium.offset(), &mut steps)?;
+    let structure = changed.fresh.into_iter().filter(|block| !content.contains(block));
+    for (first, count) in runs(structure) {
         steps.copy(at(first), &after, first * BLOCK, count * BLOCK);
     }
     let plain = |block: &Block| ![0, journal].contains(block);
@@ -171,6 +173,34 @@ fn marked(image: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(marked)
 }
 
+/// The steps that write what new files hold, and the blocks that do.
+fn contents(files: &[Placed], offset: u64, steps: &mut Steps) -> anyhow::Result<BTreeSet<Block>> {
+    let mut blocks = BTreeSet::new();
+    for file in files {
+        let from = open(&file.from)?;
+        let mut at = 0;
+        for (first, count) in &file.runs {
+            blocks.extend(*first..first + count);
+            let whole = (file.bytes - at).min(count * BLOCK) / BLOCK * BLOCK;
+            let place = offset + first * BLOCK;
+            if whole > 0 {
+                steps.copy(place, &from, at, whole);
+            }
+            at += whole;
+            let rest = usize::try_from(file.bytes - at)?;
+            if rest > 0 && whole < count * BLOCK {
+                // A whole block: what an earlier use left behind a file's end is nobody's to read.
+                let mut last = vec![0; BLOCK as usize];
+                let part = last.get_mut(..rest).context("the end of a file is less than a block")?;
+                from.read_exact_at(part, at)?;
+                steps.write(place + whole, last);
+                at = file.bytes;
+            }
+        }
+    }
+    Ok(blocks)
+}
+
 fn changed(before: &Path, after: &Path) -> anyhow::Result<Changed> {
     let (was_free, is_free) = (free(before)?, free(after)?);
     let fresh: BTreeSet<Block> = was_free
@@ -179,13 +209,11 @@ fn changed(before: &Path, after: &Path) -> anyhow::Result<Changed> {
         .filter(|block| !within(&is_free, *block))
         .collect();
     let structure = differing(&File::open(before)?, &File::open(after)?)?;
-    Ok(Changed {
-        fresh: runs(fresh.iter().copied()),
-        structure: structure
-            .into_iter()
-            .filter(|block| !fresh.contains(block))
-            .collect(),
-    })
+    let structure = structure
+        .into_iter()
+        .filter(|block| !fresh.contains(block))
+        .collect();
+    Ok(Changed { fresh, structure })
 }
 
 /// First block and length of what lies in a row.
@@ -311,7 +339,7 @@ mod tests {
                     .file(&medium.local(byte, length), name, Rights::Public)
                     .unwrap();
             }
-            medium.ext4.run(&script).unwrap();
+            medium.ext4.run(script).unwrap();
             medium
         }
 
@@ -340,7 +368,7 @@ mod tests {
                 .unwrap();
             script.file(&self.local(4, 9000), NAMES[2], rights).unwrap();
             script.remove(NAMES[0]).unwrap();
-            steps(&self.ext4, BYTES, &script).unwrap()
+            steps(&self.ext4, BYTES, script).unwrap()
         }
 
         fn is_changed(&self) -> bool {
@@ -389,7 +417,7 @@ mod tests {
         script
             .replace(&medium.local(5, 70_000), NAMES[1], Rights::Secret)
             .unwrap();
-        let steps = super::steps(&medium.ext4, BYTES, &script).unwrap();
+        let steps = super::steps(&medium.ext4, BYTES, script).unwrap();
         assert!(steps.bytes() < 300_000, "{}", steps.bytes());
         steps.carry_out(&file, &mut |_| {}).unwrap();
         medium.ext4.check().unwrap();

@@ -12,7 +12,7 @@ use super::provision::Done;
 use super::service::Service;
 use super::terminal::Terminal;
 use super::unlock::{self, Kept};
-use super::{AGENT, End, screens};
+use super::{AGENT, End, medium, screens};
 use crate::office::{self, Outcome};
 use crate::site::Cidr;
 
@@ -106,7 +106,9 @@ pub fn run(terminal: &mut Terminal, kept: &mut Kept, coming: Coming) -> anyhow::
             service.is_running(),
             "the appliance ended; its log says why"
         );
-        let page = screens::appliance(&settings, &wire, &door, &service.devices());
+        let warning = medium::free_bytes().ok().and_then(medium::nearly_full);
+        let mut page = screens::appliance(&settings, &wire, &door, &service.devices());
+        page.extend(warning);
         if page != shown {
             terminal.page(&page);
             shown = page;

@@ -83,8 +83,10 @@ pub fn run() -> anyhow::Result<ExitCode> {
         mode => with_stick(&mut terminal, start.data, mode),
     };
     let end = done.unwrap_or_else(|error| {
+        let advice = medium::advice(&error).map(|text| format!("{text}\n"));
         terminal.say(&format!(
-            "\ngroundcrew stick: failed: {error:#}\nEnter starts the machine again.\n"
+            "\ngroundcrew stick: failed: {error:#}\n{}Enter starts the machine again.\n",
+            advice.unwrap_or_default()
         ));
         terminal.wait(PATIENCE, || false);
         End::Restart
