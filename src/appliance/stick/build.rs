@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::device::Medium;
 use super::ext4::Ext4;
-use super::fill::Filling;
 use super::fat32::{self, Fat32, Swap};
+use super::fill::Filling;
 use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
 use super::plan::Plan;
 use super::start::StartParts;
@@ -131,7 +131,11 @@ fn image(
         bytes: plan.bytes(),
         data: data.offset(),
         files: &files,
-        sums: plan.data.iter().map(|one| (one.path.as_str(), one.sha256)).collect(),
+        sums: plan
+            .data
+            .iter()
+            .map(|one| (one.path.as_str(), one.sha256))
+            .collect(),
     };
     let of = plan.bytes();
     let (checked, sha256) = std::thread::scope(|scope| {

@@ -280,7 +280,10 @@ impl Ext4 {
                 count,
             } in &extents
             {
-                writeln!(marks, "next_leaf\nreplace_node {logical} {count} {physical}")?;
+                writeln!(
+                    marks,
+                    "next_leaf\nreplace_node {logical} {count} {physical}"
+                )?;
             }
             marks.push_str("extent_close\n");
             let runs = extents.iter().map(|extent| (extent.physical, extent.count));
@@ -456,7 +459,10 @@ impl Placed {
                 if let Some(rest) = buffer.get_mut(length..filled) {
                     rest.fill(0);
                 }
-                take(block * BLOCK + done, buffer.get(..filled).unwrap_or_default())?;
+                take(
+                    block * BLOCK + done,
+                    buffer.get(..filled).unwrap_or_default(),
+                )?;
                 (at, done) = (at + length as u64, done + filled as u64);
             }
         }

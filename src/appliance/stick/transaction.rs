@@ -83,7 +83,10 @@ pub fn steps(medium: &Ext4, bytes: u64, script: Script) -> anyhow::Result<Steps>
     let at = |block: Block| medium.offset() + block * BLOCK;
     let mut steps = Steps::default();
     let content = contents(&files, medium.offset(), &mut steps)?;
-    let structure = changed.fresh.into_iter().filter(|block| !content.contains(block));
+    let structure = changed
+        .fresh
+        .into_iter()
+        .filter(|block| !content.contains(block));
     for (first, count) in runs(structure) {
         steps.copy(at(first), &after, first * BLOCK, count * BLOCK);
     }
@@ -191,7 +194,9 @@ fn contents(files: &[Placed], offset: u64, steps: &mut Steps) -> anyhow::Result<
             if rest > 0 && whole < count * BLOCK {
                 // A whole block: what an earlier use left behind a file's end is nobody's to read.
                 let mut last = vec![0; BLOCK as usize];
-                let part = last.get_mut(..rest).context("the end of a file is less than a block")?;
+                let part = last
+                    .get_mut(..rest)
+                    .context("the end of a file is less than a block")?;
                 from.read_exact_at(part, at)?;
                 steps.write(place + whole, last);
                 at = file.bytes;
