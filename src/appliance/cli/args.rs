@@ -273,13 +273,15 @@ Examples:
   groundcrew device export > devices.csv
   groundcrew device export --out export")]
     Export(super::inventory::DeviceExportArgs),
-    /// Let in a waiting device whose screen shows CODE
+    /// Let in waiting devices whose screens show these codes
     #[command(after_help = "\
-Example:
+Examples:
   groundcrew device approve hq-7k2m9qx4 K7QF-2M9X
+  groundcrew device approve K7QF-2M9X 9FHA-FEQF 3TGV-W2XA
 
-Compare: the code must be the one on the device's own screen.")]
-    Approve(DeviceApproveArgs),
+Compare: each code must be the one on the device's own screen. Devices that need nobody to look
+are let in by `[[enrollment.rule]]` in site.toml.")]
+    Approve(super::approve::DeviceApproveArgs),
     /// Refuse a waiting device
     Reject(DeviceRejectArgs),
     /// Provision a device anew at its next start from the network
@@ -389,18 +391,6 @@ pub struct DeviceShowArgs {
     /// Print the log that the device's agent sent last
     #[arg(long)]
     pub log: bool,
-}
-
-/// `groundcrew device approve`.
-#[derive(Debug, Args)]
-pub struct DeviceApproveArgs {
-    #[command(flatten)]
-    /// The site
-    pub site: SiteArg,
-    /// The device's id, as `device list` and the device's screen show it
-    pub id: groundcrew_core::DeviceId,
-    /// The code on the device's screen
-    pub code: groundcrew_core::enroll::Code,
 }
 
 /// `groundcrew device reject`.

@@ -41,11 +41,15 @@ impl Texts {
         Self { office, settings }
     }
 
+    /// Somebody at that address took a file: it was no forged request.
+    pub fn seen(&self, peer: IpAddr) {
+        self.office.seen(peer);
+    }
+
     /// The text of that name for whoever asks from `peer`; `None` where the
     /// name is an ordinary file's.
     pub fn of(&self, path: &BootPath, peer: IpAddr) -> Option<String> {
         let request = TextRequest::of(path)?;
-        self.office.seen(peer);
         let (mac, uuid) = self.machine(request.machine, peer);
         let query = IpxeQuery {
             mac,

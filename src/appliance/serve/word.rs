@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use groundcrew_netboot::dhcp::{BootWord, Request};
+use groundcrew_netboot::dhcp::{BootClient, BootWord, Request};
 use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery};
 
 use super::order;
@@ -27,7 +27,8 @@ impl Words {
 
     /// By UUID; by hardware address where firmware tells no UUID.
     pub fn of(&self, request: &Request) -> BootWord {
-        let Some(office) = &self.office else {
+        let boots = BootClient::of(request) != BootClient::Plain;
+        let Some(office) = self.office.as_ref().filter(|_| boots) else {
             return BootWord::Agent;
         };
         let query = IpxeQuery {

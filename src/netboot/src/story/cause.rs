@@ -218,7 +218,7 @@ causes! {
     /// A step failed.
     StepFailed: "a step of its bundle failed",
         "A step of the bundle did not work on this device. The system on its disk still starts.",
-        "`groundcrew device log ID` shows what the step said. Correct the bundle, publish a new version, then `groundcrew device reprovision ID`.";
+        "`groundcrew device show ID --log` shows what the step said. Correct the bundle, publish a new version, then `groundcrew device reprovision ID`.";
     /// The agent has no network.
     AgentNetwork: "the agent has no network",
         "The agent runs and has no usable network card, link or address.",
