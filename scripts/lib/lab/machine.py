@@ -177,7 +177,8 @@ class Machine:
     def _read_serial(self, process):
         with open(self.log, "a", encoding="utf-8") as log:
             for raw in lines(process.stdout, milestones.PROMPT, pause=self.pause):
-                text = milestones.clean(raw)
+                # A form is a screen full of blanks in one line.
+                text = milestones.clean(raw, 20000 if self.pause else 2000)
                 if text:
                     at = time.monotonic()
                     log.write(f"{at - self.powered_at:8.2f} {text}\n")
