@@ -10,8 +10,8 @@ use groundcrew_core::bundle::{DirectoryStep, FileEntry, FileStep, TreeStep};
 use groundcrew_core::digest::Hasher;
 use rustix::fs::{FileType, Stat};
 
-use super::root::{Folder, FsError, Ids, Meta, Prepared, meta};
 use super::{ApplyError, Context};
+use crate::root::{Folder, FsError, Ids, Meta, Prepared, meta};
 
 /// Bytes read at a time.
 const CHUNK: usize = 128 << 10;
@@ -167,7 +167,7 @@ fn tree_folders(context: &mut Context<'_>, step: &TreeStep, ids: Ids) -> Result<
         if context.root.folder(&path)?.is_none() {
             all = false;
             if !context.planning() {
-                context.root.make_folder(&path, Some(ids))?;
+                context.root.make_folder(&path, 0o755, Some(ids))?;
             }
         }
     }

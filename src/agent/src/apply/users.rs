@@ -6,8 +6,8 @@ use rustix::fs::FileType;
 
 use super::accounts::{Account, Accounts, Table};
 use super::owners::MAX_FILE;
-use super::root::{Folder, FsError, Ids, Meta, meta};
 use super::{ApplyError, Context, hosts};
+use crate::root::{Folder, FsError, Ids, Meta, meta};
 
 /// Most files copied from `/etc/skel`, in one folder of it.
 const MAX_SKEL: usize = 256;
