@@ -6,6 +6,8 @@
 //! Paths have no leading slash. What was named (a file, a folder, a link) lasts
 //! through a power cut once [`Root::sync`] has returned, and not before.
 
+mod links;
+mod remove;
 mod write;
 
 pub use write::Prepared;
@@ -128,17 +130,21 @@ impl Root {
     }
 
     /// The folder at `path` (no leading slash; empty for the top), links in it
-    /// followed within the installed system. None where there is nothing.
+    /// followed within the installed system, as far as whoever made them may
+    /// write there too (see `links`). None where there is nothing.
     pub fn folder(&self, path: &str) -> Result<Option<Folder<'_>>, FsError> {
-        match self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(fd) => Ok(Some(Folder {
-                root: self,
-                fd,
-                path: path.to_owned(),
-            })),
-            Err(Errno::NOENT) => Ok(None),
-            Err(err) => Err(failed("open", path, err)),
-        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let found = match self.resolve_how(path, flags, ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => links::follow(self, path)?,
+            Err(Errno::NOENT) => None,
+            Ok(fd) => Some(fd),
+            Err(err) => return Err(failed("open", path, err)),
+        };
+        Ok(found.map(|fd| Folder {
+            root: self,
+            fd,
+            path: path.to_owned(),
+        }))
     }
 
     /// The same, and made where it is missing, with `mode`; what is missing
@@ -205,8 +211,12 @@ impl Root {
     }
 
     fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.resolve_how(path, flags, ResolveFlags::NO_MAGICLINKS)
+    }
+
+    fn resolve_how(&self, path: &str, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { "." } else { path };
-        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let how = how | ResolveFlags::IN_ROOT;
         let mut tries = 0;
         loop {
             match fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, Mode::empty(), how) {

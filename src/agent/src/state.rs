@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::Grant;
+use rustix::fs::FileType;
 use serde::Serialize;
 
 use crate::enroll::Keys;
@@ -13,6 +14,9 @@ use crate::trust::Memory;
 
 /// The folder, below the system's root.
 const DIRECTORY: &str = "var/lib/groundcrew";
+const STAGING: &str = "staging";
+/// More blobs than any bundle has.
+const MAX_STAGED: usize = 1 << 16;
 const MEMORY: &str = "trusted.json";
 const MAX_MEMORY: u64 = 16 << 20;
 const SIGN_KEY: &str = "sign.pem";
@@ -55,9 +59,21 @@ impl<'a> State<'a> {
         Ok(Self { root, folder })
     }
 
-    /// A folder in it for a download that is resumed after a power cut.
-    pub fn staging(&self) -> PathBuf {
-        self.folder.proc_path().join("staging")
+    /// A folder in it for a download that is resumed after a power cut. What
+    /// the disk holds there is nothing but folders and files: the download opens
+    /// paths in this program's own view, where a link would lead out.
+    pub fn staging(&self) -> Result<PathBuf, FsError> {
+        let mut blobs = real_folder(&self.folder, STAGING)?;
+        for name in ["blobs", "sha256"] {
+            blobs = real_folder(&blobs, name)?;
+        }
+        for name in blobs.names(MAX_STAGED)? {
+            let found = blobs.look(&name)?.map(|stat| stat.st_mode);
+            if found.map(FileType::from_raw_mode) != Some(FileType::RegularFile) {
+                blobs.remove_all(&name)?;
+            }
+        }
+        Ok(self.folder.proc_path().join(STAGING))
     }
 
     /// The keys, from now on this device's. 0600.
@@ -98,6 +114,16 @@ impl<'a> State<'a> {
         self.folder.write(name, Meta { mode, ids }, bytes)?;
         Ok(self.root.sync()?)
     }
+}
+
+/// The folder `name`, made where there is none; anything else there goes.
+fn real_folder<'a>(above: &Folder<'a>, name: &str) -> Result<Folder<'a>, FsError> {
+    let found = above.look(name)?.map(|stat| stat.st_mode);
+    if found.map(FileType::from_raw_mode) == Some(FileType::Directory) {
+        return above.folder(name);
+    }
+    above.remove_all(name)?;
+    above.new_folder(name, 0o700, None)
 }
 
 #[cfg(test)]
@@ -146,6 +172,28 @@ mod tests {
         assert_eq!((bytes.as_slice(), mode(&path)), (&b"new"[..], 0o600));
         let all = std::fs::read_dir(dir.path().join(DIRECTORY)).unwrap();
         assert_eq!(all.count(), 1);
+    }
+
+    #[test]
+    fn no_symlink_leads_a_download_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let victim = outside.path().join("victim");
+        std::fs::write(&victim, "safe").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let state = State::open(&root).unwrap();
+        let own = dir.path().join(DIRECTORY);
+        symlink(outside.path(), own.join("staging")).unwrap();
+        let blobs = state.staging().unwrap().join("blobs/sha256");
+        std::fs::write(blobs.join("begun.part"), "half").unwrap();
+        symlink(&victim, blobs.join("f00.part")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, blobs.join("f00"), 0o600.into()).unwrap();
+        state.staging().unwrap();
+        let left = std::fs::read_dir(own.join("staging/blobs/sha256")).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["begun.part"]);
+        assert_eq!(std::fs::read(&victim).unwrap(), b"safe");
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
     }
 
     #[test]

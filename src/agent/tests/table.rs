@@ -157,7 +157,8 @@ fn swapped_blob() -> String {
     let (site, other) = (site(), Site::serving(&STEPS.replace("hello", "hallo")));
     let mut agent = Agent::booted(&site);
     let granted = agent.enroll(&site).unwrap();
-    let foreign = other.files.lock().unwrap()[&blob_of(&other)].clone();
+    let path = blob_of(&other);
+    let foreign = other.files.lock().unwrap()[&path].clone();
     replace(&site, &blob_of(&site), |_| foreign.clone());
     refused_about(agent.download(&granted), Trouble::BundleChanged)
 }

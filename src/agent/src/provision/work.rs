@@ -296,7 +296,9 @@ fn staging(manifest: &Manifest, state: &State<'_>) -> Result<Blobs, Failure> {
     let dir = if manifest.total_size().saturating_mul(4) <= free {
         PathBuf::from(MEMORY_STAGING)
     } else {
-        state.staging()
+        state
+            .staging()
+            .map_err(|error| disk("making room for the download", &error))?
     };
     Blobs::at(&dir).map_err(|error: io::Error| disk("making room for the download", &error))
 }

@@ -177,3 +177,72 @@ fn a_full_disk_keeps_the_old_file_and_no_half_of_the_new() {
     let (bytes, _) = root.read("var/lib/key", 99).unwrap().unwrap();
     assert_eq!(bytes, b"there is room again");
 }
+
+#[test]
+fn what_users_planted_is_removed_however_deep_and_whatever_its_name() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let inside = tempfile::tempdir().unwrap();
+    let root = Root::open(inside.path()).unwrap();
+    let top = root.folder("").unwrap().unwrap();
+    // Where a new `keys` is written first.
+    let mut deep = top
+        .new_folder(&temporary_name("keys"), 0o700, None)
+        .unwrap();
+    std::fs::write(deep.proc_path().join(".1"), "in the way").unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    std::fs::create_dir(deep.proc_path().join(name)).unwrap();
+    std::fs::write(deep.proc_path().join(name).join("x"), "").unwrap();
+    for _ in 0..1500 {
+        deep = deep.new_folder("d", 0o700, None).unwrap();
+    }
+    let (mode, ids) = (0o600, Ids::own());
+    top.write("keys", Meta { mode, ids }, b"k").unwrap();
+    assert_eq!(top.names(9).unwrap(), ["keys"]);
+}
+
+#[test]
+fn a_user_s_link_leads_to_that_user_s_folders_only() {
+    use std::os::unix::fs::{chown, lchown};
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: giving files away needs root");
+        return;
+    }
+    let inside = tempfile::tempdir().unwrap();
+    let path = |name: &str| inside.path().join(name);
+    for folder in ["etc/profile.d", "home/bob/own/sub", "usr/lib"] {
+        std::fs::create_dir_all(path(folder)).unwrap();
+    }
+    for folder in ["home/bob", "home/bob/own", "home/bob/own/sub"] {
+        chown(path(folder), Some(1000), Some(1000)).unwrap();
+    }
+    let link = |target: &str, name: &str| {
+        symlink(target, path(name)).unwrap();
+        lchown(path(name), Some(1000), Some(1000)).unwrap();
+    };
+    link("/etc/profile.d", "home/bob/evil");
+    link("evil", "home/bob/twice");
+    link("../..", "home/bob/up");
+    link("own", "home/bob/good");
+    link("nowhere", "home/bob/dangling");
+    symlink("/home/bob/evil", path("etc/root-s")).unwrap();
+    symlink("usr/lib", path("lib")).unwrap();
+    let root = Root::open(inside.path()).unwrap();
+    for bad in [
+        "home/bob/evil",
+        "home/bob/twice",
+        "home/bob/up/etc",
+        "etc/root-s",
+    ] {
+        let why = root.folder(bad).unwrap_err().to_string();
+        assert!(why.contains("a user's link"), "{bad}: {why}");
+        assert!(
+            root.make_folder(&format!("{bad}/new"), 0o755, None)
+                .is_err()
+        );
+    }
+    for good in ["lib", "home/bob/good", "home/bob/good/sub"] {
+        assert!(root.folder(good).unwrap().is_some(), "{good}");
+    }
+    assert!(root.folder("home/bob/dangling").unwrap().is_none());
+    assert_eq!(std::fs::read_dir(path("etc/profile.d")).unwrap().count(), 0);
+}
