@@ -7,7 +7,7 @@ use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::SigningKey;
 
 use super::ceremony::Ceremony;
-use super::change::{Change, Progress, Terms};
+use super::change::{Change, NewTerms, Progress};
 use super::secret::Passphrase;
 use super::{Hq, KeyRole, NewHq, courier, found};
 use crate::site::create::{FirstMode, NewSite};
@@ -388,10 +388,10 @@ fn bundles_travel_with_their_blobs_and_only_whole() {
 fn terms_change_by_a_newer_charter() {
     let world = World::new(1, 1);
     world.add_site("berlin");
-    let terms = Terms {
-        tags: vec!["kiosk".parse().unwrap()],
-        devices: 3,
-        lifetime: 30 * 86_400,
+    let terms = NewTerms {
+        tags: Some(vec!["kiosk".parse().unwrap()]),
+        devices: Some(3),
+        lifetime: Some(30 * 86_400),
         minimum: Vec::new(),
     };
     let name: Slug = "berlin".parse().unwrap();
