@@ -8,6 +8,7 @@ use groundcrew_core::enroll::BundleRef;
 use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::PublicKey;
 use groundcrew_core::trust::{Charter, Downgrade};
+use serde::Serialize;
 
 use super::hq_args::{
     HqAllowDowngradeArgs, HqArg, HqCommand, HqFinalizeArgs, HqInitArgs, HqKeyAddArgs, HqKeyCommand,
@@ -15,10 +16,10 @@ use super::hq_args::{
     HqSiteCharterArgs, HqSiteCommand, HqSiteRekeyArgs, NewTermsArgs, TermsArgs,
 };
 use crate::durable::{self, Access};
-use crate::hq::ceremony::{Ceremony, file_name};
+use crate::hq::ceremony::{Ceremony, DraftStanding, file_name};
 use crate::hq::change::{Change, NewTerms, Progress, Terms};
 use crate::hq::secret::NewKey;
-use crate::hq::{Hq, NewHq, found, secret};
+use crate::hq::{Hq, NewHq, State, found, secret};
 use crate::site::rekey::PublicKeys;
 
 pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
@@ -76,9 +77,9 @@ fn init(args: &HqInitArgs) -> anyhow::Result<()> {
 
 fn show(args: &HqShowArgs) -> anyhow::Result<()> {
     let hq = Hq::open(&args.hq.dir)?;
-    let state = hq.state();
+    let (state, waiting) = (hq.state(), hq.ceremonies()?);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(state)?);
+        println!("{}", as_json(&hq, &waiting)?);
         return Ok(());
     }
     println!("HQ of {}", state.organisation);
@@ -98,26 +99,47 @@ fn show(args: &HqShowArgs) -> anyhow::Result<()> {
     }
     for (name, region) in &state.regions {
         let sites: Vec<&str> = region.sites.iter().map(|site| site.as_str()).collect();
-        println!(
-            "region {name}: key {}, sites {}",
-            region.key.hex(),
-            sites.join(", ")
-        );
+        let sites = match sites.as_slice() {
+            [] => "no site (`hq region join`)".to_owned(),
+            sites => format!("sites {}", sites.join(", ")),
+        };
+        println!("region {name}: key {}, {sites}", region.key.hex());
     }
-    let mut waiting: Vec<_> = std::fs::read_dir(hq.dir().join("ceremonies"))?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        })
-        .collect();
-    waiting.sort();
-    for path in waiting {
+    for (path, ceremony) in waiting {
         println!("waiting for signatures: {}", path.display());
-        print!("{}", Ceremony::read(&path)?.describe()?);
+        print!("{}", ceremony.describe()?);
     }
     Ok(())
+}
+
+/// `hq show --json`: HQ's state, and the ceremonies that are not over.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    state: &'a State,
+    waiting: Vec<Waiting<'a>>,
+}
+
+#[derive(Serialize)]
+struct Waiting<'a> {
+    file: &'a Path,
+    purpose: &'a str,
+    drafts: Vec<DraftStanding>,
+}
+
+fn as_json(hq: &Hq, waiting: &[(PathBuf, Ceremony)]) -> anyhow::Result<String> {
+    let waiting = waiting.iter().map(|(file, ceremony)| {
+        Ok(Waiting {
+            file,
+            purpose: &ceremony.purpose,
+            drafts: ceremony.standings()?,
+        })
+    });
+    let shown = Shown {
+        state: hq.state(),
+        waiting: waiting.collect::<anyhow::Result<_>>()?,
+    };
+    Ok(serde_json::to_string_pretty(&shown)?)
 }
 
 fn site_add(args: &HqSiteAddArgs) -> anyhow::Result<()> {

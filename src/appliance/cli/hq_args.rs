@@ -118,7 +118,7 @@ pub struct HqShowArgs {
     #[command(flatten)]
     /// HQ
     pub hq: HqArg,
-    /// As JSON
+    /// As JSON: the state, and in `waiting` the ceremonies with who is still to sign
     #[arg(long)]
     pub json: bool,
 }

@@ -9,7 +9,7 @@
 //! what HQ holds (`outcome.rs`).
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
@@ -53,6 +53,19 @@ pub struct Draft {
     /// What says whose signatures count: a root (for a root the one before it),
     /// or for a region's list the targets that delegate to it.
     pub by: Option<Blob>,
+}
+
+/// How far one threshold of one draft is met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DraftStanding {
+    /// The draft, in words.
+    pub what: String,
+    /// Who signed.
+    pub signed_by: Vec<String>,
+    /// How many more must sign.
+    pub missing: u32,
+    /// Who may.
+    pub missing_of: Vec<String>,
 }
 
 /// Bytes, base64 in JSON.
@@ -132,6 +145,26 @@ impl Ceremony {
             }
         }
         Ok(out)
+    }
+
+    /// The same for programs.
+    pub fn standings(&self) -> anyhow::Result<Vec<DraftStanding>> {
+        let mut standings = Vec::new();
+        for draft in &self.drafts {
+            for standing in draft.standings()? {
+                let names = |signed: bool| {
+                    let keys = standing.keys.iter().filter(|(_, has)| *has == signed);
+                    keys.map(|(key, _)| self.name_of(key)).collect()
+                };
+                standings.push(DraftStanding {
+                    what: draft.title()?,
+                    signed_by: names(true),
+                    missing: standing.missing(),
+                    missing_of: names(false),
+                });
+            }
+        }
+        Ok(standings)
     }
 
     fn standing_in_words(&self, standing: &Standing) -> String {
@@ -307,8 +340,24 @@ pub(super) fn short(key: &PublicKey) -> String {
     key.hex().chars().take(8).collect()
 }
 
+impl Hq {
+    /// The ceremonies that wait for signatures here, with their files.
+    pub fn ceremonies(&self) -> anyhow::Result<Vec<(PathBuf, Ceremony)>> {
+        let folder = self.dir().join("ceremonies");
+        let entries = std::fs::read_dir(&folder);
+        let entries = entries.with_context(|| format!("reading {}", folder.display()))?;
+        let mut paths: Vec<PathBuf> = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()?;
+        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+        paths.sort();
+        let read = |path: PathBuf| Ok((path.clone(), Ceremony::read(&path)?));
+        paths.into_iter().map(read).collect()
+    }
+}
+
 /// A file name for a ceremony.
-pub fn file_name(purpose: &str, hq: &Hq) -> std::path::PathBuf {
+pub fn file_name(purpose: &str, hq: &Hq) -> PathBuf {
     let words = purpose.split(|c: char| !c.is_ascii_alphanumeric());
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).take(8).collect();
     let name: Slug = words

@@ -7,7 +7,7 @@ use groundcrew_core::{DeviceId, UnixTime};
 
 use super::published;
 use super::{Inner, Office};
-use crate::site::{publish, staleness};
+use crate::site::{charter, publish, staleness};
 use crate::store;
 
 impl Office {
@@ -54,7 +54,7 @@ impl Office {
             .ok_or("the device was not let in")?;
         // Read anew each time: a technician may have published since.
         let repo = publish::load(&self.site).map_err(|error| format!("{error:#}"))?;
-        let charter = publish::charter(&self.site, &self.name, &repo);
+        let charter = charter::of(&self.site, &self.name, &repo);
         let charter = charter.map_err(|error| format!("{error:#}"))?;
         staleness::check(&self.site, self.staleness, now).map_err(|error| format!("{error:#}"))?;
         let others = inner.registry.granted_devices() - usize::from(device.was_granted());
