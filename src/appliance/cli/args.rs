@@ -188,6 +188,10 @@ Examples:
   groundcrew image build --site site --kernel-deb linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb
   groundcrew image build --uki --sign-key boot-key.pem --sign-cert boot-cert.pem
 
+For 64-bit ARM, beside the image for x86-64 (its packages are read, not installed):
+  groundcrew image build --arch arm64 --kernel-deb linux-image-6.1.0-56-arm64_…_arm64.deb \\
+      --loader-deb ipxe_…_all.deb --loader-deb grub-efi-arm64-bin_…_arm64.deb
+
 What `[boot]` in site.toml names is built without being asked for.")]
     Build(ImageBuildArgs),
     /// Make a key that signs boot images, for Secure Boot
@@ -209,6 +213,9 @@ pub struct ImageBuildArgs {
     #[command(flatten)]
     /// The site
     pub site: SiteArg,
+    /// For which processor; a site may have images for both
+    #[arg(long, value_enum, value_name = "ARCH", default_value_t)]
+    pub arch: crate::image::Arch,
     /// Debian's kernel package, where the machine cannot fetch it
     #[arg(long, value_name = "FILE")]
     pub kernel_deb: Option<PathBuf>,
@@ -216,6 +223,9 @@ pub struct ImageBuildArgs {
     /// where `scripts/build-agent` puts it, then `groundcrew-agent` beside this program
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
+    /// Debian's packages with loaders, read without installing them
+    #[arg(long, value_name = "FILE")]
+    pub loader_deb: Vec<PathBuf>,
     /// Folder with ipxe.efi, snponly.efi and undionly.kpxe
     #[arg(long, value_name = "DIR")]
     pub ipxe_dir: Option<PathBuf>,
@@ -264,13 +274,15 @@ Examples:
   groundcrew device export > devices.csv
   groundcrew device export --out export")]
     Export(super::inventory::DeviceExportArgs),
-    /// Let in a waiting device whose screen shows CODE
+    /// Let in waiting devices whose screens show these codes
     #[command(after_help = "\
-Example:
+Examples:
   groundcrew device approve hq-7k2m9qx4 K7QF-2M9X
+  groundcrew device approve K7QF-2M9X 9FHA-FEQF 3TGV-W2XA
 
-Compare: the code must be the one on the device's own screen.")]
-    Approve(DeviceApproveArgs),
+Compare: each code must be the one on the device's own screen. Devices that need nobody to look
+are let in by `[[enrollment.rule]]` in site.toml.")]
+    Approve(super::approve::DeviceApproveArgs),
     /// Refuse a waiting device
     Reject(DeviceRejectArgs),
     /// Provision a device anew at its next start from the network
@@ -380,18 +392,6 @@ pub struct DeviceShowArgs {
     /// Print the log that the device's agent sent last; with --json as `log`, or null
     #[arg(long)]
     pub log: bool,
-}
-
-/// `groundcrew device approve`.
-#[derive(Debug, Args)]
-pub struct DeviceApproveArgs {
-    #[command(flatten)]
-    /// The site
-    pub site: SiteArg,
-    /// The device's id, as `device list` and the device's screen show it
-    pub id: groundcrew_core::DeviceId,
-    /// The code on the device's screen
-    pub code: groundcrew_core::enroll::Code,
 }
 
 /// `groundcrew device reject`.

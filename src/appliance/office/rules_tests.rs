@@ -153,11 +153,11 @@ async fn changed_hardware_is_explained_and_accepted_with_one_command() {
         .unwrap();
     let uuid = report(9).smbios.uuid.map(|uuid| uuid.to_string());
     assert_eq!(view_of(&office, &device).await.uuid, uuid);
-    // What was decided is signed when the office closes, and there again later.
+    // The first line is signed, and what was decided when the office closes.
     office.close().await;
     drop(office);
     let lines = store::checkpoints_by_line(&site.registry_file()).unwrap();
-    assert_eq!(lines.len(), 1);
+    assert_eq!(lines.len(), 2);
     let retired = Command::Retire {
         device: device.clone(),
         reason: "sold".into(),

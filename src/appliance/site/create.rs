@@ -50,18 +50,15 @@ pub enum FirstMode {
 }
 
 impl FirstMode {
-    /// Its lines in `site.toml`.
-    fn lines(self) -> &'static str {
+    /// The word in `site.toml`.
+    fn word(self) -> &'static str {
         match self {
-            Self::Auto => AUTO,
-            Self::Authoritative => "mode = \"authoritative\"\n# serve_if_alone = true",
-            Self::Proxy => "mode = \"proxy\"\n# serve_if_alone = true",
+            Self::Auto => "auto",
+            Self::Authoritative => "authoritative",
+            Self::Proxy => "proxy",
         }
     }
 }
-
-/// As in the sample.
-const AUTO: &str = "mode = \"auto\"\nserve_if_alone = true";
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -108,7 +105,7 @@ pub fn lay_out(site: &Site, new: &NewSite<'_>) -> anyhow::Result<SiteKeys> {
 /// The annotated sample with this site's values.
 fn settings_text(new: &NewSite<'_>) -> anyhow::Result<String> {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let mut text = SETTINGS.replacen(AUTO, new.mode.lines(), 1);
+    let mut text = SETTINGS.to_owned();
     for (line, key, value) in [
         ("name = \"hq\"", "name", new.name.to_string()),
         (
@@ -131,6 +128,7 @@ fn settings_text(new: &NewSite<'_>) -> anyhow::Result<String> {
             "pool",
             new.address.default_pool().to_string(),
         ),
+        ("mode = \"auto\"", "mode", new.mode.word().to_owned()),
     ] {
         anyhow::ensure!(
             text.contains(line),

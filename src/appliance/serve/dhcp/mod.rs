@@ -209,18 +209,18 @@ impl Counter {
 
     async fn answer(&self, packet: &[u8], via: Via) {
         let desk = &self.desk;
-        let mut request = match Request::parse(packet) {
+        let request = match Request::parse(packet) {
             Ok(request) => request,
             Err(error) => {
                 desk.malformed();
                 return tracing::debug!("DHCP packet dropped: {error}");
             }
         };
-        request.word = self.words.of(&request);
-        let answer = match desk.handle(packet, &request, via) {
+        let (mac, xid, kind) = (request.mac, request.xid, request.kind);
+        let answer = match desk.handle(packet, request, via, |request| self.words.of(request)) {
             Ok(Some(answer)) => answer,
             Ok(None) => return,
-            Err(busy) => return tracing::warn!(mac = %request.mac, "DHCP packet dropped: {busy}"),
+            Err(busy) => return tracing::warn!(%mac, "DHCP packet dropped: {busy}"),
         };
         let Answer {
             commit,
@@ -228,14 +228,14 @@ impl Counter {
             client,
         } = answer;
         tracing::info!(
-            interface = desk.interface(), mac = %request.mac, xid = format_args!("{:08x}", request.xid), ip = %reply.yiaddr,
-            "DHCP {} -> {}{} to {client}", request.kind, if reply.proxied { "proxy " } else { "" }, reply.kind
+            interface = desk.interface(), %mac, xid = format_args!("{xid:08x}"), ip = %reply.yiaddr,
+            "DHCP {kind} -> {}{} to {client}", if reply.proxied { "proxy " } else { "" }, reply.kind
         );
         match commit {
             Some(commit) => self.outbox.put(commit, reply),
             None if reply.fresh => {
                 let (sockets, desk) = (Arc::clone(&self.sockets), Arc::clone(desk));
-                tokio::spawn(offer_if_free(sockets, desk, reply, request.mac));
+                tokio::spawn(offer_if_free(sockets, desk, reply, mac));
             }
             None => send::reply(&self.sockets, &reply).await,
         }
