@@ -213,7 +213,11 @@ impl Digests {
 fn read_again(filling: &Filling<'_>, file: &Placed) -> anyhow::Result<ring::digest::Digest> {
     let (mut sum, mut left) = (Sha256::new(&SHA256), file.bytes);
     let mut buffer = vec![0; BLOCK as usize];
-    for block in file.runs.iter().flat_map(|(first, count)| *first..first + count) {
+    for block in file
+        .runs
+        .iter()
+        .flat_map(|(first, count)| *first..first + count)
+    {
         let place = filling.data + block * BLOCK;
         filling.image.read_exact_at(&mut buffer, place)?;
         let length = left.min(BLOCK);
