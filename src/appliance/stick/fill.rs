@@ -15,7 +15,7 @@ use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
 use ring::digest::{Context as Sha256, SHA256};
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, SeekFrom, fadvise};
 
 use super::ext4::{BLOCK, Placed};
 
@@ -124,6 +124,13 @@ impl Filling<'_> {
         Ok(())
     }
 
+    fn is_hole(&self, at: u64, length: u64) -> bool {
+        match rustix::fs::seek(self.image, SeekFrom::Data(at)) {
+            Ok(data) => data >= at + length,
+            Err(error) => error == rustix::io::Errno::NXIO,
+        }
+    }
+
     /// Window by window behind the writer.
     fn read_back(
         &self,
@@ -134,6 +141,7 @@ impl Filling<'_> {
     ) -> anyhow::Result<()> {
         let mut digests = Digests::of(self);
         let (mut at, mut safe, mut rows) = (0, 0, rows);
+        let zeros = Arc::new(vec![0; PIECE as usize]);
         while at < self.bytes {
             let end = (at + WINDOW).min(self.bytes);
             while safe < end {
@@ -144,11 +152,16 @@ impl Filling<'_> {
             fadvise(self.image, at, (end - at).try_into().ok(), Advice::DontNeed)?;
             while at < end {
                 let length = usize::try_from((end - at).min(PIECE))?;
-                let mut piece = vec![0; length];
-                self.image
-                    .read_exact_at(&mut piece, at)
-                    .context("reading the image back")?;
-                let piece = Arc::new(piece);
+                // Of a hole the disk has nothing that could be read.
+                let piece = if length as u64 == PIECE && self.is_hole(at, length as u64) {
+                    Arc::clone(&zeros)
+                } else {
+                    let mut piece = vec![0; length];
+                    self.image
+                        .read_exact_at(&mut piece, at)
+                        .context("reading the image back")?;
+                    Arc::new(piece)
+                };
                 if pieces.send(Arc::clone(&piece)).is_err() {
                     bail!("the image's digest was lost by a fault; this is a bug");
                 }
