@@ -75,6 +75,17 @@ fn a_file_is_registered_altogether_or_not_at_all() {
         assert!(verified.contains("every one in its place"), "{verified}");
     }
     assert!(killed > 0, "no kill came in time: the test proves nothing");
+    let registered = whole_files(&site, &acknowledged);
+    eprintln!(
+        "{} rounds, {killed} killed, {} acknowledged, {registered} registered",
+        rounds(),
+        acknowledged.len(),
+    );
+}
+
+/// How many files are registered, each of them to its last row, and none of the
+/// acknowledged ones missing.
+fn whole_files(site: &TestSite, acknowledged: &[u32]) -> usize {
     let listed = succeeded("list", &site.groundcrew(&["device", "list", "--json"]));
     let devices: Vec<serde_json::Value> = serde_json::from_str(&listed).unwrap();
     let mut per_round: BTreeMap<u32, usize> = BTreeMap::new();
@@ -86,17 +97,58 @@ fn a_file_is_registered_altogether_or_not_at_all() {
     for (round, count) in &per_round {
         assert_eq!(*count, ROWS, "round {round} is registered in part");
     }
-    for round in &acknowledged {
+    for round in acknowledged {
         assert!(
             per_round.contains_key(round),
             "round {round} was acknowledged and is lost"
         );
     }
+    per_round.len()
+}
+
+#[test]
+fn a_served_site_that_is_killed_has_all_of_a_file_or_nothing() {
+    let (net, site) = (Net::new(), TestSite::new());
+    let file = site.folder.path().join("devices.csv");
+    let import = || {
+        let mut command = Command::new(GROUNDCREW);
+        command.args(["device", "import", file.to_str().unwrap(), "--site"]);
+        command.arg(site.dir()).stdout(Stdio::null());
+        command.stderr(Stdio::null()).spawn().unwrap()
+    };
+    let rounds = rounds().div_ceil(3);
+    let (mut whole, mut acknowledged, mut cut) = (None, Vec::new(), 0);
+    for round in 0..=rounds {
+        std::fs::write(&file, csv(round)).unwrap();
+        let mut appliance = Appliance::start(&net, &site.dir());
+        let begun = Instant::now();
+        let mut child = import();
+        if let Some(whole) = whole {
+            // Spread evenly over staging and registering.
+            let part = f64::from((round * 7) % rounds) / f64::from(rounds);
+            let moment: std::time::Duration = whole;
+            std::thread::sleep(moment.mul_f64(1.1 * part));
+            appliance.signal(nix::sys::signal::Signal::SIGKILL);
+        }
+        let told = child.wait().unwrap();
+        assert_eq!(told.signal(), None, "the command itself lives on: {told}");
+        match told.success() {
+            true => acknowledged.push(round),
+            false => cut += 1,
+        }
+        if whole.is_none() {
+            whole = Some(begun.elapsed());
+            appliance.signal(nix::sys::signal::Signal::SIGKILL);
+        }
+        appliance.end();
+        succeeded("verify", &site.groundcrew(&["journal", "verify"]));
+        whole_files(&site, &acknowledged);
+    }
+    assert!(cut > 0, "no kill came in time: the test proves nothing");
+    let registered = whole_files(&site, &acknowledged);
     eprintln!(
-        "{} rounds, {killed} killed, {} acknowledged, {} registered",
-        rounds(),
-        acknowledged.len(),
-        per_round.len()
+        "served: {rounds} kills, {cut} imports cut, {} acknowledged, {registered} registered, none in part",
+        acknowledged.len()
     );
 }
 

@@ -218,6 +218,10 @@ fn chromium_shows_it_live_and_without_scripts() {
     let shots = std::env::var("GROUNDCREW_SHOTS")
         .map_or_else(|_| page.site.folder.path().join("shots"), Into::into);
     std::fs::create_dir_all(&shots).unwrap();
+    let shots = shots.to_str().unwrap();
+    let mut empty = page.net.in_client("python3");
+    empty.args(["-B", "tests/page_browser.py", &page.code(), shots]);
+    succeeded("an empty site", &empty.output().unwrap());
     let csv = page.site.folder.path().join("devices.csv");
     let rows: String = (1..=9)
         .map(|n| format!("SYNTH-010{n},,,Example Corp,Model Two\n"))
@@ -276,8 +280,9 @@ fn chromium_shows_it_live_and_without_scripts() {
             "tests/page_browser.py",
             &page.code(),
             waiting.as_str(),
+            granted[2].1.device.as_str(),
+            shots,
         ])
-        .arg(&shots)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

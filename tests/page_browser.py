@@ -1,4 +1,6 @@
-"""Looks at the status page with a real browser: python3 page_browser.py CODE DEVICE SHOTS
+"""Looks at the status page with a real browser: python3 page_browser.py CODE [WAITING FAILED] SHOTS
+
+Without devices: at a site that has none.
 
 Drives Chromium by WebDriver (W3C), of which it needs a dozen calls. Prints `ask` when a further
 device is to ask, and reads its id.
@@ -145,12 +147,47 @@ class Browser:
             self.driver.wait()
 
 
-def main(code, device, shots):
+def empty(code, shots):
+    """A site that knows no device yet."""
+    for name, width, height in [("desk-1280", 1280, 900), ("phone-390", 390, 844)]:
+        browser = Browser(9514, width=width, height=height)
+        try:
+            browser.log_in(code)
+            browser.check("empty " + name)
+            assert "No device is known yet" in browser.text("#live")
+            browser.shot(shots / f"empty-{name}.png")
+        finally:
+            browser.close()
+
+
+def others(browser, device, shots, name):
+    """One device, and one that does not exist."""
+    browser.open(URL + "device/" + device)
+    browser.until("one device", lambda: browser.find("dl"))
+    browser.check("one device " + name)
+    assert "How it is known" in browser.text("#live")
+    browser.shot(shots / f"device-{name}.png")
+    browser.open(URL + "device/hq-00000000")
+    browser.until("an error", lambda: browser.find(".news.bad"))
+    # The browser itself complains of the 404.
+    browser.call("POST", "/se/log", {"type": "browser"})
+    browser.check("error " + name)
+    browser.shot(shots / f"error-{name}.png")
+
+
+def main(code, device, failed, shots):
     desk = Browser(9515)
     try:
         desk.open(URL)
         desk.check("log-in")
         desk.shot(shots / "login-1280.png")
+        desk.type("#name", "Kim Lee")
+        desk.type("#code", "AAAA-AAAA")
+        desk.click(".login button")
+        desk.until("refused", lambda: desk.find(".news.bad"))
+        desk.call("POST", "/se/log", {"type": "browser"})
+        desk.check("wrong code")
+        desk.shot(shots / "wrong-code-1280.png")
         desk.log_in(code)
         assert desk.text("#status") == "11 devices. 2 wait for you.", desk.text("#status")
         desk.check("devices")
@@ -173,8 +210,10 @@ def main(code, device, shots):
         desk.shot(shots / "reject-1280.png")
         desk.click(f"#r-{live} ~ .do button")
         desk.until("rejected", lambda: "1 waits for you" in desk.text("#status"))
-        desk.type("#q", "model two")
-        desk.click("#find")
+        others(desk, failed, shots, "desk-1280")
+        desk.open(URL)
+        desk.until("back", lambda: desk.find("#q"))
+        desk.run("document.getElementById('q').value = 'model two'; document.getElementById('find').click()")
         desk.until("found", lambda: "q=model+two" in desk.call("GET", "/url"))
         desk.check("found")
         desk.click("#out")
@@ -187,6 +226,7 @@ def main(code, device, shots):
             phone.log_in(code)
             phone.check(name)
             phone.shot(shots / f"{name}.png")
+            others(phone, failed, shots, name)
             cookie = phone.call("GET", "/cookie/__Host-groundcrew")["value"]
         finally:
             phone.close()
@@ -205,4 +245,7 @@ def main(code, device, shots):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3]))
+    if len(sys.argv) == 3:
+        empty(sys.argv[1], pathlib.Path(sys.argv[2]))
+    else:
+        main(*sys.argv[1:4], pathlib.Path(sys.argv[4]))

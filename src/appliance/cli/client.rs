@@ -4,9 +4,12 @@
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::office::{Command, Office, Order, Outcome};
+use crate::office::{Command, FileTerms, Import, Office, Order, Outcome, Part, Progress};
+use crate::serve::control::{FileOrder, Told, Upload};
 use crate::site::Site;
 use crate::store::Store;
 
@@ -54,9 +57,119 @@ impl Link {
             None => {
                 let stream = UnixStream::connect(self.site.control_socket())
                     .map_err(|error| unreachable_socket(&self.site, error))?;
-                over_socket(stream, &order)
+                let mut there = Conversation::new(stream)?;
+                there.say(&order)?;
+                there.hear()
             }
         }
+    }
+}
+
+/// A file on its way to be registered: all of it counts once it is
+/// [finished](Uploading::finish), and nothing before.
+pub enum Uploading<'a> {
+    /// By this process.
+    Here(&'a tokio::runtime::Runtime, Box<Import<'a>>),
+    /// By the appliance.
+    There(Conversation),
+}
+
+impl Link {
+    /// Begins to register a file.
+    pub fn import(&self, terms: FileTerms) -> anyhow::Result<Uploading<'_>> {
+        let by = technician();
+        if let Some((runtime, office)) = &self.offline {
+            let import = office.import_file(terms, by)?;
+            return Ok(Uploading::Here(runtime, Box::new(import)));
+        }
+        let stream = UnixStream::connect(self.site.control_socket())
+            .map_err(|error| unreachable_socket(&self.site, error))?;
+        let mut there = Conversation::new(stream)?;
+        let import = terms;
+        there.say(&FileOrder { by, import })?;
+        match there.told()? {
+            Told::Go => Ok(Uploading::There(there)),
+            other => bail!("the appliance said something else: {other:?}"),
+        }
+    }
+}
+
+impl Uploading<'_> {
+    /// Brings some rows.
+    pub fn add(&mut self, part: Part) -> anyhow::Result<Progress> {
+        match self {
+            Self::Here(runtime, import) => runtime.block_on(import.add(part)),
+            Self::There(there) => {
+                there.say(&Upload::Part(part))?;
+                match there.told()? {
+                    Told::Progress(progress) => Ok(progress),
+                    other => bail!("the appliance said something else: {other:?}"),
+                }
+            }
+        }
+    }
+
+    /// Registers what was brought. `each` hears what became of it, part by part.
+    pub fn finish(self, mut each: impl FnMut(Progress)) -> anyhow::Result<()> {
+        match self {
+            Self::Here(runtime, import) => runtime.block_on(async {
+                let mut registering = import.accept().await?;
+                while let Some(progress) = registering.next().await? {
+                    each(progress);
+                }
+                Ok(())
+            }),
+            Self::There(mut there) => {
+                there.say(&Upload::End)?;
+                loop {
+                    match there.told().context(
+                        "the appliance may have registered the file: `device list` tells, and importing it again does no harm",
+                    )? {
+                        Told::Progress(progress) => each(progress),
+                        Told::Over => return Ok(()),
+                        Told::Go => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Lines to and from the appliance.
+pub struct Conversation {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+impl Conversation {
+    fn new(stream: UnixStream) -> std::io::Result<Self> {
+        let reader = BufReader::new(stream.try_clone()?);
+        Ok(Self {
+            reader,
+            writer: stream,
+        })
+    }
+
+    fn say(&mut self, what: &impl Serialize) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(what)?;
+        line.push(b'\n');
+        // Where the appliance hung up, it said why before.
+        match self.writer.write_all(&line) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn hear<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
+        let mut answer = String::new();
+        self.reader.read_line(&mut answer)?;
+        let result: Result<T, String> = serde_json::from_str(&answer)
+            .context("the appliance ended before it answered; see its log")?;
+        result.map_err(anyhow::Error::msg)
+    }
+
+    fn told(&mut self) -> anyhow::Result<Told> {
+        self.hear()
     }
 }
 
@@ -65,17 +178,6 @@ fn unreachable_socket(site: &Site, error: std::io::Error) -> anyhow::Error {
         "the appliance's control socket {} (run this as the user it runs as)",
         site.control_socket().display()
     ))
-}
-
-fn over_socket(mut stream: UnixStream, order: &Order) -> anyhow::Result<Outcome> {
-    let mut line = serde_json::to_vec(order)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer)?;
-    let result: Result<Outcome, String> = serde_json::from_str(&answer)
-        .context("the appliance ended before it answered; see its log")?;
-    result.map_err(anyhow::Error::msg)
 }
 
 fn open(site: &Site) -> anyhow::Result<(tokio::runtime::Runtime, Office)> {

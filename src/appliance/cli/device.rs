@@ -4,86 +4,83 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use super::args::{DeviceCommand, DeviceFindArgs, DeviceShowArgs};
-use super::{client, explain, inventory, table, transfer};
-use crate::office::{Command, DeviceView, Outcome};
+use super::{approve, client, explain, inventory, table, transfer};
+use crate::office::{Command, DeviceView, Outcome, every_device};
 use crate::site::Site;
 
 pub fn run(command: DeviceCommand) -> anyhow::Result<ExitCode> {
-    match command {
-        DeviceCommand::List(args) => list(&args),
-        DeviceCommand::Show(args) => show(&args),
-        DeviceCommand::Import(args) => inventory::import(&args),
-        DeviceCommand::Export(args) => inventory::export(&args),
-        DeviceCommand::Transfer(args) => transfer::transfer(&args),
-        DeviceCommand::Receive(args) => transfer::receive(&args),
-        DeviceCommand::Explain(args) => explain::explain(&args),
-        DeviceCommand::Approve(args) => change(
-            &Site::at(args.site.dir),
-            Command::Approve {
-                device: args.id,
-                code: args.code,
-            },
-        ),
-        DeviceCommand::Reject(args) => change(
-            &Site::at(args.site.dir),
+    let (site, command) = match command {
+        DeviceCommand::List(args) => return list(&args),
+        DeviceCommand::Show(args) => return show(&args),
+        DeviceCommand::Import(args) => return inventory::import(&args),
+        DeviceCommand::Export(args) => return inventory::export(&args),
+        DeviceCommand::Transfer(args) => return transfer::transfer(&args),
+        DeviceCommand::Receive(args) => return transfer::receive(&args),
+        DeviceCommand::Explain(args) => return explain::explain(&args),
+        DeviceCommand::Approve(args) => return approve::approve(&args),
+        DeviceCommand::Reject(args) => (
+            args.site,
             Command::Reject {
                 device: args.id,
                 reason: args.reason,
             },
         ),
-        DeviceCommand::Reprovision(args) => {
-            change(&Site::at(args.site.dir), Command::Reprovision(args.id))
-        }
-        DeviceCommand::Hold(args) => change(
-            &Site::at(args.site.dir),
+        DeviceCommand::Hold(args) => (
+            args.site,
             Command::Hold {
                 device: args.id,
                 reason: args.reason,
             },
         ),
-        DeviceCommand::Release(args) => change(&Site::at(args.site.dir), Command::Release(args.id)),
-        DeviceCommand::Accept(args) => change(&Site::at(args.site.dir), Command::Accept(args.id)),
-        DeviceCommand::Tag(args) => change(
-            &Site::at(args.site.dir),
+        DeviceCommand::Tag(args) => (
+            args.site,
             Command::Tag {
                 device: args.id,
                 tag: args.tag,
             },
         ),
-        DeviceCommand::Retire(args) => change(
-            &Site::at(args.site.dir),
+        DeviceCommand::Retire(args) => (
+            args.site,
             Command::Retire {
                 device: args.id,
                 reason: args.reason,
             },
         ),
-        DeviceCommand::Forget(args) => change(&Site::at(args.site.dir), Command::Forget(args.id)),
-    }
-}
-
-fn change(site: &Site, command: Command) -> anyhow::Result<ExitCode> {
-    match client::execute(site, command)? {
+        DeviceCommand::Reprovision(args) => (args.site, Command::Reprovision(args.id)),
+        DeviceCommand::Release(args) => (args.site, Command::Release(args.id)),
+        DeviceCommand::Accept(args) => (args.site, Command::Accept(args.id)),
+        DeviceCommand::Forget(args) => (args.site, Command::Forget(args.id)),
+    };
+    match client::execute(&Site::at(site.dir), command)? {
         Outcome::Done(line) => println!("{line}"),
-        other => println!("{}", serde_json::to_string(&other)?),
+        _ => anyhow::bail!("the appliance answered something else"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn list(args: &DeviceFindArgs) -> anyhow::Result<ExitCode> {
     let narrowed = args.find.is_some() || args.phase.is_some() || args.limit.is_some();
-    let command = match narrowed {
-        false => Command::ListDevices,
-        true => Command::FindDevices {
-            text: args.find.clone().unwrap_or_default(),
-            phase: args.phase.clone(),
-            skip: 0,
-            limit: args.limit.unwrap_or(usize::MAX),
-        },
-    };
-    let (devices, matching) = match client::execute(&Site::at(&args.site.dir), command)? {
-        Outcome::Devices(devices) => (devices, None),
-        Outcome::Found(found) => (found.devices, Some(found.matching)),
-        _ => anyhow::bail!("the appliance answered something else"),
+    let text = args.find.clone().unwrap_or_default();
+    let link = client::connect(&Site::at(&args.site.dir))?;
+    let (devices, matching) = match args.limit {
+        None => (
+            every_device(&text, args.phase.as_deref(), |command| {
+                link.execute(command)
+            })?,
+            None,
+        ),
+        Some(limit) => {
+            let command = Command::FindDevices {
+                text,
+                phase: args.phase.clone(),
+                skip: 0,
+                limit,
+            };
+            match link.execute(command)? {
+                Outcome::Found(found) => (found.devices, Some(found.matching)),
+                _ => anyhow::bail!("the appliance answered something else"),
+            }
+        }
     };
     if !args.json && narrowed && devices.is_empty() {
         println!("No device fits.");
@@ -151,7 +148,7 @@ fn show(args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&device)?);
     } else {
-        print!("{}", details(&device));
+        print!("{}", details(&device, table::terminal_width(80)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -164,7 +161,7 @@ fn show_log(site: &Site, args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn details(device: &DeviceView) -> String {
+fn details(device: &DeviceView, width: usize) -> String {
     let since = device
         .since
         .map(|since| format!(" since {since}"))
@@ -184,10 +181,10 @@ fn details(device: &DeviceView) -> String {
         ("profile", device.profile.as_ref().map(ToString::to_string)),
         ("bundle", device.bundle.clone()),
     ];
-    for (name, value) in fields {
-        if let Some(value) = value {
-            let _ = writeln!(out, "  {name:<10}{value}");
-        }
-    }
+    let rows: Vec<(&str, String)> = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect();
+    out.push_str(&table::fields(&rows, width));
     out
 }

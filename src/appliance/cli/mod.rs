@@ -1,6 +1,7 @@
 //! The commands: each reads its arguments, does one thing, and says what came
 //! of it. Exit status 0 done, 1 failed, 2 wrong usage (clap's).
 
+mod approve;
 pub mod args;
 mod backup;
 mod boot;

@@ -37,13 +37,25 @@ pub fn render(header: &[&str], rows: &[Vec<String>], width: usize) -> String {
 /// Names and values, one below the other: values wrapped at blanks, or where
 /// there is none, so that no line is wider than `width`.
 pub fn fields<N: AsRef<str>>(rows: &[(N, String)], width: usize) -> String {
-    let names = rows.iter().map(|(name, _)| name.as_ref().chars().count());
-    let indent = names.max().unwrap_or(0) + 4;
+    let length = |name: &N| name.as_ref().chars().count();
+    // A name that would leave no room for values has a line of its own.
+    let names = rows.iter().map(|(name, _)| length(name));
+    let indent = names.filter(|name| *name <= width / 2).max().unwrap_or(0) + 4;
     let room = width.saturating_sub(indent).max(20);
     let mut out = String::new();
     for (name, value) in rows {
+        let alone = length(name) + 4 > indent;
+        if alone {
+            for line in wrap(name.as_ref(), width.saturating_sub(2).max(20)) {
+                out.push_str(&format!("  {line}\n"));
+            }
+        }
         for (number, line) in wrap(value, room).iter().enumerate() {
-            let name = if number == 0 { name.as_ref() } else { "" };
+            let name = if number == 0 && !alone {
+                name.as_ref()
+            } else {
+                ""
+            };
             let line = format!("  {name:<column$}{line}", column = indent - 2);
             out.push_str(line.trim_end());
             out.push('\n');
@@ -57,7 +69,10 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let word: Vec<char> = word.chars().collect();
-        for (number, piece) in word.chunks(width).enumerate() {
+        // Digests and keys are cut in equal parts, not in a long and a short one.
+        let pieces = word.len().div_ceil(width).max(1);
+        let length = word.len().div_ceil(pieces).max(1);
+        for (number, piece) in word.chunks(length).enumerate() {
             let piece: String = piece.iter().collect();
             match lines.last_mut() {
                 Some(line)
@@ -97,9 +112,18 @@ mod tests {
         let text = fields(&rows, 30);
         assert_eq!(
             text,
-            "  A     one two three four\n        five six seven\n  Long  xxxxxxxxxxxxxxxxxxxxxx\n        xxxxxxxxxxxxxxxxxxxxxx\n        x\n"
+            "  A     one two three four\n        five six seven\n  Long  xxxxxxxxxxxxxxx\n        xxxxxxxxxxxxxxx\n        xxxxxxxxxxxxxxx\n"
         );
         assert!(text.lines().all(|line| line.chars().count() <= 30));
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_stands_alone() {
+        let rows = [("A", "one".to_owned()), (&"n".repeat(20), "two".to_owned())];
+        assert_eq!(
+            fields(&rows, 30),
+            format!("  A  one\n  {}\n     two\n", "n".repeat(20))
+        );
     }
 
     #[test]

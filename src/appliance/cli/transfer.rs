@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client;
 use super::site_arg::SiteArg;
-use crate::office::{Blob, Command, ImportRow, Outcome};
+use crate::office::{Blob, Command, FileTerms, ImportRow, Outcome};
 use crate::site::{Site, charter};
 
 /// `groundcrew device transfer`.
@@ -180,8 +180,7 @@ pub fn receive(args: &DeviceReceiveArgs) -> anyhow::Result<ExitCode> {
     }];
     let Outcome::Imported(view) = link.execute(Command::Import {
         rows,
-        tag: None,
-        dry_run: false,
+        terms: FileTerms::default(),
     })?
     else {
         bail!("the appliance answered something else");

@@ -434,8 +434,7 @@ fn register(site: &Site, store: Store, serial: &str) {
     });
     let command = Command::Import {
         rows: rows.collect(),
-        tag: None,
-        dry_run: false,
+        terms: crate::office::FileTerms::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

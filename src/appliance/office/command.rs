@@ -12,6 +12,7 @@ use groundcrew_registry::device::{Registration, Tag};
 use groundcrew_registry::export::ExportRow;
 use serde::{Deserialize, Serialize};
 
+use super::FileTerms;
 use crate::flight::{StoryLine, StoryView};
 use crate::lan::{LeaseView, NetView};
 use crate::once::Once;
@@ -30,9 +31,16 @@ pub struct Order {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
-    /// All devices.
-    ListDevices,
-    /// Some of the devices.
+    /// Devices by their names, a page at a time: see [`every_device`].
+    ListDevices {
+        /// As for [`Command::FindDevices`].
+        text: String,
+        /// Only those in this phase.
+        phase: Option<String>,
+        /// The last one of the page before.
+        after: Option<DeviceId>,
+    },
+    /// Some of the devices, those that need somebody first.
     FindDevices {
         /// In their id, serial number, maker, model, tag, code or MAC address.
         text: String,
@@ -54,14 +62,13 @@ pub enum Command {
     DeviceLog(DeviceId),
     /// Keep hardware hashes, before [`Command::Import`] names them.
     KeepHashes(Vec<Blob>),
-    /// Register what the rows of a file say, all of it or nothing.
+    /// Register a few rows, all of them or none. Files come by
+    /// [`super::Office::import_file`].
     Import {
-        /// The rows that could be read.
+        /// The rows.
         rows: Vec<ImportRow>,
-        /// For rows that bring no tag.
-        tag: Option<Tag>,
-        /// Only say what would happen.
-        dry_run: bool,
+        /// How.
+        terms: FileTerms,
     },
     /// Let a waiting device in.
     Approve {
@@ -166,7 +173,7 @@ pub struct Blob(#[serde(with = "groundcrew_core::encoding::base64")] pub Vec<u8>
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// [`Command::ListDevices`].
-    Devices(Vec<DeviceView>),
+    Devices(DevicePage),
     /// [`Command::FindDevices`].
     Found(FoundView),
     /// [`Command::PageCode`].
@@ -202,6 +209,41 @@ pub enum Outcome {
     Profile(ProfileView),
     /// [`Command::Export`].
     Exported(ExportPage),
+}
+
+/// Some of the devices, by their names.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DevicePage {
+    /// The devices.
+    pub devices: Vec<DeviceView>,
+    /// Where the next page begins; none where there is no more.
+    pub last: Option<DeviceId>,
+}
+
+/// Every device, or those that fit; read page by page, so that nobody waits for
+/// a long list. Those that wait for somebody come first.
+pub fn every_device(
+    text: &str,
+    phase: Option<&str>,
+    mut execute: impl FnMut(Command) -> anyhow::Result<Outcome>,
+) -> anyhow::Result<Vec<DeviceView>> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let command = Command::ListDevices {
+            text: text.to_owned(),
+            phase: phase.map(str::to_owned),
+            after,
+        };
+        let Outcome::Devices(page) = execute(command)? else {
+            anyhow::bail!("the appliance answered something else");
+        };
+        all.extend(page.devices);
+        after = page.last;
+        if after.is_none() {
+            all.sort_by_key(|device| device.code.is_none());
+            return Ok(all);
+        }
+    }
 }
 
 /// Some of the devices.
@@ -263,7 +305,7 @@ pub struct ImportView {
 }
 
 /// A row that was not registered.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedRow {
     /// Line in the file, from 1.
     pub line: u64,

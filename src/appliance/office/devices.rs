@@ -119,19 +119,10 @@ impl Office {
         &self,
         hashes: &[super::command::Blob],
     ) -> anyhow::Result<Outcome> {
-        let mut rows = Vec::with_capacity(hashes.len());
-        for blob in hashes {
-            let bytes =
-                HardwareHash::from_text(&data_encoding::BASE64.encode(&blob.0))?.to_bytes()?;
-            let used = bytes
-                .iter()
-                .rposition(|byte| *byte != 0)
-                .map_or(0, |last| last + 1);
-            rows.push(store::Change::Hash {
-                digest: Digest::of(&bytes),
-                bytes: bytes.get(..used).unwrap_or(&bytes).to_vec(),
-            });
-        }
+        let rows = hashes
+            .iter()
+            .map(kept_hash)
+            .collect::<anyhow::Result<_>>()?;
         self.writer.place()?.write(rows).done().await;
         Ok(Outcome::Done(format!("{} hashes kept", hashes.len())))
     }
@@ -206,6 +197,19 @@ impl Office {
         };
         Ok(HardwareHash::from_report(&request.report, origin).ok())
     }
+}
+
+/// The row that keeps a hash, for whoever registers the device it came with.
+pub(super) fn kept_hash(blob: &super::command::Blob) -> anyhow::Result<store::Change> {
+    let bytes = HardwareHash::from_text(&data_encoding::BASE64.encode(&blob.0))?.to_bytes()?;
+    let used = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    Ok(store::Change::Hash {
+        digest: Digest::of(&bytes),
+        bytes: bytes.get(..used).unwrap_or(&bytes).to_vec(),
+    })
 }
 
 /// A hash that is kept without the zeros at its end; some of those may be the

@@ -29,8 +29,10 @@ fn file() -> Command {
     let rows = (1..=ROWS).chain([1]).map(row).collect();
     Command::Import {
         rows,
-        tag: Some("long".parse().unwrap()),
-        dry_run: false,
+        terms: FileTerms {
+            tag: Some("long".parse().unwrap()),
+            dry_run: false,
+        },
     }
 }
 

@@ -45,10 +45,11 @@ use groundcrew_registry::state::{ApproveError, Limits};
 use groundcrew_registry::{Actor, Change, Entry, Registry};
 
 pub use command::{
-    Blob, Command, DeviceView, ExplainView, ExportPage, FindingView, FoundView, ImportRow,
-    ImportView, Order, Outcome, ProfileView, RefusedRow,
+    Blob, Command, DevicePage, DeviceView, ExplainView, ExportPage, FindingView, FoundView,
+    ImportRow, ImportView, Order, Outcome, ProfileView, RefusedRow, every_device,
 };
 pub use enroll::Refusal;
+pub use import::{FileTerms, Import, PART, Part, Progress, Registering};
 pub use pace::Pace;
 
 use tokio::sync::watch;
@@ -88,8 +89,7 @@ pub struct Office {
     transfers: Board,
     flight: Arc<Flight>,
     orders: once::Orders,
-    /// One file at a time.
-    importing: tokio::sync::Mutex<()>,
+    importing: tokio::sync::Mutex<import::Underway>,
     pace: Pace,
     /// Until when HQ vouched when it was last looked up, in seconds since 1970.
     vouched: AtomicU64,
@@ -316,18 +316,19 @@ impl Office {
     pub async fn execute(&self, order: Order) -> anyhow::Result<Outcome> {
         let by = order.by;
         match order.command {
-            Command::ListDevices => Ok(Outcome::Devices(view::all(&self.lock()))),
+            Command::ListDevices { text, phase, after } => {
+                let search = search(0, &text, phase.as_deref())?;
+                let page = view::page(&self.lock(), &search, after.as_ref());
+                Ok(Outcome::Devices(page))
+            }
             Command::FindDevices {
                 text,
                 phase,
                 skip,
                 limit,
             } => {
-                let mut search = Search::first(limit).after(skip).text(&text);
-                if let Some(phase) = phase {
-                    search = search.phase(&phase)?;
-                }
-                Ok(Outcome::Found(self.find(&search)))
+                let search = search(limit, &text, phase.as_deref())?;
+                Ok(Outcome::Found(self.find(&search.after(skip))))
             }
             Command::PageCode { renew } => self.page_code(renew),
             Command::ShowDevice(id) => {
@@ -341,7 +342,7 @@ impl Office {
                 Ok(Outcome::Log(store::device_log(&self.registry_file, &id)?))
             }
             Command::KeepHashes(hashes) => self.keep_hashes(&hashes).await,
-            Command::Import { rows, tag, dry_run } => self.import(rows, tag, dry_run, &by).await,
+            Command::Import { rows, terms } => self.import(rows, terms, by).await,
             Command::Approve { device, code } => {
                 self.approve(&device, |registry| registry.approve(&device, code, &by))
                     .await
@@ -419,7 +420,8 @@ impl Office {
             let change = decide(&inner.registry)?;
             let mut rows = self.record(&mut inner, now, vec![change]);
             // Granted in the same batch, so that no crash comes between.
-            let granted = self.grant(&mut inner, now, device);
+            let listed = self.listed();
+            let granted = listed.and_then(|listed| self.grant(&mut inner, now, device, &listed));
             let ungranted = granted.map(|more| rows.extend(more)).err();
             inner.sessions.wake(device);
             (place.write(rows), ungranted)
@@ -509,6 +511,14 @@ impl Office {
         self.vouched.store(until.seconds(), Ordering::Relaxed);
         until
     }
+}
+
+fn search(limit: usize, text: &str, phase: Option<&str>) -> anyhow::Result<Search> {
+    let search = Search::first(limit).text(text);
+    Ok(match phase {
+        Some(phase) => search.phase(phase)?,
+        None => search,
+    })
 }
 
 /// Queues rows that nobody waits for.

@@ -2,6 +2,7 @@
 //! a line of the journal, which is never shortened.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
@@ -36,7 +37,7 @@ const AGAIN: Rate = Rate {
 };
 
 /// Addresses (or devices) remembered; past it the table starts anew, which only forgives.
-const ADDRESSES: usize = 4096;
+const REMEMBERED: usize = 4096;
 
 /// Guesses at a code: forty bits, so that a minute's worth of them is nothing.
 const GUESSES: Rate = Rate {
@@ -50,18 +51,21 @@ const ALL_GUESSES: Rate = Rate {
     burst: 60.0,
 };
 
-/// Token buckets, one for each address and one for all.
+/// Token buckets: one for each address, one for all, one for each device.
 pub struct Pace {
-    address: Rate,
-    all: Rate,
-    state: Mutex<State>,
-    again: Mutex<HashMap<DeviceId, Bucket>>,
+    asking: Mutex<Asking>,
+    again: Mutex<Buckets<DeviceId>>,
 }
 
-#[derive(Default)]
-struct State {
-    all: Option<Bucket>,
-    addresses: HashMap<IpAddr, Bucket>,
+struct Asking {
+    addresses: Buckets<IpAddr>,
+    all: Buckets<()>,
+}
+
+/// A bucket for each of those who were seen lately.
+struct Buckets<K> {
+    rate: Rate,
+    of: HashMap<K, Bucket>,
 }
 
 #[derive(Clone, Copy)]
@@ -72,70 +76,64 @@ struct Bucket {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self {
-            address: ADDRESS,
-            all: ALL,
-            state: Mutex::default(),
-            again: Mutex::default(),
-        }
+        Self::new(ADDRESS, ALL)
     }
 }
 
 impl Pace {
     /// For guesses at a code instead of enrollments.
     pub fn of_guesses() -> Self {
+        Self::new(GUESSES, ALL_GUESSES)
+    }
+
+    fn new(address: Rate, all: Rate) -> Self {
         Self {
-            address: GUESSES,
-            all: ALL_GUESSES,
-            state: Mutex::default(),
-            again: Mutex::default(),
+            asking: Mutex::new(Asking {
+                addresses: Buckets::new(address),
+                all: Buckets::new(all),
+            }),
+            again: Mutex::new(Buckets::new(AGAIN)),
         }
     }
 
     /// Whether a request of `peer` may be carried out now.
     pub fn admits(&self, peer: IpAddr, now: Instant) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.addresses.len() >= ADDRESSES && !state.addresses.contains_key(&peer) {
-            state.addresses.clear();
-        }
-        let of_address = state
-            .addresses
-            .entry(peer)
-            .or_insert(full(self.address, now));
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         // The own bucket first: a flood of one address does not empty the other.
-        take(of_address, self.address, now)
-            && take(state.all.get_or_insert(full(self.all, now)), self.all, now)
+        asking.addresses.take(peer, now) && asking.all.take((), now)
     }
-}
 
-impl Pace {
     /// Whether a device that was let in before may be let in anew now.
     pub fn admits_again(&self, device: &DeviceId, now: Instant) -> bool {
         let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
-        if again.len() >= ADDRESSES && !again.contains_key(device) {
-            again.clear();
+        again.take(device.clone(), now)
+    }
+}
+
+impl<K: Eq + Hash> Buckets<K> {
+    fn new(rate: Rate) -> Self {
+        let of = HashMap::new();
+        Self { rate, of }
+    }
+
+    fn take(&mut self, key: K, now: Instant) -> bool {
+        if self.of.len() >= REMEMBERED && !self.of.contains_key(&key) {
+            self.of.clear();
         }
-        let bucket = again.entry(device.clone()).or_insert(full(AGAIN, now));
-        take(bucket, AGAIN, now)
+        let rate = self.rate;
+        let bucket = self.of.entry(key).or_insert(Bucket {
+            tokens: rate.burst,
+            at: now,
+        });
+        let gone = now.saturating_duration_since(bucket.at).as_secs_f64();
+        bucket.tokens = (bucket.tokens + gone * rate.each_second).min(rate.burst);
+        bucket.at = now;
+        let admitted = bucket.tokens >= 1.0;
+        if admitted {
+            bucket.tokens -= 1.0;
+        }
+        admitted
     }
-}
-
-fn full(rate: Rate, now: Instant) -> Bucket {
-    Bucket {
-        tokens: rate.burst,
-        at: now,
-    }
-}
-
-fn take(bucket: &mut Bucket, rate: Rate, now: Instant) -> bool {
-    let gained = now.saturating_duration_since(bucket.at).as_secs_f64() * rate.each_second;
-    bucket.tokens = (bucket.tokens + gained).min(rate.burst);
-    bucket.at = now;
-    let admitted = bucket.tokens >= 1.0;
-    if admitted {
-        bucket.tokens -= 1.0;
-    }
-    admitted
 }
 
 #[cfg(test)]
@@ -164,7 +162,7 @@ mod tests {
                 .count(),
             2000
         );
-        let remembered = pace.state.lock().unwrap().addresses.len();
-        assert!(remembered <= ADDRESSES);
+        let remembered = pace.asking.lock().unwrap().addresses.of.len();
+        assert!(remembered <= REMEMBERED);
     }
 }

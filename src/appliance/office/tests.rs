@@ -11,7 +11,7 @@ use super::*;
 use crate::hq::change::{Progress, Terms};
 use crate::hq::secret::Passphrase;
 use crate::hq::{Hq, found};
-use crate::site::create::NewSite;
+use crate::site::create::{FirstMode, NewSite};
 use crate::site::import;
 
 pub(super) struct World {
@@ -29,6 +29,7 @@ impl World {
             name: &name,
             address: "10.9.0.1/24".parse().unwrap(),
             interface: "eth9",
+            mode: FirstMode::default(),
         };
         let site = found::create(folder.path(), &new).unwrap();
         let hq = Hq::open(&folder.path().join("hq")).unwrap();
@@ -64,8 +65,7 @@ impl World {
         });
         let command = Command::Import {
             rows: rows.collect(),
-            tag: None,
-            dry_run: false,
+            terms: FileTerms::default(),
         };
         let outcome = self
             .office
@@ -94,10 +94,8 @@ impl World {
 
     /// The device with this serial number.
     pub(super) async fn device(&self, serial: &str) -> DeviceId {
-        let Outcome::Devices(all) = self.order(Command::ListDevices).await else {
-            panic!("no devices")
-        };
-        let mut all = all.into_iter();
+        let page = view::page(&self.office.lock(), &Search::default(), None);
+        let mut all = page.devices.into_iter();
         all.find(|device| device.serial.as_deref() == Some(serial))
             .unwrap()
             .id
@@ -198,7 +196,7 @@ async fn a_start_believes_a_snapshot_only_where_the_journal_agrees() {
     world.import(&["SYNTH-3"]).await;
     world.office.writer.flush().await;
     let listed = |office: &Office| {
-        let views = view::all(&office.lock());
+        let views = view::page(&office.lock(), &Search::default(), None);
         serde_json::to_string(&views).unwrap()
     };
     let before = listed(&world.office);

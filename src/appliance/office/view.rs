@@ -1,21 +1,27 @@
 //! Devices and events as people and scripts see them.
 
+use groundcrew_core::DeviceId;
 use groundcrew_registry::device::{Device, Phase};
 use groundcrew_registry::event::Event;
 use groundcrew_registry::search::Search;
 
 use super::sessions::Enrollment;
-use super::{DeviceView, FoundView, Inner};
+use super::{DevicePage, DeviceView, FoundView, Inner};
 
-/// Every device; those that wait for somebody come first.
-pub fn all(inner: &Inner) -> Vec<DeviceView> {
-    let mut views: Vec<DeviceView> = inner
-        .registry
-        .devices()
-        .map(|device| one(inner, device))
-        .collect();
-    views.sort_by_key(|view| (view.code.is_none(), view.id.clone()));
-    views
+/// Devices on one page of a list that is read to its end.
+const PAGE: usize = 1000;
+
+/// Those that a search means, after the given one, by name.
+pub fn page(inner: &Inner, search: &Search, after: Option<&DeviceId>) -> DevicePage {
+    let devices = inner.registry.search_after(search, after);
+    let devices: Vec<DeviceView> = devices.take(PAGE).map(|d| one(inner, d)).collect();
+    DevicePage {
+        last: devices
+            .last()
+            .filter(|_| devices.len() == PAGE)
+            .map(|device| device.id.clone()),
+        devices,
+    }
 }
 
 /// Those that a search finds.

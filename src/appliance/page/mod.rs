@@ -11,6 +11,7 @@
 use std::net::Ipv4Addr;
 
 mod gate;
+mod one;
 mod render;
 mod routes;
 

@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Write as _};
 
+use groundcrew_core::UnixTime;
 use groundcrew_registry::search::WAITING;
 
 use super::gate::{News, PageCode, Visitor};
@@ -38,7 +39,7 @@ pub struct View {
 }
 
 /// Text with what means something in HTML taken out of it.
-struct Text<'a>(&'a str);
+pub(super) struct Text<'a>(pub &'a str);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,11 +89,6 @@ pub fn devices(
     found: &FoundView,
     news: Option<&News>,
 ) -> String {
-    let out = format!(
-        "<form method=\"post\" action=\"/logout\">{form}<button id=\"out\">Log out {name}</button></form>",
-        form = token(visitor),
-        name = Text(&visitor.name),
-    );
     let mut body = format!(
         "<main id=\"main\">\n<p id=\"status\" role=\"status\" class=\"soft\">{}</p>\n{}<div id=\"live\">\n",
         status(found),
@@ -104,10 +100,27 @@ pub fn devices(
     body.push_str("</div></main>");
     // Whoever has no script gets the news by loading the page again.
     let refresh = "<noscript><meta http-equiv=\"refresh\" content=\"15\"></noscript>";
-    document(whose, "Devices", refresh, &out, &body)
+    document(whose, "Devices", refresh, &log_out(visitor), &body)
 }
 
-fn document(whose: &Whose, title: &str, head: &str, header: &str, body: &str) -> String {
+/// Something that cannot be shown or done, and the way back.
+pub fn problem(whose: &Whose, title: &str, text: &str) -> String {
+    let body = format!(
+        "<main id=\"main\"><h2>{title}</h2>\n{}<p><a href=\"/\">All devices</a></p></main>",
+        banner(false, text)
+    );
+    document(whose, title, "", "", &body)
+}
+
+pub(super) fn log_out(visitor: &Visitor) -> String {
+    format!(
+        "<form method=\"post\" action=\"/logout\">{form}<button id=\"out\">Log out {name}</button></form>",
+        form = token(visitor),
+        name = Text(&visitor.name),
+    )
+}
+
+pub(super) fn document(whose: &Whose, title: &str, head: &str, header: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">{head}\
@@ -121,7 +134,7 @@ fn document(whose: &Whose, title: &str, head: &str, header: &str, body: &str) ->
     )
 }
 
-fn banner(good: bool, text: &str) -> String {
+pub(super) fn banner(good: bool, text: &str) -> String {
     let (class, role) = match good {
         true => ("news", "status"),
         false => ("news bad", "alert"),
@@ -165,13 +178,13 @@ fn lobby(visitor: &Visitor, waiting: &FoundView) -> String {
     out
 }
 
-fn card(out: &mut String, visitor: &Visitor, device: &DeviceView) {
+pub(super) fn card(out: &mut String, visitor: &Visitor, device: &DeviceView) {
     let Some(code) = device.code else { return };
     let id = device.id.as_str();
     let _ = writeln!(
         out,
         "<li><h3>{what}</h3><p class=\"code\" aria-label=\"Code {spelt}\">{code}</p>\
-         <p>{id}</p><p class=\"soft\">{reason}</p><div class=\"do\">\
+         <p><a href=\"/device/{id}\">{id}</a></p><p class=\"soft\">{reason}</p><div class=\"do\">\
          <form method=\"post\" action=\"/device/{id}/approve\">{form}<input type=\"hidden\" name=\"code\" value=\"{code}\">\
          <button class=\"act\" id=\"a-{id}\" aria-label=\"Approve {id}\">Approve</button></form>\
          <details><summary class=\"no\" id=\"s-{id}\">Reject…</summary>\
@@ -206,8 +219,11 @@ fn machine(device: &DeviceView) -> String {
 }
 
 fn list(view: &View, found: &FoundView) -> String {
-    let mut out = "<h2 id=\"all\">Devices</h2>\n<ul class=\"counts\">".to_owned();
     let all: usize = found.counts.values().sum();
+    if all == 0 {
+        return "<h2>Devices</h2>\n<p>No device is known yet. Switch one on: it boots from the network and waits here.</p>\n".to_owned();
+    }
+    let mut out = "<h2 id=\"all\">Devices</h2>\n<ul class=\"counts\">".to_owned();
     let chips = std::iter::once(("", "all", all)).chain(
         groundcrew_registry::Phase::NAMES
             .into_iter()
@@ -240,11 +256,7 @@ fn list(view: &View, found: &FoundView) -> String {
         },
     );
     if found.devices.is_empty() {
-        out.push_str(if all == 0 {
-            "<p>No device is known yet. Switch one on: it boots from the network and waits here.</p>\n"
-        } else {
-            "<p>No device fits.</p>\n"
-        });
+        out.push_str("<p>No device fits.</p>\n");
         return out;
     }
     out.push_str(
@@ -262,12 +274,21 @@ fn list(view: &View, found: &FoundView) -> String {
     out
 }
 
+/// A time for people; whoever writes it says that it is UTC.
+pub(super) fn in_words(time: UnixTime) -> String {
+    time.to_string().replace('T', " ").replace('Z', "")
+}
+
+/// The word for where a device stands.
+pub(super) fn phase_of(device: &DeviceView) -> &str {
+    match device.code {
+        Some(_) => WAITING,
+        None => &device.state,
+    }
+}
+
 fn row(out: &mut String, device: &DeviceView) {
-    let phase = if device.code.is_some() {
-        WAITING
-    } else {
-        &device.state
-    };
+    let phase = phase_of(device);
     let what = device
         .progress
         .as_ref()
@@ -277,15 +298,11 @@ fn row(out: &mut String, device: &DeviceView) {
         format!("<progress value=\"{done}\" max=\"{all}\" aria-label=\"{done} of {all}\"></progress>")
     });
     let since = device.since.map_or_else(String::new, |since| {
-        let text = since.to_string();
-        format!(
-            "<time datetime=\"{text}\">{}</time>",
-            text.replace('T', " ").trim_end_matches('Z')
-        )
+        format!("<time datetime=\"{since}\">{}</time>", in_words(since))
     });
     let _ = writeln!(
         out,
-        "<tr role=\"row\"><td role=\"cell\">{id}</td><td role=\"cell\"><span class=\"phase {phase}\">{phase}</span></td>\
+        "<tr role=\"row\"><td role=\"cell\"><a href=\"/device/{id}\">{id}</a></td><td role=\"cell\"><span class=\"phase {phase}\">{phase}</span></td>\
          <td role=\"cell\">{machine}</td><td role=\"cell\">{done}{what}</td><td role=\"cell\">{since}</td></tr>",
         id = Text(device.id.as_str()),
         phase = Text(phase),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Extension, FromRequestParts, Path, Query, State};
+use axum::extract::{
+    DefaultBodyLimit, Extension, FromRequest, FromRequestParts, Path, Query, Request, State,
+};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::gate::{Gate, News, Visitor};
+use super::one::Known;
 use super::render::{self, ROWS, View, Whose};
 use crate::office::{Command, Office, Order, Outcome};
 use crate::serve::{Peer, Shutdown};
@@ -96,6 +99,47 @@ impl Site {
         response
     }
 
+    fn problem(&self, status: StatusCode, title: &str, text: &str) -> Response {
+        self.html(status, render::problem(&self.whose, title, text))
+    }
+
+    /// Whoever sends a form that is not this page's own.
+    fn refused(&self) -> Response {
+        self.problem(
+            StatusCode::FORBIDDEN,
+            "Not done",
+            "This form is out of date, or another page sent it. Go back and try again.",
+        )
+    }
+
+    async fn known(&self, id: DeviceId) -> Option<Known> {
+        let ask = async |command| {
+            let by = String::new();
+            self.office.execute(Order { by, command }).await.ok()
+        };
+        let Outcome::Device(device) = ask(Command::ShowDevice(id.clone())).await? else {
+            return None;
+        };
+        let explained = match ask(Command::ExplainDevice(id.clone())).await {
+            Some(Outcome::Explained(views)) => views.into_iter().next(),
+            _ => None,
+        };
+        let story = match ask(Command::ExplainBoot(id.to_string())).await {
+            Some(Outcome::Boot(story)) => Some(*story),
+            _ => None,
+        };
+        let log = match ask(Command::DeviceLog(id)).await {
+            Some(Outcome::Log(log)) => log,
+            _ => None,
+        };
+        Some(Known {
+            device: *device,
+            explained,
+            story,
+            log,
+        })
+    }
+
     fn log_in(&self, status: StatusCode, problem: Option<&str>, name: &str) -> Response {
         self.html(status, render::login(&self.whose, problem, name))
     }
@@ -108,8 +152,8 @@ pub fn routes(site: Arc<Site>) -> Router {
         .route("/events", get(events))
         .route("/login", post(log_in))
         .route("/logout", post(log_out))
-        .route("/device/{id}/approve", post(approve))
-        .route("/device/{id}/reject", post(reject))
+        .route("/device/{id}", get(device))
+        .route("/device/{id}/{decision}", post(decide))
         .layer(DefaultBodyLimit::max(FORM))
         .with_state(site)
 }
@@ -180,6 +224,49 @@ async fn page(
     site.html(StatusCode::OK, html)
 }
 
+/// One device. A stranger does not learn whether there is one.
+async fn device(
+    State(site): State<Arc<Site>>,
+    LoggedIn(visitor): LoggedIn,
+    id: Result<Path<DeviceId>, axum::extract::rejection::PathRejection>,
+) -> Response {
+    let found = match id {
+        Ok(Path(id)) => site.known(id).await,
+        Err(_) => None,
+    };
+    match found {
+        Some(known) => {
+            let news = site.gate.news(&visitor);
+            let html = super::one::device(&site.whose, &visitor, &known, news.as_ref());
+            site.html(StatusCode::OK, html)
+        }
+        None => site.problem(
+            StatusCode::NOT_FOUND,
+            "No such device",
+            "This site knows no device of that name. It may have been forgotten.",
+        ),
+    }
+}
+
+/// A form that came in time: anybody may begin to send one.
+struct Sent<T>(T);
+
+/// Whoever has not sent a whole form by then is let go.
+const FORM_WITHIN: Duration = Duration::from_secs(30);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Sent<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let reading = Form::<T>::from_request(request, state);
+        match tokio::time::timeout(FORM_WITHIN, reading).await {
+            Ok(Ok(Form(form))) => Ok(Self(form)),
+            Ok(Err(refused)) => Err(refused.into_response()),
+            Err(_) => Err(StatusCode::REQUEST_TIMEOUT.into_response()),
+        }
+    }
+}
+
 /// The log-in's form.
 #[derive(Deserialize)]
 struct LogIn {
@@ -191,10 +278,10 @@ async fn log_in(
     State(site): State<Arc<Site>>,
     peer: Option<Extension<Peer>>,
     headers: HeaderMap,
-    Form(form): Form<LogIn>,
+    Sent(form): Sent<LogIn>,
 ) -> Response {
     if foreign(&headers) {
-        return StatusCode::FORBIDDEN.into_response();
+        return site.refused();
     }
     let Some(Extension(Peer(peer))) = peer else {
         return StatusCode::FORBIDDEN.into_response();
@@ -240,54 +327,47 @@ async fn log_out(
     State(site): State<Arc<Site>>,
     LoggedIn(visitor): LoggedIn,
     headers: HeaderMap,
-    Form(form): Form<Signed>,
+    Sent(form): Sent<Signed>,
 ) -> Response {
     if foreign(&headers) || form.form != visitor.form {
-        return StatusCode::FORBIDDEN.into_response();
+        return site.refused();
     }
     site.gate.leave(&visitor);
     back()
 }
 
-async fn approve(
+/// What somebody decides about a device that waits.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Decision {
+    Approve,
+    Reject,
+}
+
+async fn decide(
     State(site): State<Arc<Site>>,
     LoggedIn(visitor): LoggedIn,
     headers: HeaderMap,
-    Path(device): Path<DeviceId>,
-    Form(form): Form<Signed>,
+    Path((device, decision)): Path<(DeviceId, Decision)>,
+    Sent(form): Sent<Signed>,
 ) -> Response {
-    let Ok(code) = form.code.parse::<Code>() else {
-        return StatusCode::BAD_REQUEST.into_response();
-    };
-    let command = Command::Approve { device, code };
-    carry_out(&site, &visitor, &headers, &form, command).await
-}
-
-async fn reject(
-    State(site): State<Arc<Site>>,
-    LoggedIn(visitor): LoggedIn,
-    headers: HeaderMap,
-    Path(device): Path<DeviceId>,
-    Form(form): Form<Signed>,
-) -> Response {
-    let reason = match form.reason.trim() {
-        "" => "refused by a technician".to_owned(),
-        reason => reason.to_owned(),
-    };
-    let command = Command::Reject { device, reason };
-    carry_out(&site, &visitor, &headers, &form, command).await
-}
-
-async fn carry_out(
-    site: &Site,
-    visitor: &Visitor,
-    headers: &HeaderMap,
-    form: &Signed,
-    command: Command,
-) -> Response {
-    if foreign(headers) || form.form != visitor.form {
-        return StatusCode::FORBIDDEN.into_response();
+    if foreign(&headers) || form.form != visitor.form {
+        return site.refused();
     }
+    let command = match (decision, form.code.parse::<Code>()) {
+        (Decision::Approve, Ok(code)) => Command::Approve { device, code },
+        (Decision::Approve, Err(error)) => {
+            let text = format!("{error}.");
+            return site.problem(StatusCode::BAD_REQUEST, "Not approved", &text);
+        }
+        (Decision::Reject, _) => {
+            let reason = match form.reason.trim() {
+                "" => "refused by a technician".to_owned(),
+                reason => reason.to_owned(),
+            };
+            Command::Reject { device, reason }
+        }
+    };
     let by = format!("{} (status page)", visitor.name);
     let news = match site.office.execute(Order { by, command }).await {
         Ok(Outcome::Done(text)) => News { good: true, text },
@@ -300,7 +380,7 @@ async fn carry_out(
             text: format!("{error:#}"),
         },
     };
-    site.gate.tell(visitor, news);
+    site.gate.tell(&visitor, news);
     back()
 }
 

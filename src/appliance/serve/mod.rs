@@ -3,7 +3,8 @@
 
 pub mod api;
 mod boot;
-mod control;
+mod cached;
+pub mod control;
 mod dhcp;
 mod files;
 mod http;

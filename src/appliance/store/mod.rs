@@ -190,9 +190,14 @@ impl Store {
         schema::waiting(&self.db).context("reading the requests that wait")
     }
 
-    /// What is left of an import that a crash came into: part 0 is its order.
-    pub fn import(&self) -> anyhow::Result<Vec<(u32, String)>> {
-        schema::import(&self.db).context("reading an import that was begun")
+    /// The parts that are left of an import that a crash came into.
+    pub fn import_parts(&self) -> anyhow::Result<Vec<u32>> {
+        schema::import_parts(&self.db).context("reading an import that was begun")
+    }
+
+    /// One part of it; 0 is its order.
+    pub fn import_part(&self, part: u32) -> anyhow::Result<String> {
+        schema::import_part(&self.db, part).context("reading an import that was begun")
     }
 
     /// The signed checkpoints, each with its line.
@@ -246,6 +251,21 @@ impl Store {
         let spawned = thread("checkpoint").spawn(move || checkpoint_when_grown(&beside, &grown));
         spawned.context("starting the store's second thread")?;
         Ok(Writer { sender })
+    }
+}
+
+/// The parts of a file that are staged. Reads beside the writer.
+pub struct StagedParts(Connection);
+
+impl StagedParts {
+    /// Opens the registry once more.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self(reader(path)?))
+    }
+
+    /// One part, as it was staged.
+    pub fn part(&self, part: u32) -> anyhow::Result<String> {
+        schema::import_part(&self.0, part).context("reading a part of an import")
     }
 }
 

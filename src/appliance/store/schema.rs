@@ -152,11 +152,16 @@ pub fn waiting(db: &Connection) -> rusqlite::Result<Vec<Waiting>> {
         .collect()
 }
 
-/// What is left of an import: its order, and the parts that are not registered yet.
-pub fn import(db: &Connection) -> rusqlite::Result<Vec<(u32, String)>> {
-    db.prepare("SELECT part, rows FROM import ORDER BY part")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+/// The parts that are left of an import; 0 is its order.
+pub fn import_parts(db: &Connection) -> rusqlite::Result<Vec<u32>> {
+    db.prepare("SELECT part FROM import ORDER BY part")?
+        .query_map([], |row| row.get(0))?
         .collect()
+}
+
+pub fn import_part(db: &Connection, part: u32) -> rusqlite::Result<String> {
+    db.prepare_cached("SELECT rows FROM import WHERE part = ?1")?
+        .query_row([part], |row| row.get(0))
 }
 
 pub fn last_journal_line(db: &Connection) -> rusqlite::Result<Option<String>> {

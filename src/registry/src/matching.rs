@@ -39,8 +39,8 @@ impl fmt::Display for By {
             Self::Ek => "TPM endorsement key",
             Self::UuidSerial => "UUID and serial number",
             Self::SerialModel => "serial number, manufacturer and model",
-            Self::Uuid => "UUID alone",
-            Self::Serial => "serial number alone",
+            Self::Uuid => "UUID",
+            Self::Serial => "serial number",
             Self::Mac => "MAC address",
         })
     }

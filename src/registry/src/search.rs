@@ -4,8 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use groundcrew_core::UnixTime;
 use groundcrew_core::hardware::MacAddr;
+use groundcrew_core::{DeviceId, UnixTime};
 
 use crate::device::{Device, Phase};
 use crate::state::Registry;
@@ -112,6 +112,17 @@ pub struct Found<'a> {
 }
 
 impl Registry {
+    /// The devices that `search` means and whose names come after `after`, by
+    /// name, whatever its limits: for whoever reads all of them, a page at a time.
+    pub fn search_after<'a>(
+        &'a self,
+        search: &'a Search,
+        after: Option<&DeviceId>,
+    ) -> impl Iterator<Item = &'a Device> {
+        self.devices_after(after)
+            .filter(|device| search.takes(device))
+    }
+
     /// The devices that `search` means.
     pub fn search(&self, search: &Search) -> Found<'_> {
         let mut counts = [0; Phase::NAMES.len()];
@@ -212,7 +223,6 @@ mod tests {
     use super::*;
     use crate::device::Registration;
     use crate::event::{Actor, Change, Event};
-    use groundcrew_core::DeviceId;
     use groundcrew_core::hardware::Identity;
 
     fn registry(count: u8) -> Registry {
@@ -249,6 +259,24 @@ mod tests {
             assert_eq!(found.matching, 25);
             assert_eq!(found.counts.get("registered"), Some(&25));
             seen.extend(found.devices.iter().map(|device| device.id.clone()));
+        }
+        let all: Vec<DeviceId> = registry.devices().map(|device| device.id.clone()).collect();
+        assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn names_lead_from_page_to_page() {
+        let registry = registry(25);
+        let search = Search::first(0).text("serial-0");
+        let (mut after, mut seen) = (None, Vec::new());
+        loop {
+            let page = registry.search_after(&search, after.as_ref()).take(10);
+            let page: Vec<DeviceId> = page.map(|device| device.id.clone()).collect();
+            let Some(last) = page.last().cloned() else {
+                break;
+            };
+            seen.extend(page);
+            after = Some(last);
         }
         let all: Vec<DeviceId> = registry.devices().map(|device| device.id.clone()).collect();
         assert_eq!(seen, all);

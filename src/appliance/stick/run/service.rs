@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use anyhow::Context as _;
 
 use super::unlock;
-use crate::office::{Command, DeviceView, Office, Order, Outcome};
+use crate::office::{Command, DeviceView, Office, Order, Outcome, every_device};
 use crate::page::PageCode;
 use crate::serve;
 use crate::site::Settings;
@@ -67,10 +67,7 @@ impl Service {
 
     /// Every device.
     pub fn devices(&self) -> Vec<DeviceView> {
-        match self.execute(Command::ListDevices) {
-            Ok(Outcome::Devices(devices)) => devices,
-            _ => Vec::new(),
-        }
+        every_device("", None, |command| self.execute(command)).unwrap_or_default()
     }
 
     /// What is done about addresses at this moment: `listening`, `proxy`, ….

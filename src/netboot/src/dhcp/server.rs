@@ -21,7 +21,7 @@ use super::mode::Role;
 use super::reply::Reply;
 use super::subnet::Subnet;
 use super::turn::Turn;
-use super::wire::Request;
+use super::wire::{MessageKind, Request};
 
 /// How long a declined address is put aside, in seconds.
 pub const DECLINE_SECONDS: u64 = 3600;
@@ -236,10 +236,22 @@ impl Server {
         self.networks.iter().map(Network::offers).sum()
     }
 
+    /// Whether this is the second half of an exchange: a REQUEST of a client that
+    /// was promised an address.
+    pub fn promised(&self, request: &Request) -> bool {
+        let key = ClientKey::of(request.client_id.as_deref(), request.mac);
+        let offered = |n: &Network| n.leases.offered_to(&key).is_some();
+        request.kind == MessageKind::Request && self.networks.iter().any(offered)
+    }
+
     /// A technician takes a lease away; the client moves when it next asks.
     pub fn release(&mut self, ip: Ipv4Addr, now: UnixTime) -> Vec<LeaseEvent> {
         for network in &mut self.networks {
             if let Some(lease) = network.leases.at(ip).cloned() {
+                // The row of a declined address names who complained, not a holder.
+                if lease.state == LeaseState::Declined {
+                    return vec![network.leases.drop_declined(ip)];
+                }
                 return network.leases.put(Lease {
                     state: LeaseState::Released,
                     expires_at: now,

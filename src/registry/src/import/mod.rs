@@ -105,9 +105,11 @@ impl Fault {
             Self::NoIdentity(_) => "NoUsableIdentity",
             Self::Row(RowFault::Hash(_)) => "InvalidZtdHardwareHash",
             Self::Row(RowFault::Serial { .. }) => "SerialNumberMismatch",
-            Self::Row(RowFault::Columns { .. } | RowFault::TooLong(_)) => "InvalidRow",
+            Self::Row(
+                RowFault::Columns { .. } | RowFault::LineBreak { .. } | RowFault::TooLong(_),
+            ) => "InvalidRow",
+            Self::Row(RowFault::Spreadsheet(_)) => "InvalidSerialNumber",
             Self::Row(RowFault::Tag(_)) => "InvalidGroupTag",
-            Self::Row(RowFault::Empty) => "EmptyRow",
         }
     }
 }
@@ -174,8 +176,9 @@ pub fn to_utf8(bytes: impl Read) -> std::io::Result<String> {
 /// An import that goes on part by part: remembers the rows of the file so far.
 #[derive(Debug, Default)]
 pub struct Importer {
-    /// The good rows so far.
+    /// The good rows that the registry does not know yet.
     file: Index,
+    /// Where each device of the file stands in it.
     lines: BTreeMap<DeviceId, u64>,
 }
 
@@ -197,6 +200,12 @@ impl Importer {
             outcomes.push((line, outcome));
         }
         Ok(RowsPlan { outcomes, changes })
+    }
+
+    /// The changes planned so far are recorded: the registry knows those rows now,
+    /// and need not be told twice.
+    pub fn recorded(&mut self) {
+        self.file = Index::default();
     }
 
     fn decide(
@@ -225,7 +234,15 @@ impl Importer {
         }
         let verdict = judge(&usable, registry.index());
         let known = same_device(&verdict).and_then(|id| registry.device(id));
+        // A stranger that claims to be several machines is one of them at most.
+        if let Some(line) = known.and_then(|known| self.lines.get(&known.id)) {
+            let fault = Fault::Duplicated { line: *line };
+            return Ok(Outcome::Refused(fault));
+        }
         let (device, let_in) = match known {
+            Some(device) if let Some(&line) = self.lines.get(&device.id) => {
+                return Ok(Outcome::Refused(Fault::Duplicated { line }));
+            }
             Some(device) if device.is_stranger() => match &verdict {
                 Verdict::Known { .. } => (device.id.clone(), approval(device)),
                 _ => (self.fresh_name(registry, entropy)?, None),

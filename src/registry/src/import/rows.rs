@@ -1,6 +1,6 @@
 //! CSV of every shape that occurs, row by row.
 
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 
 use groundcrew_core::Digest;
 use groundcrew_core::hardware::hash4k::{HardwareHash, HashError};
@@ -31,7 +31,9 @@ pub enum ImportError {
     #[error("the file has no rows")]
     Empty,
     /// A header with a column nobody knows.
-    #[error("column `{0}` is not known; known are {KNOWN}")]
+    #[error(
+        "column `{0}` is not known; known are {KNOWN}. Rename it, delete it, or have it passed over"
+    )]
     Column(String),
     /// A header with the same column twice.
     #[error("column `{0}` is there twice")]
@@ -70,6 +72,17 @@ enum Column {
     Model,
     /// Why a row was refused, as a file of rejects has it: read and not used.
     Refused,
+    /// Something of somebody else's: passed over.
+    Other,
+}
+
+/// What to do with columns that are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unknown {
+    /// The file is refused: a name may be mistyped.
+    Refuse,
+    /// They are passed over.
+    PassOver,
 }
 
 impl Column {
@@ -84,6 +97,7 @@ impl Column {
             Self::Manufacturer => "Manufacturer name",
             Self::Model => "Device model",
             Self::Refused => REFUSED,
+            Self::Other => "",
         }
     }
 
@@ -119,6 +133,19 @@ pub enum RowFault {
         /// In the hash.
         hash: String,
     },
+    /// What a spreadsheet made of a serial number.
+    #[error(
+        "the serial number `{0}` is what a spreadsheet made of a long one: take it from the original file, and do not save that with a spreadsheet"
+    )]
+    Spreadsheet(String),
+    /// A field that goes on in the next line.
+    #[error(
+        "a quote is opened and not closed in its line, so that {lines} line(s) after it are no rows: close or remove it"
+    )]
+    LineBreak {
+        /// Line ends inside.
+        lines: usize,
+    },
     /// More fields than the header has.
     #[error(
         "the row has {found} fields, the header {expected}: a comma too many, or a quote missing"
@@ -135,9 +162,6 @@ pub enum RowFault {
     /// A bad tag.
     #[error("{0}")]
     Tag(TagError),
-    /// Nothing in it.
-    #[error("the row is empty")]
-    Empty,
 }
 
 /// One row: where it stands and what it says.
@@ -158,8 +182,11 @@ pub struct Row {
 
 /// The rows of a file.
 pub struct Rows<R> {
-    reader: csv::Reader<Lines<Utf8<R>>>,
-    columns: Vec<Column>,
+    reader: csv::Reader<BufReader<Lines<Utf8<R>>>>,
+    /// What stands between fields: a comma, or what spreadsheets of some
+    /// countries write instead, a semicolon or a tab.
+    pub delimiter: u8,
+    columns: Vec<(Column, String)>,
     /// What kind of file it is.
     pub shape: Shape,
     /// A first row that is no header.
@@ -170,10 +197,22 @@ pub struct Rows<R> {
 impl<R: Read> Rows<R> {
     /// Reads the header. `source` names the file for people.
     pub fn new(bytes: R, source: &str) -> Result<Self, ImportError> {
+        Self::read(bytes, source, Unknown::Refuse)
+    }
+
+    /// The same, but columns that are not known are passed over.
+    pub fn passing_over(bytes: R, source: &str) -> Result<Self, ImportError> {
+        Self::read(bytes, source, Unknown::PassOver)
+    }
+
+    fn read(bytes: R, source: &str, unknown: Unknown) -> Result<Self, ImportError> {
+        let mut lines = BufReader::new(Lines::new(Utf8::new(bytes)?));
+        let delimiter = delimiter(lines.fill_buf()?);
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
-            .from_reader(Lines::new(Utf8::new(bytes)?));
+            .delimiter(delimiter)
+            .from_reader(lines);
         let mut first = csv::ByteRecord::new();
         if !reader.read_byte_record(&mut first)? {
             return Err(ImportError::Empty);
@@ -181,15 +220,17 @@ impl<R: Read> Rows<R> {
         let names: Vec<String> = first.iter().map(field).collect();
         let known = names.iter().filter_map(|name| Column::named(name)).count();
         let (shape, columns, first) = if known > 0 {
-            (Shape::Header, header(&names)?, None)
+            (Shape::Header, header(&names, unknown)?, None)
         } else if names.len() == 3 {
-            let columns = vec![Column::Manufacturer, Column::Model, Column::Serial];
-            (Shape::Preparation, columns, Some(first))
+            let columns = [Column::Manufacturer, Column::Model, Column::Serial];
+            let columns = columns.map(|column| (column, column.name().to_owned()));
+            (Shape::Preparation, columns.to_vec(), Some(first))
         } else {
             return Err(ImportError::Header);
         };
         Ok(Self {
             reader,
+            delimiter,
             columns,
             shape,
             first,
@@ -202,9 +243,12 @@ impl<R: Read> Rows<R> {
         // it counts back; the record's own position is that of blank lines
         // before it.
         let inside = record.as_slice().iter().filter(|b| **b == b'\n').count() as u64;
-        let line = self.reader.position().line().saturating_sub(1 + inside);
+        // A quote that is never closed takes the file's last line end inside.
+        let open = self.reader.get_ref().get_ref().ended() && record.as_slice().ends_with(b"\n");
+        let own = u64::from(!open);
+        let line = self.reader.position().line().saturating_sub(own + inside);
         let value = |column| {
-            let place = self.columns.iter().position(|c| *c == column);
+            let place = self.columns.iter().position(|(c, _)| *c == column);
             let text = place.and_then(|place| record.get(place)).map(field);
             text.filter(|text| !text.trim().is_empty())
         };
@@ -225,9 +269,10 @@ impl<R: Read> Rows<R> {
         }
     }
 
-    /// The names of the file's columns, as Intune and Partner Center write them.
-    pub fn columns(&self) -> impl Iterator<Item = &'static str> {
-        self.columns.iter().map(|column| column.name())
+    /// The names of the file's columns, as Intune and Partner Center write them,
+    /// and others as they stand.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|(_, name)| name.as_str())
     }
 
     fn check(&self, record: &csv::ByteRecord) -> Result<(), RowFault> {
@@ -242,10 +287,11 @@ impl<R: Read> Rows<R> {
                 found: record.len(),
             });
         }
-        if record.iter().all(|f| f.trim_ascii().is_empty()) {
-            return Err(RowFault::Empty);
+        let inside = |field: &[u8]| field.iter().filter(|byte| **byte == b'\n').count();
+        match record.iter().map(inside).sum() {
+            0 => Ok(()),
+            lines => Err(RowFault::LineBreak { lines }),
         }
-        Ok(())
     }
 
     fn content(
@@ -256,6 +302,9 @@ impl<R: Read> Rows<R> {
         let text = |column| value(column).as_deref().and_then(clean);
         let mut identity = hash.map(HardwareHash::identity).unwrap_or_default();
         let serial = text(Column::Serial);
+        if let Some(serial) = serial.as_deref().filter(|serial| scientific(serial)) {
+            return Err(RowFault::Spreadsheet(shown(serial)));
+        }
         if let (Some(row), Some(hash)) = (&serial, &identity.serial)
             && serial_key(row) != serial_key(hash)
         {
@@ -280,18 +329,48 @@ impl<R: Read> Rows<R> {
     }
 }
 
-fn header(names: &[String]) -> Result<Vec<Column>, ImportError> {
-    let mut columns = Vec::new();
+fn header(names: &[String], unknown: Unknown) -> Result<Vec<(Column, String)>, ImportError> {
+    let mut columns: Vec<(Column, String)> = Vec::new();
     // Editors leave empty columns at the end.
     let used = names.iter().rposition(|name| !name.trim().is_empty());
     for name in names.iter().take(used.map_or(0, |last| last + 1)) {
-        let column = Column::named(name).ok_or_else(|| ImportError::Column(shown(name)))?;
-        if columns.contains(&column) {
+        let column = match (Column::named(name), unknown) {
+            (Some(column), _) => column,
+            (None, Unknown::PassOver) => Column::Other,
+            (None, Unknown::Refuse) => return Err(ImportError::Column(shown(name))),
+        };
+        let known = column != Column::Other;
+        if known && columns.iter().any(|(earlier, _)| *earlier == column) {
             return Err(ImportError::Twice(shown(name)));
         }
-        columns.push(column);
+        let name = if known { column.name() } else { name };
+        columns.push((column, name.to_owned()));
     }
     Ok(columns)
+}
+
+/// What stands between the fields of a file that begins like this.
+fn delimiter(start: &[u8]) -> u8 {
+    let line = start.split(|byte| *byte == b'\n').next().unwrap_or(start);
+    let first = [b',', b';', b'\t']
+        .into_iter()
+        .find(|delimiter| line.contains(delimiter));
+    first.unwrap_or(b',')
+}
+
+/// `8.12346E+11`: a spreadsheet took a number for a quantity.
+fn scientific(text: &str) -> bool {
+    let Some((number, power)) = text.split_once("E+") else {
+        return false;
+    };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let number = number.replacen(['.', ','], "", 1);
+    digits(&number) && digits(power)
+}
+
+/// Blanks and nothing else: spreadsheets leave rows of mere commas.
+fn blank(record: &csv::ByteRecord) -> bool {
+    record.iter().all(|field| field.trim_ascii().is_empty())
 }
 
 impl<R: Read> Iterator for Rows<R> {
@@ -302,10 +381,13 @@ impl<R: Read> Iterator for Rows<R> {
             return Some(Ok(self.row(&first)));
         }
         let mut record = csv::ByteRecord::new();
-        match self.reader.read_byte_record(&mut record) {
-            Ok(true) => Some(Ok(self.row(&record))),
-            Ok(false) => None,
-            Err(error) => Some(Err(error.into())),
+        loop {
+            match self.reader.read_byte_record(&mut record) {
+                Ok(true) if blank(&record) => {}
+                Ok(true) => return Some(Ok(self.row(&record))),
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error.into())),
+            }
         }
     }
 }

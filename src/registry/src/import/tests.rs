@@ -99,7 +99,6 @@ fn every_row_has_its_verdict() {
             (4, "InvalidZtdHardwareHash"),
             (5, "SerialNumberMismatch"),
             (6, "NoUsableIdentity"),
-            (7, "EmptyRow"),
             (8, "ok"),
             (9, "InvalidRow"),
         ]
@@ -151,6 +150,109 @@ fn a_file_that_is_something_else_says_what_is_right() {
     assert!(read(b"a,b\n1,2\n").contains("Device Serial Number"));
     assert!(read(b"Device Serial Number,Colour\n").contains("`Colour` is not known"));
     assert!(read(b"Hardware Hash,hardware hash\n").contains("twice"));
+}
+
+#[test]
+fn what_spreadsheets_do_to_files_is_read_or_named() {
+    let read = |bytes: &[u8]| import(&registry(), bytes).unwrap();
+    for file in [
+        &b"Device Serial Number;Windows Product ID;Hardware Hash;Group Tag\r\nSYNTH-0001;;;Kiosk\r\n;;;\r\n"[..],
+        b"Device Serial Number\tGroup Tag\nSYNTH-0001\tKiosk\n\t\n",
+    ] {
+        let plan = read(file);
+        assert_eq!(outcomes(&plan), [(2, "ok")]);
+        let [registration] = &registrations(&plan)[..] else {
+            panic!("one row");
+        };
+        assert_eq!(registration.identity.serial.as_deref(), Some("SYNTH-0001"));
+        assert_eq!(registration.tag.as_ref().unwrap().as_str(), "Kiosk");
+    }
+    for serial in ["8.12346E+11", "\"8,12346E+11\"", "1E+10"] {
+        let file = format!("Device Serial Number,Group Tag\n{serial},\n");
+        assert_eq!(
+            outcomes(&read(file.as_bytes())),
+            [(2, "InvalidSerialNumber")]
+        );
+    }
+    for serial in ["8.1E+", "PE+12", "12E34", "1.2.3E+1"] {
+        let file = format!("Device Serial Number,Group Tag\n{serial}00,\n");
+        assert_eq!(
+            outcomes(&read(file.as_bytes()))[0].1 == "InvalidSerialNumber",
+            serial == "8.1E+"
+        );
+    }
+}
+
+#[test]
+fn a_row_that_stands_twice_is_named_in_every_part() {
+    let mut registry = registry();
+    let rows = |lines: &[(u64, &str)]| -> Vec<(u64, Registration)> {
+        let csv: String = lines
+            .iter()
+            .map(|(_, serial)| format!("Example Corp,One,{serial}\n"))
+            .collect();
+        let read = Rows::new(csv.as_bytes(), "x").unwrap();
+        let content = read.map(|row| row.unwrap().content.unwrap());
+        lines.iter().map(|(line, _)| *line).zip(content).collect()
+    };
+    let mut importer = Importer::default();
+    let mut next = 0u8;
+    let mut entropy = || {
+        next += 1;
+        [0, 0, 0, 0, next]
+    };
+    let first = rows(&[(1, "SYNTH-1"), (2, "SYNTH-2"), (3, "SYNTH-1")]);
+    let plan = importer.plan(&registry, first, &mut entropy).unwrap();
+    registry
+        .record(UnixTime::new(1_800_000_000), plan.changes)
+        .unwrap();
+    importer.recorded();
+    let second = rows(&[(4, "SYNTH-3"), (5, "SYNTH-2")]);
+    let more = importer.plan(&registry, second, &mut entropy).unwrap();
+    let duplicates: Vec<(u64, String)> = plan
+        .outcomes
+        .into_iter()
+        .chain(more.outcomes)
+        .filter_map(|(line, outcome)| match outcome {
+            Outcome::Refused(fault) => Some((line, fault.to_string())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        duplicates,
+        [
+            (3, "the same device as in line 1".to_owned()),
+            (5, "the same device as in line 2".to_owned())
+        ]
+    );
+}
+
+#[test]
+fn a_quote_that_is_never_closed_does_not_hide_rows() {
+    let plan = import(
+        &registry(),
+        b"Device Serial Number,Group Tag\nSYNTH-1,\n\"SYNTH-2,\nSYNTH-3,\n",
+    )
+    .unwrap();
+    assert_eq!(outcomes(&plan), [(2, "ok"), (3, "InvalidRow")]);
+    let Outcome::Refused(fault) = &plan.verdicts[1].outcome else {
+        panic!("it is refused")
+    };
+    assert!(fault.to_string().contains("2 line(s) after it"), "{fault}");
+}
+
+#[test]
+fn other_people_s_columns_are_passed_over_where_that_is_asked_for() {
+    let file = &b"Serial number,Manufacturer,Model,Group tag,Profile status,Purchase order\nSYNTH-1,Example Corp,One,Kiosk,Assigned,77\n"[..];
+    assert!(Rows::new(file, "x").is_err());
+    let rows = Rows::passing_over(file, "x").unwrap();
+    let names: Vec<&str> = rows.columns().collect();
+    assert_eq!(
+        names[3..],
+        ["Group Tag", "Profile status", "Purchase order"]
+    );
+    let row = rows.map(Result::unwrap).next().unwrap();
+    assert_eq!(row.content.unwrap().tag.unwrap().as_str(), "Kiosk");
 }
 
 #[test]

@@ -25,6 +25,11 @@ impl<R: Read> Lines<R> {
         }
     }
 
+    /// Whether the source has been read to its end.
+    pub const fn ended(&self) -> bool {
+        self.ended
+    }
+
     /// Keeps in `buffer` what is left of its bytes and says how many.
     fn unify(&mut self, buffer: &mut [u8]) -> usize {
         let mut kept = 0;

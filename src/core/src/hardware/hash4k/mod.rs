@@ -9,6 +9,7 @@
 //! 26100 and their checksums; record names follow `oa3tool /DecodeHwHash`.
 
 mod convert;
+mod graphics;
 mod record;
 mod words;
 
@@ -17,6 +18,7 @@ use data_encoding::BASE64;
 use crate::digest::Digest;
 
 pub use convert::Origin;
+pub use graphics::GraphicsMemory;
 pub use record::{
     Chassis, CpuTopology, Display, DisplaySize, IdSource, Memory, NetworkAdapter, OfflineDeviceId,
     Record, TextKind, Tool, ToolVersion, WINDOWS_EPOCH,

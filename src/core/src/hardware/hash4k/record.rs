@@ -1,6 +1,7 @@
 //! The records of a hardware hash. A record is typed only where writing it
 //! again gives the same bytes; every other one stays [`Record::Other`].
 
+use super::graphics::{GraphicsMemory, from_utf16, to_utf16};
 use crate::hardware::mac::MacAddr;
 use crate::hardware::uuid::SmbiosUuid;
 use crate::time::UnixTime;
@@ -41,6 +42,10 @@ pub enum Record {
     EkModulus(Box<[u8; 256]>),
     /// 27 (4): display size.
     DisplaySize(DisplaySize),
+    /// 29 (18): memory of a graphics adapter.
+    GraphicsMemory(GraphicsMemory),
+    /// 30: `maker|name` of a graphics adapter.
+    Graphics(String),
     /// 34: kinds of processor cores: (class, cores, threads).
     CoreKinds(Vec<(u8, u16, u16)>),
     /// A text in UTF-8 that ends as its kind does.
@@ -288,6 +293,8 @@ impl Record {
             Self::Uuid(_) => 12,
             Self::EkModulus(_) => 25,
             Self::DisplaySize(_) => 27,
+            Self::GraphicsMemory(_) => 29,
+            Self::Graphics(_) => 30,
             Self::CoreKinds(_) => 34,
             Self::Text(text, _) => text.row().0,
             Self::Other { kind, .. } => *kind,
@@ -322,6 +329,8 @@ impl Record {
             Self::Uuid(uuid) => uuid.little_endian().to_vec(),
             Self::EkModulus(modulus) => modulus.to_vec(),
             Self::DisplaySize(size) => words(&[size.width, size.height]),
+            Self::GraphicsMemory(memory) => memory.data(),
+            Self::Graphics(name) => to_utf16(name),
             Self::CoreKinds(kinds) => core_kinds(kinds),
             Self::Text(text, value) => text.data(value),
             Self::Other { data, .. } => data.clone(),
@@ -370,6 +379,8 @@ fn read_typed(kind: u16, data: &[u8]) -> Option<Record> {
             width: r.u16()?,
             height: r.u16()?,
         }),
+        29 => Record::GraphicsMemory(GraphicsMemory::read(data)?),
+        30 => Record::Graphics(from_utf16(data)?),
         34 => Record::CoreKinds(read_core_kinds(&mut r)?),
         _ => TextKind::read(kind, data)?,
     })
@@ -423,19 +434,13 @@ impl NetworkAdapter {
         let medium = r.array().map(u32::from_le_bytes)?;
         let mac = MacAddr(r.array()?);
         let length = r.array().map(u32::from_le_bytes)?;
-        let bytes = r.take(usize::try_from(length).ok()?)?;
-        let units = bytes.chunks_exact(2).map(|pair| match pair {
-            [low, high] => u16::from_le_bytes([*low, *high]),
-            _ => 0,
-        });
-        let bus = String::from_utf16(&units.collect::<Vec<_>>()).ok()?;
+        let bus = from_utf16(r.take(usize::try_from(length).ok()?)?)?;
         let bus = bus.strip_suffix('\0')?.to_owned();
         Some(Self { medium, mac, bus })
     }
 
     fn data(&self) -> Vec<u8> {
-        let units: Vec<u16> = self.bus.encode_utf16().chain([0]).collect();
-        let bus = words(&units);
+        let bus = to_utf16(&format!("{}\0", self.bus));
         let length = u32::try_from(bus.len()).unwrap_or(u32::MAX);
         [
             &self.medium.to_le_bytes()[..],
@@ -563,6 +568,9 @@ mod tests {
             (12, b"short"),
             (34, &[2, 1, 0, 0, 0, 0]),
             (8, &[0; 14]),
+            (29, &[0; 17]),
+            (30, b"odd"),
+            (30, b"\x00\xd8"),
             (999, b"?"),
         ] {
             let data = data.to_vec();

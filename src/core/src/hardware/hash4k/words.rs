@@ -96,6 +96,8 @@ impl Record {
             Self::Uuid(_) => "System UUID",
             Self::EkModulus(_) => "TPM key (EK)",
             Self::DisplaySize(_) => "Display size",
+            Self::GraphicsMemory(_) => "Graphics memory",
+            Self::Graphics(_) => "Graphics",
             Self::CoreKinds(_) => "Processor cores",
             Self::Text(kind, _) => kind.name(),
             Self::Other { .. } => "Not known",
@@ -107,18 +109,18 @@ impl Record {
         match self {
             Self::Tool(tool) => tool.words(),
             Self::CpuTopology(c) => format!(
-                "{} package(s), {} cores, {} threads, {}",
-                c.packages,
-                c.cores,
-                c.threads,
+                "{}, {}, {}, {}",
+                count(c.packages, "package"),
+                count(c.cores, "core"),
+                count(c.threads, "thread"),
                 architecture(c.architecture)
             ),
             Self::Memory(m) => format!(
-                "{} GiB of at most {} GiB, {} slots in {} array(s), {}",
+                "{} GiB of at most {} GiB, {} in {}, {}",
                 m.gigabytes,
                 m.most,
-                m.slots,
-                m.arrays,
+                count(m.slots, "slot"),
+                count(m.arrays, "array"),
                 error_correction(m.ecc)
             ),
             Self::DiskSize {
@@ -165,16 +167,28 @@ impl Record {
                     Digest::of(modulus.as_slice()).hex()
                 )
             }
+            Self::DisplaySize(size) if (size.width, size.height) == (u16::MAX, u16::MAX) => {
+                "none".to_owned()
+            }
             Self::DisplaySize(size) => format!("{}x{} cm", size.width, size.height),
+            Self::GraphicsMemory(memory) => match (memory.video, memory.system) {
+                (0, 0) => "none of its own".to_owned(),
+                (video, system) => {
+                    format!("{video} of its own, {system} set aside (the unit is not known)")
+                }
+            },
+            Self::Graphics(name) => words_of(name),
             Self::CoreKinds(kinds) => {
                 let kinds = kinds.iter().map(|(class, cores, threads)| {
-                    format!("class {class}: {cores} cores, {threads} threads")
+                    let (cores, threads) = (count(*cores, "core"), count(*threads, "thread"));
+                    format!("class {class}: {cores}, {threads}")
                 });
                 kinds.collect::<Vec<_>>().join("; ")
             }
-            Self::Text(_, text) => {
-                crate::hardware::identity::clean(text).unwrap_or_else(|| "none".to_owned())
+            Self::Text(TextKind::TpmVersion, text) => {
+                words_of(tpm(text).as_deref().unwrap_or(text))
             }
+            Self::Text(_, text) => words_of(text),
             Self::Other { data, .. } => hex(data),
         }
     }
@@ -243,6 +257,29 @@ impl TextKind {
     }
 }
 
+/// Foreign text for a terminal.
+fn words_of(text: &str) -> String {
+    crate::hardware::identity::clean(text).unwrap_or_else(|| "none".to_owned())
+}
+
+/// `TPM-Version:2.0 -Level:0-Revision:1.64-VendorID:'IBM '-Firmware:5.14` as a
+/// person says it; none where it is of another form.
+fn tpm(text: &str) -> Option<String> {
+    let (version, rest) = text.strip_prefix("TPM-Version:")?.split_once(" -Level:")?;
+    let (_, rest) = rest.split_once("-Revision:")?;
+    let (revision, rest) = rest.split_once("-VendorID:'")?;
+    let (maker, firmware) = rest.split_once("'-Firmware:")?;
+    let maker = maker.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+    Some(format!(
+        "{version}, revision {revision}, by {maker}, firmware {firmware}"
+    ))
+}
+
+fn count(number: u16, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
+}
+
 fn architecture(number: u16) -> String {
     match number {
         0 => "x86".to_owned(),
@@ -284,7 +321,7 @@ fn storage_bus(bus: u16) -> String {
 const fn rotation(media: [u8; 2]) -> &'static str {
     match media[0] {
         0 => "solid state",
-        0xff => "turning",
+        0xff => "rotating",
         _ => "kind unknown",
     }
 }
@@ -383,6 +420,32 @@ mod tests {
         );
         let empty = hash(&[]);
         assert_eq!(a.differences(&empty).len(), 3);
+    }
+
+    #[test]
+    fn what_is_written_for_machines_is_said_in_words() {
+        let words = |kind, text: &str| Record::Text(kind, text.into()).words();
+        let tpm = "TPM-Version:2.0 -Level:0-Revision:1.64-VendorID:'IBM '-Firmware:538513443.1";
+        assert_eq!(
+            words(TextKind::TpmVersion, tpm),
+            "2.0, revision 1.64, by IBM, firmware 538513443.1"
+        );
+        assert_eq!(words(TextKind::TpmVersion, "something"), "something");
+        let none = super::super::DisplaySize {
+            width: u16::MAX,
+            height: u16::MAX,
+        };
+        assert_eq!(Record::DisplaySize(none).words(), "none");
+        let card = Record::read(30, &super::super::graphics::to_utf16("Maker|Card One"));
+        assert_eq!(
+            (card.name(), &*card.words()),
+            ("Graphics", "Maker|Card One")
+        );
+        let memory = Record::read(29, &[&[8, 0, 0, 0][..], &[0; 14]].concat());
+        assert_eq!(
+            memory.words(),
+            "8 of its own, 0 set aside (the unit is not known)"
+        );
     }
 
     #[test]

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use groundcrew::hq::found;
-use groundcrew::office::{Command, ImportRow, Office, Order, Outcome};
+use groundcrew::office::{Command, FileTerms, ImportRow, Office, Order, Outcome, PART, Part};
 use groundcrew::site::Site;
-use groundcrew::site::create::NewSite;
+use groundcrew::site::create::{FirstMode, NewSite};
 use groundcrew::store::{self, Store};
 use groundcrew_core::hardware::{Identity, MacAddr, SmbiosUuid};
 use groundcrew_core::{DeviceId, SiteId, UnixTime};
@@ -56,6 +56,7 @@ fn found_site(dir: &Path) -> Site {
         name: &name,
         address: "10.9.0.1/24".parse().unwrap(),
         interface: "eth9",
+        mode: FirstMode::default(),
     };
     found::create(dir, &new).unwrap()
 }
@@ -212,28 +213,35 @@ fn import(dir: &Path, rows: u32) {
             worst
         })
     };
-    let rows = (0..rows).map(|n| ImportRow {
+    let row = |n: u32| ImportRow {
         line: u64::from(n) + 1,
         registration: registration(n),
-    });
-    let command = Command::Import {
-        rows: rows.collect(),
-        tag: None,
-        dry_run: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let begun = Instant::now();
-    let Outcome::Imported(view) = runtime.block_on(office.execute(order(command))).unwrap() else {
-        panic!("something else")
-    };
+    let registered = runtime.block_on(async {
+        let mut import = office
+            .import_file(FileTerms::default(), "bench".into())
+            .unwrap();
+        for start in (0..rows).step_by(PART) {
+            let rows = (start..rows).take(PART).map(row).collect();
+            let hashes = Vec::new();
+            import.add(Part { rows, hashes }).await.unwrap();
+        }
+        let (mut registering, mut all) = (import.accept().await.unwrap(), 0);
+        while let Some(progress) = registering.next().await.unwrap() {
+            all += progress.registered;
+        }
+        all
+    });
     let took = begun.elapsed();
     done.store(true, Ordering::Relaxed);
     println!(
         "{} rows registered in {:.1} s; the longest wait of others: {:.0} ms",
-        view.registered,
+        registered,
         took.as_secs_f64(),
         millis(asking.join().unwrap())
     );
