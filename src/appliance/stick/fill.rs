@@ -57,13 +57,15 @@ impl Filling<'_> {
     /// Writes, reads back, compares every file with its digest, and returns the
     /// SHA-256 of the image. `tell` hears how many bytes were read back.
     pub fn run(&self, tell: &mut dyn FnMut(u64)) -> anyhow::Result<String> {
-        let rows = self.rows();
+        let rows = &self.rows();
         thread::scope(|scope| {
             let (progress, written) = sync_channel(1024);
             let (pieces, summed) = sync_channel(WAITING);
-            let writer = scope.spawn(|| self.write(&rows, progress));
-            let sums = scope.spawn(|| sum(summed));
-            let read = self.read_back(&rows, written, pieces, tell);
+            let writer = scope.spawn(move || self.write(rows, &progress));
+            let sums = scope.spawn(move || sum(&summed));
+            let read = self.read_back(rows, &written, &pieces, tell);
+            // Who still writes or sums learns that nobody listens any more.
+            drop((written, pieces));
             let lost = |_| anyhow::anyhow!("a part of the build ended by a fault; this is a bug");
             // The writer's error is why the others stopped.
             writer.join().map_err(lost)??;
@@ -94,7 +96,7 @@ impl Filling<'_> {
     }
 
     /// In the order of the medium; tells up to where everything is written.
-    fn write(&self, rows: &[Row], progress: SyncSender<u64>) -> anyhow::Result<()> {
+    fn write(&self, rows: &[Row], progress: &SyncSender<u64>) -> anyhow::Result<()> {
         let mut buffer = vec![0; PIECE as usize];
         let mut open: Option<(usize, File)> = None;
         for row in rows {
@@ -135,8 +137,8 @@ impl Filling<'_> {
     fn read_back(
         &self,
         rows: &[Row],
-        written: Receiver<u64>,
-        pieces: SyncSender<Arc<Vec<u8>>>,
+        written: &Receiver<u64>,
+        pieces: &SyncSender<Arc<Vec<u8>>>,
         tell: &mut dyn FnMut(u64),
     ) -> anyhow::Result<()> {
         let mut digests = Digests::of(self);
@@ -240,7 +242,7 @@ fn read_again(filling: &Filling<'_>, file: &Placed) -> anyhow::Result<ring::dige
     Ok(sum.finish())
 }
 
-fn sum(pieces: Receiver<Arc<Vec<u8>>>) -> String {
+fn sum(pieces: &Receiver<Arc<Vec<u8>>>) -> String {
     let mut sum = Sha256::new(&SHA256);
     for piece in pieces {
         sum.update(&piece);

@@ -109,7 +109,7 @@ fn build(version: u8) -> Vec<(String, Vec<u8>)> {
         ("crew.img".to_owned(), content(70_001)),
     ];
     // Folders that shrink and grow: stale records would show.
-    for number in 0..if version % 2 == 0 { 70 } else { 3 } {
+    for number in 0..if version.is_multiple_of(2) { 70 } else { 3 } {
         files.push((format!("EFI/debian/f{number}.cfg"), content(600)));
     }
     files
@@ -142,7 +142,7 @@ fn read_by_mtools(image: &std::path::Path) -> u8 {
 
 const BYTES: u64 = 96 << 20;
 
-fn apply(image: &mut Vec<u8>, pieces: &[Piece]) {
+fn apply(image: &mut [u8], pieces: &[Piece]) {
     for piece in pieces {
         let at = piece.at as usize;
         image[at..at + piece.bytes.len()].copy_from_slice(&piece.bytes);
