@@ -306,6 +306,8 @@ impl Registering<'_> {
     /// Something that only a restart mends; the next start goes on.
     pub async fn next(&mut self) -> anyhow::Result<Option<Progress>> {
         loop {
+            // The disk may be faster than this: others come first all the same.
+            tokio::task::yield_now().await;
             let ahead = match self.take()? {
                 Some((rows, part)) => Some(self.work.register(rows, part).await?),
                 None => None,
