@@ -119,3 +119,20 @@ fn nothing_breaks_on_many_random_changes() {
         println!("{name}: {runs} runs");
     }
 }
+
+/// A seed that is refused at its first byte would leave the rest unsearched.
+#[test]
+fn the_courier_s_seed_is_one() {
+    use groundcrew::site::courier::{blobs_of, each_blob, read};
+    let [seed] = &seeds::of("courier")[..] else {
+        panic!("one seed");
+    };
+    let wanted = blobs_of(&read(&seed[..]).unwrap()).unwrap();
+    let mut ends = 0;
+    each_blob(&seed[..], &wanted, &mut |_, bytes| {
+        ends += u32::from(bytes.is_empty());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!((wanted.len(), ends), (1, 1));
+}

@@ -202,7 +202,7 @@ fn a_starved_pool_recovers() {
 #[test]
 fn auto_finds_dnsmasq_and_steps_aside() {
     let (switched, site) = (Switched::new(), TestSite::new());
-    site.edit_settings(AUTHORITATIVE, "mode = \"auto\"\nserve_if_alone = true");
+    site.edit_settings(AUTHORITATIVE, "mode = \"auto\"");
     let _dnsmasq = switched.dnsmasq();
     // It may be heard before the appliance has said that it is ready.
     let mut appliance = Appliance::spawn(&switched.net, &site.dir());

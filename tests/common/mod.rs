@@ -219,6 +219,8 @@ impl TestSite {
                 "10.77.0.1/24",
                 "--interface",
                 "gc0",
+                "--mode",
+                "authoritative",
             ])
             .output()
             .unwrap();

@@ -59,7 +59,12 @@ fn a_site_may_want_a_menu() {
         text.contains("choose --default agent --timeout 8000"),
         "{text}"
     );
-    let told = stage.ended("SYNTH-79");
+    let told = stage.says(
+        "something was chosen at its menu",
+        "SYNTH-79",
+        Cause::ByHand,
+    );
+    assert_eq!(told.state, State::ByHand);
     assert!(
         told.lines
             .iter()

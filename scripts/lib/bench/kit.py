@@ -180,7 +180,7 @@ class Server:
 def ours(args, work, boot=None, dhcp=False):
     """Makes a site for the measurement; the command that serves it."""
     site = work / "gc"
-    run(args.bin, "init", site, "--org", "Bench", "--address", f"{SERVER}/16", "--interface", "lan")
+    run(args.bin, "init", site, "--org", "Bench", "--address", f"{SERVER}/16", "--interface", "lan", "--mode", "authoritative")
     toml = site / "site/site.toml"
     text = toml.read_text().splitlines()
     text = ['pool = "10.66.1.0-10.66.255.250"\nconflict_probe = false' if dhcp and line.startswith("pool = ") else line for line in text]

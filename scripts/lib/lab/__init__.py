@@ -8,6 +8,8 @@ front of a real `groundcrew serve`.
     kinds       the one table of firmware kinds: machine, loader, Secure Boot
     secure      OVMF's variables with a certificate enrolled
     oem_signed  the OEM disk with Debian's signed loaders
+    oem_arm     the OEM disk for 64-bit ARM
+    foreign     Debian's packages for 64-bit ARM
     peer        dnsmasq with the same files, to be measured beside
     matrix      every kind, one after the other, and a table
     network     namespaces, bridge, taps
@@ -16,6 +18,8 @@ front of a real `groundcrew serve`.
     timeline    milestones of one device, folded into seconds per phase
     appliance   the one place that calls the `groundcrew` command
     scenario    the lab's story, from nothing to the verdict
+    stages      a menu on the screen, an order for one boot, firmware that will not
+    initrd      the boot image without a driver, for one of them
     attacks     rogues in the middle, the agent's word, its disk afterwards
     rogue       the man in the middle, a program of its own
     verify      what lies on a disk afterwards, read offline

@@ -15,13 +15,15 @@ from .say import LabError
 
 ROOT = Path(__file__).resolve().parents[3]
 
+AGENT = {"amd64": "groundcrew-agent", "arm64": "groundcrew-agent-arm64"}
 
-def build(say):
-    """Builds both binaries as a user would; returns their paths."""
+
+def build(say, arches):
+    """Builds the binaries as a user would; returns their paths."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     steps = [("cargo build --release", ["cargo", "build", "--release", "--locked"])]
-    if (ROOT / "scripts/build-agent").exists():
-        steps.append(("scripts/build-agent", [ROOT / "scripts/build-agent"]))
+    for arch in arches:
+        steps.append((f"scripts/build-agent --arch {arch}", [ROOT / "scripts/build-agent", "--arch", arch]))
     for name, argv in steps:
         say(f"waiting for {name} (minutes on a fresh clone, else seconds)")
         try:
@@ -30,7 +32,7 @@ def build(say):
             raise LabError(f"`{argv[0]}` not found; scripts/setup says how to get the Rust toolchain") from None
         if done.returncode != 0:
             raise LabError(f"`{name}` failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-30:]))
-    return target / "release/groundcrew", target / "agent/groundcrew-agent"
+    return [target / "release/groundcrew", *(target / "agent" / AGENT[arch] for arch in arches)]
 
 
 class Appliance:
@@ -55,7 +57,8 @@ class Appliance:
     # -- the command line, one method per command ---------------------------------
 
     def init(self):
-        self._call("init", self._top, "--org", "Lab", "--address", network.ADDRESS, "--interface", network.INTERFACE)
+        self._call("init", self._top, "--org", "Lab", "--address", network.ADDRESS, "--interface", network.INTERFACE,
+                   "--mode", "authoritative")
 
     def init_other(self, folder, name):
         """Another HQ with a site of its own, which this one has nothing to do with."""
@@ -73,10 +76,11 @@ class Appliance:
         path.write_bytes(csv_text.encode("ascii"))
         self._call("device", "import", path, "--site", self.site)
 
-    def build_image(self, kernel_deb, key=None):
+    def build_image(self, arch, kernel_deb, loader_debs=(), key=None):
         """`key`: folder of `new_key`; without it nothing is signed."""
+        debs = [word for deb in loader_debs for word in ("--loader-deb", deb)]
         signing = ["--sign-key", key / "boot-key.pem", "--sign-cert", key / "boot-cert.pem"] if key else []
-        self._call("image", "build", "--site", self.site, "--kernel-deb", kernel_deb, *signing)
+        self._call("image", "build", "--site", self.site, "--arch", arch, "--kernel-deb", kernel_deb, *debs, *signing)
 
     def new_key(self, name):
         """A fresh key for boot images; the folder it lies in."""
@@ -94,7 +98,7 @@ class Appliance:
         """`[boot]` in site.toml, as a technician edits it."""
         path = self.site / "site.toml"
         text = path.read_text(encoding="utf-8")
-        table = "[boot]\n" + "".join(f'{key} = "{value}"\n' for key, value in lines.items())
+        table = "[boot]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
         text = text.replace("[boot]\n", table, 1) if "[boot]\n" in text else f"{text}\n{table}"
         path.write_text(text, encoding="utf-8")
 
@@ -187,6 +191,9 @@ class Appliance:
     def explain(self, mac):
         """What `groundcrew boot explain` says of a device; its exit code 1 says that the boot failed."""
         return self._call("boot", "explain", mac, "--site", self.site, good=(0, 1))
+
+    def boot_once(self, mac, what):
+        self._call("boot", "once", mac, what, "--site", self.site)
 
     def _call(self, *words, good=(0,)):
         argv = [str(self._groundcrew()), *map(str, words)]

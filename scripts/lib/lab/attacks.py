@@ -90,7 +90,7 @@ class Attacks:
         host.require({**host.TOOLS, "openssl": "gives the rogue its certificates"})
         host.require_network()
         cache = host.cache_dir()
-        binaries = (self._options.bin_dir / "groundcrew", self._options.bin_dir / "groundcrew-agent") if self._options.bin_dir else appliance.build(self._say)
+        binaries = (self._options.bin_dir / "groundcrew", self._options.bin_dir / "groundcrew-agent") if self._options.bin_dir else appliance.build(self._say, ("amd64",))
         oem_image = oem.ensure(cache, self._say, self._options.oem_kernel)
         kernel_deb = self._options.kernel_deb or host.kernel_deb(cache, self._say)
         with ExitStack() as stack:
@@ -127,7 +127,7 @@ class Attacks:
         shutil.copytree(site.site / "trust/metadata", self._folder / "old")
         site.new_charter(CHARTER_DAYS)
         site.publish(self._options.bundle)
-        site.build_image(kernel_deb)  # knows the versions of after the publication
+        site.build_image("amd64", kernel_deb)  # knows the versions of after the publication
         for owner, key in (("site", site.site / "keys/tls.pem"), ("own", self._folder / "other/site/keys/tls.pem")):
             host.run(["openssl", "req", "-x509", "-new", "-key", key, "-subj", "/CN=groundcrew", "-days", "30", "-out", self._folder / f"{owner}.crt"])
             shutil.copy(key, self._folder / f"{owner}.key")

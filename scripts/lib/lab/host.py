@@ -30,6 +30,10 @@ FIRMWARE = [
     Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
     Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
 ]
+FIRMWARE_ARM64 = [
+    Path("/usr/share/AAVMF/AAVMF_CODE.fd"),
+    Path("/usr/share/AAVMF/AAVMF_VARS.fd"),
+]
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -48,9 +52,10 @@ def require_network():
         raise LabError("/dev/net/tun is missing: the kernel needs tun, bridge and veth (modprobe tun bridge veth)")
 
 
-def require_firmware(kinds):
+def require_firmware(kinds, arches=("amd64",)):
     if "uefi" in kinds:
-        missing = [str(path) for path in FIRMWARE if not path.exists()]
+        wanted = (FIRMWARE if "amd64" in arches else []) + (FIRMWARE_ARM64 if "arm64" in arches else [])
+        missing = [str(path) for path in wanted if not path.exists()]
         if missing:
             raise LabError("missing UEFI firmware: " + ", ".join(missing) + "; run scripts/setup")
 

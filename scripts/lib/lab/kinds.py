@@ -19,6 +19,7 @@ class Kind:
     own_key: bool = False  # a fresh key signs the image, and is enrolled
     proxy: bool = False  # beside somebody else's DHCP server
     relay: bool = False  # behind a router with ISC's relay
+    arch: str = "amd64"  # amd64 | arm64
 
 
 _ALL = [
@@ -31,16 +32,22 @@ _ALL = [
     Kind("uefi-http-uki", "uefi", "UEFI HTTP Boot, the site's image", {"uefi_http": "uki"}, method="http"),
     Kind("uefi-grub", "uefi", "UEFI PXE, Debian's GRUB", {"uefi": "grub"}),
     Kind("sb-shim", "uefi", "Secure Boot: shim, GRUB, TFTP", {"uefi": "shim"}, secure=True),
+    Kind("sb-ipxe", "uefi", "Secure Boot and a loader that nobody signed", secure=True),
     Kind("sb-uki", "uefi", "Secure Boot: own key, PXE", {"uefi": "uki"}, secure=True, own_key=True),
     Kind("sb-http-uki", "uefi", "Secure Boot: own key, HTTP Boot", {"uefi": "uki"}, method="http", secure=True, own_key=True),
     Kind("proxy-bios", "bios", "BIOS beside dnsmasq", proxy=True),
     Kind("proxy-uefi", "uefi", "UEFI beside dnsmasq", proxy=True),
     Kind("relay-bios", "bios", "BIOS behind ISC's relay", relay=True),
     Kind("relay-uefi", "uefi", "UEFI behind ISC's relay", relay=True),
+    Kind("arm64", "uefi", "arm64 UEFI PXE, iPXE", arch="arm64"),
+    Kind("arm64-http", "uefi", "arm64 UEFI HTTP Boot, iPXE", method="http", arch="arm64"),
+    Kind("arm64-shim", "uefi", "arm64 UEFI PXE, shim, GRUB, TFTP", {"uefi": "shim"}, arch="arm64"),
+    Kind("arm64-uki", "uefi", "arm64 UEFI PXE, the site's image", {"uefi": "uki"}, arch="arm64"),
 ]
 KINDS = {kind.name: kind for kind in _ALL}
 
 
 def chosen(word):
     """The kinds of `--fw WORD`."""
-    return [KINDS["bios"], KINDS["uefi"]] if word == "both" else [KINDS[word]]
+    several = {"both": ("bios", "uefi"), "mixed": ("uefi", "arm64")}
+    return [KINDS[name] for name in several.get(word, (word,))]

@@ -5,6 +5,7 @@ Nothing here decides anything: threads read and put events into the scenario's q
 
 import json
 import os
+import queue
 import re
 import shutil
 import socket
@@ -17,8 +18,10 @@ from pathlib import Path
 
 from . import host, milestones, network, secure
 from .kinds import KINDS
+from .say import LabError
 
 RAM_MIB = 512
+ARM_RAM_MIB = 1024  # its kernel has 33 MB and is not compressed
 BUSES = ("virtio", "ahci", "nvme", "usb")
 NICS = ("virtio-net-pci", "e1000")
 _NAMESPACE = uuid.UUID("6a0d3a1c-2f0a-5d0b-8a5c-0c0a77000000")
@@ -43,9 +46,10 @@ class Hardware:
     @staticmethod
     def make(index, number, fw, bus="virtio", nic="virtio-net-pci", kind=""):
         """`index` counts all machines of a run (tap, MAC), `number` those of this firmware (name, serial)."""
-        serial = f"GCLAB{fw[0].upper()}{number:04}"
+        name = "arm" if kind and KINDS[kind].arch == "arm64" else fw
+        serial = f"GCLAB{name[0].upper()}{number:04}"
         mac = f"52:54:00:77:{index >> 8:02x}:{index & 255:02x}"
-        return Hardware(f"{fw}{number}", index, fw, serial, uuid.uuid5(_NAMESPACE, serial), mac, bus, nic, kind=kind or fw)
+        return Hardware(f"{name}{number}", index, fw, serial, uuid.uuid5(_NAMESPACE, serial), mac, bus, nic, kind=kind or fw)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Machine:
         self._namespace = namespace
         self._events = events
         self._process = None
+        self._qmp = None
+        self._answers = queue.Queue()
         self._threads = []
         self.disk = folder / "disk.qcow2"
         self.log = folder / "serial.log"
@@ -80,16 +86,18 @@ class Machine:
         if self.kind.secure:
             secure.variables(self._folder / "vars.fd", certificate)
         elif self.hardware.fw == "uefi":
-            shutil.copy(host.FIRMWARE[1], self._folder / "vars.fd")
+            code = host.FIRMWARE_ARM64 if self.kind.arch == "arm64" else host.FIRMWARE
+            host.run(["cp", "--sparse=always", code[1], self._folder / "vars.fd"])
 
-    def power_on(self, wire=True):
-        """`wire=False` takes the NIC out: the machine has nothing but its own disk."""
-        argv = self._command(wire)
+    def power_on(self, wire=True, disk_first=False):
+        """`wire=False` takes the NIC out: the machine has nothing but its own disk.
+        `disk_first`: its firmware asks the network only where the disk does not start."""
+        argv = self._command(wire, disk_first)
         qmp = self._listen()
         self.powered_at = time.monotonic()
         self._process = subprocess.Popen(
             network.inside(self._namespace, argv),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )
         self._threads = [
             threading.Thread(target=self._read_serial, args=(self._process,), daemon=True),
@@ -107,11 +115,26 @@ class Machine:
         for thread in self._threads:
             thread.join(timeout=5)
 
-    def _command(self, wire):
+    def type(self, keys):
+        """On the serial line, where firmware and iPXE read keys, too."""
+        self._process.stdin.write(keys.encode("ascii"))
+        self._process.stdin.flush()
+
+    def screen(self):
+        """The lines of the text screen of a PC with a VGA card: what lies in its memory at 0xb8000."""
+        dump = self._folder / "screen"
+        dump.unlink(missing_ok=True)
+        self._qmp.sendall(json.dumps({"execute": "pmemsave", "arguments": {"val": 0xB8000, "size": 4000, "filename": str(dump)}}).encode() + b"\n")
+        try:
+            self._answers.get(timeout=10)
+        except queue.Empty:
+            raise LabError(f"{self.hardware.name}: QEMU wrote no screen") from None
+        text = dump.read_bytes()[::2].decode("cp437")
+        return [text[at:at + 80].rstrip() for at in range(0, 2000, 80)]
+
+    def _command(self, wire, disk_first):
         hw = self.hardware
-        accel = ["kvm"] if self._accel == "kvm" else ["tcg,tb-size=128"]
-        argv = ["qemu-system-x86_64", "-name", hw.name, "-accel", *accel, "-cpu", "host" if self._accel == "kvm" else "max",
-                "-M", f"q35,graphics=off,smm={'on' if self.kind.secure else 'off'}", "-m", str(RAM_MIB), "-smp", "1", "-nodefaults", "-display", "none",
+        argv = [*self._board(), "-name", hw.name, "-smp", "1", "-nodefaults", "-display", "none",
                 "-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial",
                 "-chardev", f"socket,id=qmp,path={self._folder / 'qmp'}", "-mon", "chardev=qmp,mode=control",
                 "-device", "virtio-rng-pci,romfile=",
@@ -120,15 +143,24 @@ class Machine:
                 "-smbios", f"type=2,manufacturer={hw.manufacturer},product=Board,serial=B-{hw.serial}",
                 "-smbios", f"type=3,manufacturer={hw.manufacturer},serial=C-{hw.serial}"]
         if hw.fw == "uefi":
-            code = secure.CODE if self.kind.secure else host.FIRMWARE[0]
+            code = host.FIRMWARE_ARM64[0] if self.kind.arch == "arm64" else secure.CODE if self.kind.secure else host.FIRMWARE[0]
             argv += secure.arguments() if self.kind.secure else []
             argv += ["-drive", f"if=pflash,unit=0,readonly=on,format=raw,file={code}",
                      "-drive", f"if=pflash,unit=1,format=raw,file={self._folder / 'vars.fd'}",
                      "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]
             if self.kind.method == "http":
                 argv += ["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]
-        argv += ["-drive", f"if=none,id=disk,format=qcow2,discard=unmap,file={self.disk}", *_disk(hw)]
-        return argv + (_nic(hw) if wire else []) + self.extra
+        argv += ["-drive", f"if=none,id=disk,format=qcow2,discard=unmap,file={self.disk}", *_disk(hw, 1 if disk_first else 2)]
+        return argv + (_nic(hw, 2 if disk_first else 1) if wire else []) + self.extra
+
+    def _board(self):
+        """Program, accelerator, processor, board and memory."""
+        if self.kind.arch == "arm64":
+            # A processor of before pointer authentication, which costs most of the time in software.
+            return ["qemu-system-aarch64", "-accel", "tcg,tb-size=128", "-cpu", "cortex-a72", "-M", "virt", "-m", str(ARM_RAM_MIB)]
+        kvm = self._accel == "kvm"
+        return ["qemu-system-x86_64", "-accel", "kvm" if kvm else "tcg,tb-size=128", "-cpu", "host" if kvm else "max",
+                "-M", f"q35,graphics=off,smm={'on' if self.kind.secure else 'off'}", "-m", str(RAM_MIB)]
 
     def _listen(self):
         """QEMU calls us, so there is no moment at which its socket is not there yet."""
@@ -153,22 +185,25 @@ class Machine:
         self._events.put(Event("exit", self, time.monotonic(), str(code)))
 
     def _read_qmp(self, listener, process):
-        """Only RESET is of interest: the moment at which the guest restarts."""
+        """RESET is of interest, the moment at which the guest restarts, and that an order was carried out."""
         try:
             with listener, listener.accept()[0] as link:
+                self._qmp = link
                 link.settimeout(None)
-                link.sendall(b'{"execute":"qmp_capabilities"}\n')
+                link.sendall(b'{"execute":"qmp_capabilities","id":"hello"}\n')
                 for raw in link.makefile("rb"):
                     message = json.loads(raw)
                     if message.get("event") == "RESET" and message["data"].get("guest"):
                         self._events.put(Event("reset", self, time.monotonic()))
+                    if "return" in message and message.get("id") != "hello":
+                        self._answers.put(message)
         except (OSError, ValueError) as err:
             if process.poll() is None:
                 self._events.put(Event("serial", self, time.monotonic(), f"lab: QMP was lost: {err}"))
 
 
-def _disk(hw):
-    common = f"drive=disk,serial=D{hw.serial},bootindex=2"
+def _disk(hw, place):
+    common = f"drive=disk,serial=D{hw.serial},bootindex={place}"
     return {
         "virtio": ["-device", f"virtio-blk-pci,{common}"],
         "ahci": ["-device", f"ide-hd,bus=ide.0,{common}"],
@@ -177,11 +212,11 @@ def _disk(hw):
     }[hw.bus]
 
 
-def _nic(hw):
+def _nic(hw, place):
     # OVMF brings its own virtio driver; for e1000 it needs the ROM's.
     rom = ",romfile=" if hw.fw == "uefi" and hw.nic == "virtio-net-pci" else ""
     return ["-netdev", f"tap,id=wire,ifname={network.tap(hw.index)},script=no,downscript=no",
-            "-device", f"{hw.nic},netdev=wire,mac={hw.mac},bootindex=1{rom}"]
+            "-device", f"{hw.nic},netdev=wire,mac={hw.mac},bootindex={place}{rom}"]
 
 
 def lines(stream, prompt=None, limit=65536):

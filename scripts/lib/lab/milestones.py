@@ -55,7 +55,7 @@ LOG = [
 ]
 
 # A partial line is given out early when it ends like this: a prompt has no newline.
-PROMPT = re.compile(rb"login: ?$")
+PROMPT = re.compile(rb"login: ?$|for experts|iPXE> ?$")
 READY = re.compile(r"(?i)\bready\b")
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|[()][0-9A-B]|[ -~])")

@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from . import appliance, host, hwhash, kinds, network, oem, oem_signed, peer, report, secure, verify
+from . import appliance, foreign, host, hwhash, kinds, network, oem, oem_arm, oem_signed, peer, report, secure, verify
 from .device import Device
 from .machine import Hardware, Machine
 from .say import LabError
@@ -36,6 +36,9 @@ class Lab:
         self._memory = None
         self._interrupted = False
         self._kinds = kinds.chosen(options.fw)
+        self._arches = sorted({kind.arch for kind in self._kinds})
+        if "arm64" in self._arches:
+            host.TOOLS["qemu-system-aarch64"] = "runs the arm64 devices"
         if any(kind.relay for kind in self._kinds):
             host.TOOLS["dhcrelay"] = "relays DHCP"
         self._enrolled = None  # certificate that the machines trust, beside Microsoft's
@@ -55,13 +58,13 @@ class Lab:
         return ok
 
     def _story(self, stack):
-        oem_image, kernel_deb, binaries = self._prepare()
+        oem_images, debs, binaries = self._prepare()
         self._folder = Path(tempfile.mkdtemp(prefix="groundcrew-lab-"))
         (self._folder / "logs").mkdir()
         self._wire(stack)
-        self._make_site(binaries, kernel_deb)
+        self._make_site(binaries, debs)
         self._serve(stack)
-        self._switch_on(stack, oem_image)
+        self._switch_on(stack, oem_images)
         self._watch()
         self._read_disks()
         return self._verdict()
@@ -76,23 +79,38 @@ class Lab:
     def _prepare(self):
         host.require(host.TOOLS)
         host.require_network()
-        host.require_firmware({hw.fw for hw in self._hardware()})
+        host.require_firmware({hw.fw for hw in self._hardware()}, self._arches)
         if any(kind.secure for kind in self._kinds):
             secure.require()
         self.say(f"{len(self._hardware())} device(s), {self._accel.upper()}"
                  + (" (no kvm_intel or kvm_amd here: software emulation)" if self._accel == "tcg" else ""))
         cache = host.cache_dir()
         binaries = self._timed("build", self._binaries)
-        image = self._timed("oem_disk", lambda: oem.ensure(cache, self.say, self.options.oem_kernel))
+        images, debs = {}, {}
+        for arch in self._arches:
+            images[arch] = self._timed("oem_disk", lambda: self._oem_disk(arch, cache))
+            debs[arch] = self._timed("kernel_deb", lambda: self._kernel_deb(arch, cache))
+        return images, debs, binaries
+
+    def _oem_disk(self, arch, cache):
+        if arch == "arm64":
+            return oem_arm.ensure(cache, self.say)
+        image = oem.ensure(cache, self.say, self.options.oem_kernel)
         if any(kind.secure for kind in self._kinds) and self.options.refuse != "disk":
-            image = oem_signed.ensure(image, self.say)
-        deb = self.options.kernel_deb or self._timed("kernel_deb", lambda: host.kernel_deb(cache, self.say))
-        return image, deb, binaries
+            return oem_signed.ensure(image, self.say)
+        return image
+
+    def _kernel_deb(self, arch, cache):
+        """The kernel's package, and those of loaders that this machine has not installed."""
+        if arch == "arm64":
+            debs = foreign.ensure(cache, self.say)
+            return debs[foreign.KERNEL], [debs[name] for name in foreign.LOADERS]
+        return self.options.kernel_deb or host.kernel_deb(cache, self.say), []
 
     def _binaries(self):
         if self.options.bin_dir:
-            return self.options.bin_dir / "groundcrew", self.options.bin_dir / "groundcrew-agent"
-        return appliance.build(self.say)
+            return [self.options.bin_dir / name for name in ("groundcrew", *(appliance.AGENT[arch] for arch in self._arches))]
+        return appliance.build(self.say, self._arches)
 
     def _wire(self, stack):
         self._network = network.Network()
@@ -106,7 +124,7 @@ class Lab:
             self._network.serve_dhcp(self._folder / "logs/dnsmasq.log")
             self.say(f"dnsmasq gives the addresses, from {network.OTHER}; the appliance plays ProxyDHCP")
 
-    def _make_site(self, binaries, kernel_deb):
+    def _make_site(self, binaries, debs):
         site = self._appliance = appliance.Appliance(self._folder, binaries, self._network.appliance, self._events)
         self._step("site", "groundcrew init", site.init)
         if self.options.proxy:
@@ -118,8 +136,14 @@ class Lab:
             site.set_boot(kind.boot)
         if any(kind.relay for kind in self._kinds):
             site.add_subnet(network.RELAY)
-        self._step("image", "groundcrew image build", lambda: site.build_image(kernel_deb, self._signing_key()))
+        key = self._signing_key()
+        for arch, (kernel, loaders) in debs.items():
+            self._step("image", f"groundcrew image build --arch {arch}", lambda: site.build_image(arch, kernel, loaders, key))
+        self._change_site()
         self._step("publish", "groundcrew bundle build and publish", lambda: site.publish(self.options.bundle))
+
+    def _change_site(self):
+        """For a stage: the site and its boot image are there, nothing is published or served yet."""
 
     def _signing_key(self):
         """A fresh key where the kind wants one; its certificate is what firmware is given."""
@@ -158,18 +182,21 @@ class Lab:
             self._tampered = self._appliance.tamper()
             self.say(f"changed one bit in the published blob sha256:{self._tampered}")
 
-    def _switch_on(self, stack, oem_image):
-        for hw in self._hardware():
-            folder = self._folder / "devices" / hw.name
-            machine = Machine(hw, folder, self._accel, self._network.switch, self._events)
-            machine.log = self._folder / "logs" / f"{hw.name}.serial.log"
-            machine.insert_disk(oem_image, self._enrolled)
-            self._devices.append(Device(machine, self.options.mode, self.say))
-            stack.callback(machine.power_off)
+    def _switch_on(self, stack, oem_images):
+        self._insert(stack, oem_images)
         for device in self._devices:
             hw = device.machine.hardware
             device.machine.power_on()
             self.say(f"switched on: {hw.fw.upper()}, serial {hw.serial}, {hw.mac}, disk {hw.bus}", device.name)
+
+    def _insert(self, stack, oem_images):
+        for hw in self._hardware():
+            folder = self._folder / "devices" / hw.name
+            machine = Machine(hw, folder, self._accel, self._network.switch, self._events)
+            machine.log = self._folder / "logs" / f"{hw.name}.serial.log"
+            machine.insert_disk(oem_images[machine.kind.arch], self._enrolled)
+            self._devices.append(Device(machine, self.options.mode, self.say))
+            stack.callback(machine.power_off)
 
     def _read_disks(self):
         """The word of the disk itself, after the login prompt's."""

@@ -8,14 +8,16 @@ import codecs
 import json
 import os
 import re
-import select
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 import time
+import uuid
 from pathlib import Path
 
-from . import appliance, cuts, host, hwhash, machine, milestones, oem, verify
+from . import appliance, cuts, host, hwhash, lessee, machine, media, milestones, oem, renewal, verify
 from .say import LabError
 
 PIN = "lab-stick-77"
@@ -47,18 +49,19 @@ class Guest:
         self.name, self.fw = name, fw
         self.folder = folder / name
         self.folder.mkdir()
-        self.text = ""  # since the last expected thing
         self.started = None
         self.marks = {}
         self._accel = accel
         self._process = None
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._log = open(self.folder / "serial.log", "wb")
+        self._text = ""  # since the last expected thing
+        self._ended = False
+        self._heard = threading.Condition()
 
-    def start(self, drives, wire=None, ram=512, serial="STICK0001"):
+    def start(self, drives, wire=None, ram=512, serial="STICK0001", screen=False):
+        """`screen`: with a graphics card, of which `picture` takes what it shows."""
         secure = self.fw == "secure"
         argv = ["qemu-system-x86_64", "-name", self.name, "-accel", "kvm" if self._accel == "kvm" else "tcg,tb-size=128",
-                "-cpu", "host" if self._accel == "kvm" else "max", "-M", f"q35,graphics=off,smm={'on' if secure else 'off'}",
+                "-cpu", "host" if self._accel == "kvm" else "max", "-M", f"q35,graphics={'on' if screen else 'off'},smm={'on' if secure else 'off'}",
                 "-m", str(ram), "-smp", "1", "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
                 "-device", "virtio-rng-pci,romfile=", "-smbios", _smbios(serial)]
         if self.fw != "bios":
@@ -68,38 +71,68 @@ class Guest:
                      "-drive", f"if=pflash,unit=1,format=raw,file={self.folder / 'vars.fd'}"]
             if secure:
                 argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
+        if screen:
+            argv += ["-vga", "std", "-qmp", f"unix:{self.folder / 'qmp'},server=on,wait=off"]
         argv += drives + (wire or ["-nic", "none"])
         self.started = time.monotonic()
         self._process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL"] + [str(a) for a in argv],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
 
     def expect(self, pattern, patience, mark=None):
         """The match of `pattern` in what the serial line says from now on."""
         deadline = time.monotonic() + patience
-        while True:
-            found = re.search(pattern, self.text)
-            if found:
-                self.text = self.text[found.end():]
-                if mark:
-                    self.marks[mark] = round(time.monotonic() - self.started, 1)
-                return found
-            if not self._read(deadline):
-                raise LabError(f"{self.name}: `{pattern}` did not come within {patience} s; its serial line ends with:\n{self.text[-1500:]}")
+        with self._heard:
+            while True:
+                found = re.search(pattern, self._text)
+                if found:
+                    self._text = self._text[found.end():]
+                    if mark:
+                        self.marks[mark] = round(time.monotonic() - self.started, 1)
+                    return found
+                left = deadline - time.monotonic()
+                if self._ended or left <= 0:
+                    why = "its machine ended" if self._ended else f"within {patience} s"
+                    raise LabError(f"{self.name}: `{pattern}` did not come ({why}); its serial line ends with:\n{self._text[-1500:]}")
+                self._heard.wait(left)
 
-    def _read(self, deadline):
-        left = deadline - time.monotonic()
-        out = self._process.stdout
-        if left <= 0 or not select.select([out], [], [], left)[0]:
-            return False
-        chunk = os.read(out.fileno(), 65536)
-        self._log.write(chunk)
-        self._log.flush()
-        self.text += milestones.clean_stream(self._decoder.decode(chunk))
-        return bool(chunk)
+    def _read(self, out):
+        """Takes whatever comes, or the machine would stop at a full pipe."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        with open(self.folder / "serial.log", "wb") as log:
+            while chunk := os.read(out.fileno(), 65536):
+                log.write(chunk)
+                log.flush()
+                with self._heard:
+                    self._text += milestones.clean_stream(decoder.decode(chunk))
+                    self._heard.notify_all()
+        with self._heard:
+            self._ended = True
+            self._heard.notify_all()
 
     def type(self, text):
         self._process.stdin.write(text.encode())
         self._process.stdin.flush()
+
+    def picture(self, name):
+        """What the screen shows, as a PNG beside the serial log."""
+        path = self.folder / f"{name}.png"
+        self.monitor("screendump", filename=str(path), format="png")
+        return path
+
+    def monitor(self, command, **arguments):
+        """A command to QEMU, of a machine that was started with a screen."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(20)
+            line.connect(str(self.folder / "qmp"))
+            answers = line.makefile("rw")
+            answers.readline()  # the greeting
+            for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                answers.write(json.dumps(request) + "\n")
+                answers.flush()
+                while "return" not in (said := json.loads(answers.readline())):
+                    if "error" in said:
+                        raise LabError(f"{self.name}: QEMU does not do `{command}`: {said}")
 
     def choose(self, downs):
         """An entry of the menu, by the keyboard; GRUB takes a key at a time."""
@@ -117,10 +150,7 @@ class Guest:
     def end(self, patience=60):
         """Waits until the machine has switched itself off, or restarted (-no-reboot)."""
         try:
-            deadline = time.monotonic() + patience
-            while self._process.poll() is None and self._read(deadline):
-                pass
-            self._process.wait(timeout=max(1, deadline - time.monotonic()))
+            self._process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             raise LabError(f"{self.name} did not end within {patience} s") from None
 
@@ -138,8 +168,12 @@ def _smbios(serial):
 
 
 def _hardware(serial):
-    made = machine.Hardware.make(0, 1, "bios")
-    return machine.Hardware(made.name, 0, "bios", serial, made.uuid, made.mac)
+    made = machine.Hardware.make(int(serial[-4:]), 1, "bios")
+    return machine.Hardware(made.name, made.index, "bios", serial, uuid.uuid5(uuid.NAMESPACE_OID, serial), made.mac)
+
+
+def _wire(hub, mac, more=""):
+    return ["-netdev", f"socket,id=w,connect=127.0.0.1:{hub.port}", "-device", f"virtio-net-pci,netdev=w,mac={mac},{more or 'romfile='}"]
 
 
 class StickLab:
@@ -184,18 +218,30 @@ class StickLab:
     def check(self):
         """The third entry: pages on a small screen, and nothing else."""
         guest = self._guest("check", "bios")
-        guest.start(self._usb(self._stick("check")) + self._disk(guest))
+        hub = lessee.Hub()
+        guest.start(self._usb(self._stick("check")) + self._disk(guest), _wire(hub, "52:54:00:77:01:02"), screen=True)
+        answering = lessee.Servers(hub, ("10.99.0.1", "10.99.0.2"))
+        answering.start()
         guest.choose(2)
-        page = guest.expect(r"This machine(?s:.*?)page 1 of 3[^\n]*", 120, "shown")[0]
-        for wanted in ("STICK0001", "secure boot", "memory"):
-            if wanted not in page:
-                raise LabError(f"the first page of the check lacks {wanted!r}:\n{page}")
-        rows = page.replace("\r", "").split("\n")
-        if max(len(row) for row in rows) > 80 or len(rows) > 24:
-            raise LabError(f"a page is larger than 80 x 24:\n{page}")
+        pages = []
+        wanted_on = (("STICK0001", "Boot ", "Memory", "Disk"), ("10.99.0.1", "10.99.0.2"), ("STICK0001",))
+        for number, wanted in enumerate(wanted_on, 1):
+            # A page follows another one without its keys while the network is asked.
+            one = rf"(?s)groundcrew: check this machine \({number} of 3(?:(?!groundcrew: check).)*?q: switch off"
+            page = guest.expect(one, 120, f"page {number}")[0]
+            for word in wanted:
+                if word not in page:
+                    raise LabError(f"page {number} of the check lacks {word!r}:\n{page}")
+            rows = page.replace("\r", "").split("\n")
+            if max(len(row) for row in rows) > 80 or len(rows) > 24:
+                raise LabError(f"a page is larger than 80 x 24:\n{page}")
+            guest.picture(f"page-{number}")
+            pages.append(page)
+            guest.type(ENTER)
+        answering.stop()
         guest.type("q")
         guest.end()
-        self.results["check"] = dict(guest.marks, page=page)
+        self.results["check"] = dict(guest.marks, page="\n".join(pages))
 
     def put_back(self):
         """The registry of a new stick is put back onto a used one: it goes on with neither."""
@@ -220,22 +266,20 @@ class StickLab:
 
     def appliance(self):
         """The second entry, and another machine that starts from the network it serves."""
-        port = _free_port()
+        hub = lessee.Hub()
         stick = self._stick("appliance")
         served = self._guest("appliance", "uefi")
-        nic = ["-device", "virtio-net-pci,netdev=w,mac=52:54:00:77:01:01,romfile="]
-        served.start(self._usb(stick), ["-netdev", f"socket,id=w,listen=127.0.0.1:{port}", *nic], serial="VAN0001")
+        served.start(self._usb(stick), _wire(hub, "52:54:00:77:01:01"), serial="VAN0001", screen=True)
         served.choose(1)
         served.unlock()
         served.expect(r"ready: site", 60, "ready")
         served.expect(r"registered +STICK0001", 30)
         served.expect(r"this appliance gives addresses", 120, "gives addresses")
         device = self._guest("device", "bios")
-        boot = ["-netdev", f"socket,id=w,connect=127.0.0.1:{port}",
-                "-device", f"virtio-net-pci,netdev=w,mac={_hardware('STICK0001').mac},bootindex=1"]
-        device.start(self._disk(device), boot)
+        device.start(self._disk(device), _wire(hub, _hardware("STICK0001").mac, "bootindex=1"))
         device.expect("receipt stored", 300, "receipt")
         served.expect(r"provisioned +STICK0001", 30, "seen")
+        served.picture("appliance")
         device.pull()
         served.type("q")
         served.end()
@@ -245,27 +289,103 @@ class StickLab:
         self.results["appliance"] = dict(marks, ready_after_kernel=ready, device=device.marks)
 
     def cuts(self):
-        """The stick is pulled at every one of hundreds of writes; see cuts.py."""
-        stick = self._stick("cuts")
-        base = self._stick("cuts-base")
+        """The second entry; clients, devices and a technician are promised things; then it is pulled
+        at hundreds of writes. See cuts.py."""
+        stick, base = self._stick("cuts"), self._stick("cuts-base")
         log = self._folder / "writes.log"
         log.write_bytes(b"")
-        guest = self._guest("cuts", "bios")
+        hub, facts = lessee.Hub(), []
+        promised = lambda kind, subject, detail=None: facts.append(cuts.Fact(log.stat().st_size, kind, subject, detail))
+        served = self._guest("cuts", "bios")
         drives = ["-blockdev", f"driver=file,filename={stick},node-name=image",
                   "-blockdev", f"driver=file,filename={log},node-name=log",
                   "-blockdev", "driver=blklogwrites,file=image,log=log,node-name=u0,log-append=off",
                   "-device", "qemu-xhci", "-device", "usb-storage,drive=u0,removable=on,bootindex=1"]
-        guest.start(drives + self._disk(guest))
-        guest.choose(0)
+        served.start(drives, _wire(hub, "52:54:00:77:01:01"), serial="VAN0001")
+        served.choose(1)
+        served.unlock()
+        served.expect(r"this appliance gives addresses", 180, "gives addresses")
+        clients = lessee.Lessees(hub, 96, lambda mac, ip, until: promised("lease", ip, (mac.hex(":"), until)))
+        clients.start()
+        try:
+            for serial, known in (("STICK0001", True), ("STICK0002", False), ("STICK0003", False)):
+                self._serve_one(hub, served, serial, known, promised)
+        finally:
+            clients.stop()
+        if clients.failed:
+            raise LabError(f"the DHCP clients: {clients.failed!r}")
+        served.pull()
+        judge = cuts.Judge(base, log, facts, self._site, self._call, self._folder / "cut")
+        found, kept = judge.run(self.options.cuts, self.say, kept=3)
+        for cut, path in kept:
+            self._goes_on(cut, path)
+        self.results["cuts"] = dict(found, **{"started again on a machine": len(kept)})
+
+    def update(self):
+        """`stick sync` and `stick update`, pulled at hundreds of writes; what is left starts on both firmwares."""
+        stick, before = self._stick("update"), self._stick("update-base")
+        log, marks, moved = self._folder / "renewal.log", [], {}
+        site = self._folder / "newer"
+        shutil.copytree(self._site, site, ignore=shutil.ignore_patterns("*.sock"))
+        text = (site / "sources/welcome/bundle.toml").read_text(encoding="utf-8")
+        (site / "sources/welcome/bundle.toml").write_text(re.sub(r'(?m)^version = .*$', 'version = "9.9.9"', text, count=1), encoding="utf-8")
+        (site / "sources/welcome/files").mkdir(exist_ok=True)
+        (site / "sources/welcome/files/large.bin").write_bytes(os.urandom(6 << 20))
+        self._call("bundle", "build", site / "sources/welcome", "--out", self._folder / "newer-bundle")
+        self._call("bundle", "publish", self._folder / "newer-bundle", "--hq", site.parent / "top/hq", "--site", site)
+        program = self._folder / "newer-groundcrew"
+        program.write_bytes(self._groundcrew.read_bytes() + b"newer")  # behind the ELF: it runs as before
+        settings = site / "site.toml"
+        with renewal.Logged(stick, log, self._folder) as path:
+            done = json.loads(self._call("stick", "sync", "--json", "--site", site, "--stick", path))
+            moved["sync"] = done
+            marks.append((log.stat().st_size, "synced"))
+            settings.write_text(settings.read_text(encoding="utf-8").replace("seconds = 60", "seconds = 61"), encoding="utf-8")
+            self._call("stick", "update", "--site", site, "--stick", path, "--binary", program)
+            marks.append((log.stat().st_size, "updated"))
+        found, kept = renewal.judge(before, log, marks, self.options.cuts, self._folder, self.say)
+        for number, (cut, path) in enumerate(kept):
+            self._goes_on(cut, path, ("bios", "uefi")[number % 2])
+        self.results["update"] = dict(found, sync=moved["sync"], **{"started again on a machine": len(kept)})
+
+    def _serve_one(self, hub, served, serial, known, promised):
+        """Another machine that starts from the stick's network, up to its receipt."""
+        device = self._guest(serial.lower(), "bios")
+        device.start(self._disk(device), _wire(hub, _hardware(serial).mac, "bootindex=1"), serial=serial)
+        name = device.expect(r"enrolled id=(\S+)", 300)[1]
+        if not known:
+            code = device.expect(r"code (\S+) waiting", 60)[1]
+            promised("waits", name)
+            served.type("a")
+            served.expect("Code on the device's screen", 30)
+            served.type(code + ENTER)
+            served.expect(f"{name} is let in", 60)
+            promised("approved", name)
+        device.expect(r"granted profile=", 120)
+        promised("granted", name)
+        device.expect("receipt stored", 120)
+        promised("receipt", name)
+        device.pull()
+        self.say(f"{name} ({serial}) is provisioned", "cuts")
+
+    def _goes_on(self, cut, image, fw="bios"):
+        """A stick that was pulled starts, takes its PIN and serves: it refuses no state of its own."""
+        guest = self._guest(f"after-cut-{cut}", fw)
+        guest.start(self._usb(image), _wire(lessee.Hub(), "52:54:00:77:01:01"), serial="VAN0001")
+        guest.choose(1)
         guest.unlock()
-        acknowledged = []
-        for what, pattern in (("requested", r"enrolled id="), ("granted", r"granted profile="), ("provisioned", "receipt stored")):
-            guest.expect(pattern, 180)
-            acknowledged.append((what, log.stat().st_size))
-        guest.expect("Pull the stick out", 60)
-        guest.pull()
-        judge = cuts.Judge(base, log, acknowledged, self._site, self._call, self._folder / "cut")
-        self.results["cuts"] = judge.run(self.options.cuts, self.say)
+        guest.expect(r"ready: site", 120)
+        guest.type("q")
+        guest.end()
+        self.say(f"pulled at write {cut}, started again: it serves", guest.name)
+
+    def media(self):
+        """Write-protected, full, worn: what a technician reads."""
+        self.results["media"] = media.broken(self)
+
+    def device(self):
+        """`stick build --device` on loop devices."""
+        self.results["device"] = media.device(self)
 
     # -- inside --------------------------------------------------------------------
 
@@ -381,10 +501,3 @@ class StickLab:
             shutil.rmtree(self._folder, ignore_errors=True)
         else:
             self.say(f"kept: {self._folder}")
-
-
-def _free_port():
-    import socket
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -60,6 +60,11 @@ fn ending(console: &Console, status: WaitStatus) -> End {
     match status.exit_status() {
         Some(POWER_OFF) => End::PowerOff,
         Some(0) => End::Restart,
+        // What it must remember before it answers could not be written.
+        Some(1) => {
+            console.line("failed: the stick could not be written: it is full, worn out or pulled");
+            End::Restart
+        }
         _ => {
             console.line("failed: the stick's program ended by a fault");
             End::Restart

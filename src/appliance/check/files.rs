@@ -49,7 +49,7 @@ fn keys(site: &Site) -> Finding {
 }
 
 fn boot_files(site: &Site, settings: &Settings) -> Finding {
-    let loaders = settings.boot.loaders();
+    let loaders = settings.boot.loaders(site.has_arm64());
     let wanted = loaders.files();
     let chosen = wanted
         .iter()

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use groundcrew_core::SiteId;
 
 use super::site_arg::SiteArg;
+use crate::site::create::{FirstMode, NewSite};
 
 /// Offline USB/PXE provisioning appliance.
 ///
@@ -19,7 +21,8 @@ use super::site_arg::SiteArg;
     max_term_width = 80,
     after_help = "\
 Examples:
-  groundcrew init /srv/gc --org 'Example Ltd' --address 10.77.0.1/24 --interface eth1
+  groundcrew init /srv/gc --org 'Example Ltd' --address 10.77.0.1/24 \\
+    --interface eth1
   groundcrew image build --site /srv/gc/site
   groundcrew bundle build /srv/gc/site/sources/welcome --out /tmp/welcome
   groundcrew bundle publish /tmp/welcome --hq /srv/gc/hq --site /srv/gc/site
@@ -43,7 +46,8 @@ pub enum Command {
     /// Make a new HQ (offline keys) and its first site
     #[command(after_help = "\
 Example:
-  groundcrew init /srv/gc --org 'Example Ltd' --address 10.77.0.1/24 --interface eth1
+  groundcrew init /srv/gc --org 'Example Ltd' --address 10.77.0.1/24 \\
+    --interface eth1
 
 DIR/hq holds the offline keys: keep it away from the appliance once the site is set up.
 DIR/site is what the appliance serves.")]
@@ -110,13 +114,37 @@ pub struct InitArgs {
     pub org: String,
     /// The site's short name: prefix of device ids and host names
     #[arg(long, value_name = "NAME", default_value = "hq")]
-    pub name: groundcrew_core::SiteId,
+    pub name: SiteId,
+    #[command(flatten)]
+    /// Its first network
+    pub network: FirstNetwork,
+}
+
+/// The first network of a new site.
+#[derive(Debug, Args)]
+pub struct FirstNetwork {
     /// The appliance's address and prefix length on the devices' network
     #[arg(long, value_name = "A.B.C.D/N")]
     pub address: crate::site::Cidr,
     /// The interface on that network
     #[arg(long, value_name = "IF")]
     pub interface: String,
+    /// Who gives devices their addresses there
+    #[arg(long, value_enum, default_value_t)]
+    pub mode: FirstMode,
+}
+
+impl FirstNetwork {
+    /// A site that begins with it.
+    pub fn site<'a>(&'a self, organisation: &'a str, name: &'a SiteId) -> NewSite<'a> {
+        NewSite {
+            organisation,
+            name,
+            address: self.address,
+            interface: &self.interface,
+            mode: self.mode,
+        }
+    }
 }
 
 /// `groundcrew check`.
@@ -160,6 +188,10 @@ Examples:
   groundcrew image build --site site --kernel-deb linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb
   groundcrew image build --uki --sign-key boot-key.pem --sign-cert boot-cert.pem
 
+For 64-bit ARM, beside the image for x86-64 (its packages are read, not installed):
+  groundcrew image build --arch arm64 --kernel-deb linux-image-6.1.0-56-arm64_…_arm64.deb \\
+      --loader-deb ipxe_…_all.deb --loader-deb grub-efi-arm64-bin_…_arm64.deb
+
 What `[boot]` in site.toml names is built without being asked for.")]
     Build(ImageBuildArgs),
     /// Make a key that signs boot images, for Secure Boot
@@ -181,12 +213,18 @@ pub struct ImageBuildArgs {
     #[command(flatten)]
     /// The site
     pub site: SiteArg,
+    /// For which processor; a site may have images for both
+    #[arg(long, value_enum, value_name = "ARCH", default_value_t)]
+    pub arch: crate::image::Arch,
     /// Debian's kernel package, where the machine cannot fetch it
     #[arg(long, value_name = "FILE")]
     pub kernel_deb: Option<PathBuf>,
     /// The agent; default: `groundcrew-agent` beside this program
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
+    /// Debian's packages with loaders, read without installing them
+    #[arg(long, value_name = "FILE")]
+    pub loader_deb: Vec<PathBuf>,
     /// Folder with ipxe.efi, snponly.efi and undionly.kpxe
     #[arg(long, value_name = "DIR")]
     pub ipxe_dir: Option<PathBuf>,

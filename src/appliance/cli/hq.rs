@@ -17,7 +17,6 @@ use crate::durable::{self, Access};
 use crate::hq::ceremony::{Ceremony, file_name};
 use crate::hq::change::{Change, Progress, Terms};
 use crate::hq::{Hq, NewHq, found, secret};
-use crate::site::create::NewSite;
 use crate::site::rekey::PublicKeys;
 
 pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
@@ -120,12 +119,7 @@ fn show(args: &HqShowArgs) -> anyhow::Result<()> {
 
 fn site_add(args: &HqSiteAddArgs) -> anyhow::Result<()> {
     let hq = Hq::open(&args.hq.dir)?;
-    let new = NewSite {
-        organisation: &hq.state().organisation,
-        name: &args.name,
-        address: args.address,
-        interface: &args.interface,
-    };
+    let new = args.network.site(&hq.state().organisation, &args.name);
     let passphrase = args.hq.passphrase.passphrase();
     let progress = found::add_site(&hq, &args.out, &new, &terms(&args.terms), &passphrase)?;
     println!(

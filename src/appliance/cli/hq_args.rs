@@ -179,12 +179,9 @@ pub struct HqSiteAddArgs {
     #[command(flatten)]
     /// HQ
     pub hq: HqArg,
-    /// The appliance's address and prefix length on the devices' network
-    #[arg(long, value_name = "A.B.C.D/N")]
-    pub address: crate::site::Cidr,
-    /// The interface on that network
-    #[arg(long, value_name = "IF")]
-    pub interface: String,
+    #[command(flatten)]
+    /// Its first network
+    pub network: super::args::FirstNetwork,
     /// Folder to make for the site
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

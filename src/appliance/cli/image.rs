@@ -9,7 +9,9 @@ use groundcrew_core::trust::{Charter, ImageTrust};
 
 use super::args::{ImageBuildArgs, ImageCommand};
 use super::secure;
-use crate::image::{self, ImageReport, ImageSpec, LoaderSet, Progress, Recipe, UkiSpec};
+use crate::image::{
+    self, Arch, ImageReport, ImageSpec, LoaderSet, Packages, Progress, Recipe, UkiSpec,
+};
 use crate::site::settings::BiosLoader;
 use crate::site::{Settings, Site, publish};
 
@@ -24,18 +26,22 @@ pub fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
 fn build(args: ImageBuildArgs) -> anyhow::Result<ExitCode> {
     let site = Site::at(&args.site.dir);
     let settings = site.settings()?;
+    let arch = args.arch;
     let spec = ImageSpec {
+        arch,
         trust_json: image_trust(&site)?,
         more_loaders: more_loaders(&args, &settings),
         uki: uki(&args, &settings)?,
         kernel_deb: args.kernel_deb,
-        agent: agent(args.agent)?,
+        loader_debs: Packages::new(args.loader_deb),
+        agent: agent(args.agent, arch)?,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        out: site.boot_dir(),
+        out: site.boot_dir().join(arch.folder()),
         cache: cache(&site),
         ipxe_dirs: args.ipxe_dir.into_iter().collect(),
-        recipe: Recipe::full().context("the recipe of the boot image; this is a bug")?,
+        recipe: Recipe::full(arch).context("the recipe of the boot image; this is a bug")?,
     };
+    let new_kind = arch == Arch::Arm64 && !site.has_arm64();
     let mut line = ProgressLine::new();
     let report = image::build(&spec, &mut |progress| line.show(&progress))?;
     line.end();
@@ -43,12 +49,14 @@ fn build(args: ImageBuildArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print!("{}", summary(&report));
+        if new_kind {
+            println!(
+                "64-bit ARM machines are served from the next start of `groundcrew serve` on."
+            );
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
-
-/// Where Debian's package `systemd-boot-efi` puts the stub.
-const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
 fn more_loaders(args: &ImageBuildArgs, settings: &Settings) -> Vec<LoaderSet> {
     let shim = args.shim || settings.boot.shim();
@@ -64,8 +72,8 @@ fn uki(args: &ImageBuildArgs, settings: &Settings) -> anyhow::Result<Option<UkiS
         return Ok(None);
     }
     Ok(Some(UkiSpec {
-        stub: args.uki_stub.clone().unwrap_or_else(|| STUB.into()),
-        command_line: command_line(settings),
+        stub: args.uki_stub.clone().unwrap_or_else(|| args.arch.stub()),
+        command_line: command_line(settings, args.arch),
         signer: signer.map(std::sync::Arc::new),
     }))
 }
@@ -73,14 +81,16 @@ fn uki(args: &ImageBuildArgs, settings: &Settings) -> anyhow::Result<Option<UkiS
 /// The kernel's command line inside the image: nobody can add to it, so it says
 /// where the appliance is. On several networks it is somewhere else on each, and
 /// the agent takes the server that gave it its address.
-fn command_line(settings: &Settings) -> String {
+fn command_line(settings: &Settings, arch: Arch) -> String {
     let server = match settings.networks.as_slice() {
         [only] => format!("gc.server={} ", only.address.address),
         _ => String::new(),
     };
     format!(
-        "{server}gc.http={} gc.https={} console=tty0 console=ttyS0,115200 loglevel=6",
-        settings.ports.http, settings.ports.https
+        "{server}gc.http={} gc.https={} {} loglevel=6",
+        settings.ports.http,
+        settings.ports.https,
+        arch.consoles()
     )
 }
 
@@ -122,20 +132,20 @@ fn image_trust(site: &Site) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The static agent: named, or where a build or an installation puts it.
-fn agent(named: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+fn agent(named: Option<PathBuf>, arch: Arch) -> anyhow::Result<PathBuf> {
     if let Some(path) = named {
         return Ok(path);
     }
     let program = std::env::current_exe()?;
     let beside = program.parent().unwrap_or(Path::new("."));
     let places = [
-        beside.join("../agent/groundcrew-agent"),
-        beside.join("groundcrew-agent"),
+        beside.join("../agent").join(arch.agent()),
+        beside.join(arch.agent()),
     ];
     match places.iter().find(|place| place.is_file()) {
         Some(place) => Ok(place.clone()),
         None => bail!(
-            "the agent is not beside {}: build it with `scripts/build-agent`, or name it with --agent FILE",
+            "the agent is not beside {}: build it with `scripts/build-agent --arch {arch}`, or name it with --agent FILE",
             program.display()
         ),
     }
@@ -179,7 +189,7 @@ fn summary(report: &ImageReport) -> String {
             }
         });
     }
-    if !report.within_budget {
+    if !report.within_budget && report.arch == Arch::Amd64 {
         out.push_str("This is more than 24 MiB: slow networks and small machines will feel it.\n");
     }
     out

@@ -161,12 +161,13 @@ fn sync(args: &StickKeptArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&done)?);
     } else {
         println!(
-            "{}: {} files ({} KiB) written, {} were there already, {} blobs removed",
+            "{}: {} files ({} KiB) written, {} were there already, {} blobs removed; {} KiB moved in all",
             args.stick.display(),
             done.written,
             done.bytes.div_ceil(1024),
             done.same,
-            done.removed
+            done.removed,
+            done.moved.div_ceil(1024)
         );
     }
     Ok(ExitCode::SUCCESS)
@@ -178,7 +179,7 @@ fn update(args: &StickUpdateArgs) -> anyhow::Result<ExitCode> {
     let binary = binary(args.binary.as_deref())?;
     bar.show(Progress::Part("packing the program"));
     let site = Site::at(&args.site.dir);
-    let parts = StartParts::make(&site, &binary, Path::new(USR_LIB), kept.bios_boot())?;
+    let parts = StartParts::make(&site, &binary, Path::new(USR_LIB), kept.bios_boot()?)?;
     kept.update(&parts, &mut |progress| bar.show(progress))?;
     bar.end();
     println!(

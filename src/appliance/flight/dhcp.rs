@@ -43,30 +43,26 @@ impl Flight {
             Via::Dhcp => pcap::dhcp_ends(request.giaddr, request.ciaddr, me),
         };
         let mac = (!request.relayed()).then_some(request.mac);
-        recorder.keep(
-            id,
-            Packet {
+        let asked = Packet {
+            at,
+            from,
+            to,
+            mac,
+            by_device: true,
+            payload: packet.to_vec(),
+        };
+        let answered = match &outcome.verdict {
+            Verdict::Reply(reply) => Some(Packet {
                 at,
-                from,
-                to,
+                from: SocketAddrV4::new(me, to.port()),
+                to: reply_to(reply),
                 mac,
-                by_device: true,
-                payload: packet.to_vec(),
-            },
-        );
-        if let Verdict::Reply(reply) = &outcome.verdict {
-            recorder.keep(
-                id,
-                Packet {
-                    at,
-                    from: SocketAddrV4::new(me, to.port()),
-                    to: reply_to(reply),
-                    mac,
-                    by_device: false,
-                    payload: reply.bytes.clone(),
-                },
-            );
-        }
+                by_device: false,
+                payload: reply.bytes.clone(),
+            }),
+            Verdict::Noted(_) | Verdict::Ignored(_) => None,
+        };
+        recorder.keep(id, [Some(asked), answered].into_iter().flatten());
         recorder.exchange(at, request.mac, who.uuid, request.xid);
     }
 
@@ -84,17 +80,15 @@ impl Flight {
         let mut recorder = self.lock();
         let what = What::Overheard(Overheard::from(told));
         if let Some(id) = recorder.note_known(at, &who, what) {
-            recorder.keep(
-                id,
-                Packet {
-                    at,
-                    from: SocketAddrV4::new(server, SERVER_PORT),
-                    to: SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT),
-                    mac: Some(mac),
-                    by_device: false,
-                    payload: packet.to_vec(),
-                },
-            );
+            let heard = Packet {
+                at,
+                from: SocketAddrV4::new(server, SERVER_PORT),
+                to: SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT),
+                mac: Some(mac),
+                by_device: false,
+                payload: packet.to_vec(),
+            };
+            recorder.keep(id, [heard]);
         }
     }
 

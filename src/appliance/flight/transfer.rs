@@ -110,17 +110,15 @@ impl Flight {
             .and_then(|story| story.names.macs.first().copied());
         let (from, to): (SocketAddrV4, SocketAddrV4) =
             if by_device { (peer, us) } else { (us, peer) };
-        recorder.keep(
-            id,
-            Packet {
-                at: now(),
-                from,
-                to,
-                mac,
-                by_device,
-                payload: payload.to_vec(),
-            },
-        );
+        let seen = Packet {
+            at: now(),
+            from,
+            to,
+            mac,
+            by_device,
+            payload: payload.to_vec(),
+        };
+        recorder.keep(id, [seen]);
     }
 
     fn by_address(&self, peer: IpAddr, what: What) {

@@ -101,6 +101,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use crate::site::create::FirstMode;
     use groundcrew_core::SiteId;
 
     fn new_site(name: &SiteId) -> NewSite<'_> {
@@ -109,6 +110,7 @@ mod tests {
             name,
             address: "10.9.0.1/24".parse().unwrap(),
             interface: "eth9",
+            mode: FirstMode::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use super::ceremony::Ceremony;
 use super::change::{Change, Progress, Terms};
 use super::secret::Passphrase;
 use super::{Hq, KeyRole, NewHq, courier, found};
-use crate::site::create::NewSite;
+use crate::site::create::{FirstMode, NewSite};
 use crate::site::status::{self, Urgency};
 use crate::site::{Site, SiteKeys, courier as incoming, import, publish};
 
@@ -60,6 +60,7 @@ impl World {
             name: &site,
             address: "10.9.0.1/24".parse().unwrap(),
             interface: "eth9",
+            mode: FirstMode::default(),
         };
         let terms = found::default_terms();
         found::add_site(

@@ -236,6 +236,7 @@ impl Catalogue {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::Arch;
     use super::super::elf::tests::module_file;
     use super::*;
 
@@ -258,7 +259,7 @@ pub(super) mod tests {
     pub(in crate::image) fn recipe(needed: &[&str], wanted: &[&str]) -> Recipe {
         Recipe::parse(&format!(
             "[[group]]\nname=\"n\"\nreason=\"r\"\nneeded=true\nmodules={needed:?}\n[[group]]\nname=\"w\"\nreason=\"r\"\nneeded=false\nmodules={wanted:?}\n"
-        ))
+        ), Arch::Amd64)
         .unwrap()
     }
 

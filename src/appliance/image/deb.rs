@@ -13,6 +13,8 @@ use std::path::Path;
 
 use tar::EntryType;
 
+use super::Arch;
+
 const AR_MAGIC: &[u8; 8] = b"!<arch>\n";
 /// Limits a real kernel package (400 MB, 6,000 entries) stays far below.
 const MAX_MEMBERS: usize = 16;
@@ -43,10 +45,12 @@ pub enum DebError {
     #[error("is refused: it holds a file called {0:?}, which no Debian package does")]
     HostilePath(String),
     /// For another machine.
-    #[error("is a package for {found}, not for amd64")]
+    #[error("is a package for {found}, not for {wanted}")]
     Architecture {
         /// Its `Architecture` field.
         found: String,
+        /// What the image is for.
+        wanted: Arch,
     },
     /// A field of `control` is absent.
     #[error("is not a Debian package (its control file has no {0})")]
@@ -109,8 +113,8 @@ impl Entry<'_> {
 }
 
 impl Deb {
-    /// Opens a package and checks that it is one for amd64.
-    pub(super) fn open(path: &Path) -> Result<Self, DebError> {
+    /// Opens a package and checks that it is one for `arch`, or for all.
+    pub(super) fn open(path: &Path, arch: Arch) -> Result<Self, DebError> {
         let mut file = File::open(path)?;
         let members = members(&mut file)?;
         let find = |stem: &str| members.iter().find(|m| m.name.starts_with(stem)).cloned();
@@ -122,8 +126,11 @@ impl Deb {
         let text = control_file(&file, &control)?;
         let field = |name| control_field(&text, name).ok_or(DebError::Field(name));
         let found = field("Architecture")?;
-        if found != "amd64" {
-            return Err(DebError::Architecture { found });
+        if found != arch.debian() && found != "all" {
+            return Err(DebError::Architecture {
+                found,
+                wanted: arch,
+            });
         }
         Ok(Self {
             package: field("Package")?,

@@ -1,10 +1,11 @@
 //! As much of ELF as the boot image needs: a section of a kernel module by
 //! name, and whether the agent can run as `/init` where no library is.
 //!
-//! Source: System V ABI, "Object Files"; 64-bit little-endian x86-64 only.
+//! Source: System V ABI, "Object Files"; 64-bit little-endian only.
 //! Every offset comes from the file and is checked before it is used.
 
-const EM_X86_64: u16 = 62;
+use super::Arch;
+
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const PT_LOAD: u32 = 1;
@@ -19,9 +20,12 @@ pub enum ElfError {
     /// No ELF magic.
     #[error("is not an ELF file")]
     NotElf,
-    /// ELF, but for another machine.
-    #[error("is not for x86-64 (64 bit, little-endian)")]
+    /// ELF, but of another word length or byte order.
+    #[error("is not for a 64-bit, little-endian processor")]
     OtherMachine,
+    /// For another processor than the image.
+    #[error("is not for {0}; build it for that with `scripts/build-agent --arch {0}`")]
+    Processor(Arch),
     /// An offset or a count points outside of the file.
     #[error("is cut off or damaged: its headers point outside of the file")]
     Damaged,
@@ -42,14 +46,14 @@ pub(super) struct Elf<'a> {
 }
 
 impl<'a> Elf<'a> {
-    /// Checks magic, class, byte order and machine.
+    /// Checks magic, class and byte order.
     pub(super) fn parse(file: &'a [u8]) -> Result<Self, ElfError> {
         if !file.starts_with(b"\x7fELF") {
             return Err(ElfError::NotElf);
         }
         let elf = Self { file };
         let class_and_order = (file.get(4), file.get(5));
-        if class_and_order != (Some(&2), Some(&1)) || elf.u16(18)? != EM_X86_64 {
+        if class_and_order != (Some(&2), Some(&1)) {
             return Err(ElfError::OtherMachine);
         }
         Ok(elf)
@@ -82,8 +86,11 @@ impl<'a> Elf<'a> {
         Ok(None)
     }
 
-    /// That this is a program which needs no loader and no library.
-    pub(super) fn check_static(self) -> Result<(), ElfError> {
+    /// That this is a program for `arch` which needs no loader and no library.
+    pub(super) fn check_static(self, arch: Arch) -> Result<(), ElfError> {
+        if self.u16(18)? != arch.elf() {
+            return Err(ElfError::Processor(arch));
+        }
         if !matches!(self.u16(16)?, ET_EXEC | ET_DYN) {
             return Err(ElfError::NotProgram);
         }
@@ -188,12 +195,12 @@ pub(super) mod tests {
         let mut file = vec![0; 64];
         file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
         file[16..18].copy_from_slice(&kind.to_le_bytes());
-        file[18..20].copy_from_slice(&EM_X86_64.to_le_bytes());
+        file[18..20].copy_from_slice(&Arch::Amd64.elf().to_le_bytes());
         file
     }
 
     fn static_check(file: &[u8]) -> Result<(), ElfError> {
-        Elf::parse(file)?.check_static()
+        Elf::parse(file)?.check_static(Arch::Amd64)
     }
 
     #[test]
@@ -227,6 +234,9 @@ pub(super) mod tests {
         assert_eq!(static_check(b"#!/bin/sh\n"), Err(ElfError::NotElf));
         let mut arm = program_file(ET_EXEC, &[PT_LOAD]);
         arm[18] = 183;
+        assert_eq!(static_check(&arm), Err(ElfError::Processor(Arch::Amd64)));
+        assert_eq!(Elf::parse(&arm).unwrap().check_static(Arch::Arm64), Ok(()));
+        arm[4] = 1;
         assert_eq!(static_check(&arm), Err(ElfError::OtherMachine));
         let file = program_file(ET_EXEC, &[PT_LOAD]);
         assert_eq!(
@@ -246,7 +256,7 @@ pub(super) mod tests {
             file.truncate(len - cut % len);
             if let Ok(elf) = Elf::parse(&file) {
                 let _ = elf.section(".modinfo");
-                let _ = elf.check_static();
+                let _ = elf.check_static(Arch::Amd64);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Arch;
 use super::catalogue::ChoiceError;
 use super::cpio::TooLarge;
 use super::deb::DebError;
@@ -21,21 +22,25 @@ pub enum ImageError {
     },
     /// No kernel package, and none to be had.
     #[error(
-        "no kernel package: {reason}\n  on any Debian machine with internet: apt-get download {package}\n  then here: groundcrew image build --kernel-deb FILE"
+        "no kernel package: {reason}\n  on any Debian machine with internet: apt-get download {package}\n  then here: groundcrew image build --arch {arch} --kernel-deb FILE"
     )]
     NoKernel {
         /// The package to get.
         package: String,
+        /// For which processor.
+        arch: Arch,
         /// Why it was not got.
         reason: String,
     },
     /// The program for the own disk of UEFI machines cannot be made.
     #[error(
-        "the loader for UEFI machines' own disks cannot be made: {reason}\n  install what makes it: apt-get install grub-common grub-efi-amd64-bin"
+        "the loader for UEFI machines' own disks cannot be made: {reason}\n  install what makes it: apt-get install grub-common {package}\n  for another processor than this machine's: apt-get download {package}, and name its file with --loader-deb"
     )]
     NoGrub {
         /// What failed.
         reason: String,
+        /// The package of GRUB's modules.
+        package: &'static str,
     },
     /// The package's container or paths.
     #[error("{} {error}", path.display())]
@@ -46,7 +51,7 @@ pub enum ImageError {
         error: DebError,
     },
     /// A Debian package, but not of a kernel with its modules.
-    #[error("{} is no kernel package: {why}; get linux-image-VERSION-amd64 (the metapackage linux-image-amd64 is empty)", deb.display())]
+    #[error("{} is no kernel package: {why}; get linux-image-VERSION-amd64 or -arm64 (without VERSION it is empty)", deb.display())]
     NotAKernel {
         /// The package's file.
         deb: PathBuf,
@@ -98,7 +103,7 @@ pub enum ImageError {
     TrustTooLarge(usize),
     /// Loaders are missing.
     #[error(
-        "no {names} in {places}: run `apt-get install {packages}`, or name a folder that has them with --ipxe-dir"
+        "no {names} in {places}: run `apt-get install {packages}`, or name the packages' files with --loader-deb, or for iPXE a folder with --ipxe-dir"
     )]
     NoLoader {
         /// Which.
@@ -110,7 +115,7 @@ pub enum ImageError {
     },
     /// systemd's stub is missing.
     #[error(
-        "no {} for the signed image: run `apt-get install systemd-boot-efi`, or name it with --uki-stub", path.display()
+        "no {} for the signed image: run `apt-get install systemd-boot-efi`, or name it with --uki-stub, or its package's file with --loader-deb", path.display()
     )]
     NoStub {
         /// Where it was looked for.

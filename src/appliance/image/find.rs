@@ -5,13 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{ImageError, Progress};
+use super::{Arch, ImageError, Progress};
 
 /// Where `apt` keeps what it installed from.
 const APT_ARCHIVES: &str = "/var/cache/apt/archives";
-/// Depends on the newest kernel of the release.
-const METAPACKAGE: &str = "linux-image-amd64";
-
 /// What apt can do for us; a trait so that tests need neither apt nor network.
 pub(super) trait Packages {
     /// The real package behind the metapackage, `linux-image-6.1.0-56-amd64`.
@@ -21,12 +18,16 @@ pub(super) trait Packages {
 }
 
 /// The machine's own apt.
-pub(super) struct Apt;
+pub(super) struct Apt(pub(super) Arch);
 
 impl Packages for Apt {
     fn wanted(&self) -> Option<String> {
         let output = Command::new("apt-cache")
-            .args(["depends", "--important", METAPACKAGE])
+            .args([
+                "depends",
+                "--important",
+                &qualified(&metapackage(self.0), self.0),
+            ])
             .env("LC_ALL", "C")
             .output()
             .ok()?;
@@ -36,14 +37,15 @@ impl Packages for Apt {
             .filter_map(|line| line.trim().strip_prefix("Depends: "));
         names
             .map(str::trim)
-            .find(|name| kernel_version_of(name).is_some())
+            .map(|name| name.split(':').next().unwrap_or(name))
+            .find(|name| kernel_version_of(name, self.0).is_some())
             .map(str::to_owned)
     }
 
     fn download(&self, package: &str, folder: &Path) -> Result<(), String> {
         let mut command = Command::new("apt-get");
         command
-            .args(["--quiet", "download", package])
+            .args(["--quiet", "download", &qualified(package, self.0)])
             .current_dir(folder)
             .env("LC_ALL", "C");
         let output = command
@@ -66,16 +68,34 @@ impl Packages for Apt {
     }
 }
 
+/// Depends on the newest kernel of the release.
+fn metapackage(arch: Arch) -> String {
+    format!("linux-image-{arch}")
+}
+
+/// How apt is asked for a package of a processor that need not be this machine's.
+fn qualified(package: &str, arch: Arch) -> String {
+    format!("{package}:{arch}")
+}
+
 /// The kernel package to use. `cache` keeps what is fetched.
 pub(super) fn kernel_deb(
+    arch: Arch,
     cache: &Path,
     apt: &dyn Packages,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<PathBuf, ImageError> {
-    kernel_deb_among(&[cache, Path::new(APT_ARCHIVES)], cache, apt, progress)
+    kernel_deb_among(
+        arch,
+        &[cache, Path::new(APT_ARCHIVES)],
+        cache,
+        apt,
+        progress,
+    )
 }
 
 fn kernel_deb_among(
+    arch: Arch,
     folders: &[&Path],
     cache: &Path,
     apt: &dyn Packages,
@@ -83,29 +103,39 @@ fn kernel_deb_among(
 ) -> Result<PathBuf, ImageError> {
     let present: Vec<PathBuf> = folders
         .iter()
-        .flat_map(|folder| kernels_in(folder))
+        .flat_map(|folder| kernels_in(folder, arch))
         .collect();
     let wanted = apt.wanted();
     let reason = match &wanted {
         Some(package) => {
-            if let Some(path) = newest(present.iter().filter(|p| package_of(p) == Some(package))) {
+            if let Some(path) = newest(
+                present
+                    .iter()
+                    .filter(|p| package_of(p, arch) == Some(package)),
+            ) {
                 return Ok(path);
             }
             progress(Progress::Downloading {
                 package: package.clone(),
             });
-            match download(package, cache, apt)? {
+            match download(arch, package, cache, apt)? {
                 Ok(path) => return Ok(path),
                 Err(reason) => reason,
             }
         }
         None => format!(
-            "apt does not know {METAPACKAGE} (not Debian, or `apt-get update` was never run)"
+            "apt does not know {} (not Debian, or `apt-get update` was never run{})",
+            metapackage(arch),
+            match arch {
+                Arch::Amd64 => "",
+                Arch::Arm64 => ", or `dpkg --add-architecture arm64` before it",
+            }
         ),
     };
-    let example = wanted.unwrap_or_else(|| "linux-image-6.1.0-NN-amd64".to_owned());
+    let example = wanted.unwrap_or_else(|| format!("linux-image-6.1.0-NN-{arch}"));
     let path = newest(present.iter()).ok_or(ImageError::NoKernel {
-        package: example,
+        package: qualified(&example, arch),
+        arch,
         reason: reason.clone(),
     })?;
     progress(Progress::OlderKernel {
@@ -118,6 +148,7 @@ fn kernel_deb_among(
 /// Fetches into a folder of its own first: a broken download never looks like
 /// a package. The inner error is apt's reason.
 fn download(
+    arch: Arch,
     package: &str,
     cache: &Path,
     apt: &dyn Packages,
@@ -126,7 +157,7 @@ fn download(
     fs::create_dir_all(&folder).map_err(ImageError::at(&folder))?;
     let fetched = apt
         .download(package, &folder)
-        .map(|()| newest(kernels_in(&folder).iter()));
+        .map(|()| newest(kernels_in(&folder, arch).iter()));
     let kept = match fetched {
         Ok(Some(path)) => {
             let to = cache.join(path.file_name().unwrap_or_default());
@@ -143,28 +174,33 @@ fn download(
     kept
 }
 
-fn kernels_in(folder: &Path) -> Vec<PathBuf> {
+fn kernels_in(folder: &Path, arch: Arch) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|e| e.path())
-        .filter(|p| package_of(p).is_some())
+        .filter(|p| package_of(p, arch).is_some())
         .collect()
 }
 
 /// `.../linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb` is of the package
 /// `linux-image-6.1.0-56-amd64`; none for anything but a full kernel.
-fn package_of(path: &Path) -> Option<&str> {
-    let name = path.file_name()?.to_str()?.strip_suffix("_amd64.deb")?;
-    let package = name.split_once('_')?.0;
-    kernel_version_of(package).map(|_| package)
+fn package_of(path: &Path, arch: Arch) -> Option<&str> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".deb")?;
+    let package = name
+        .strip_suffix(arch.debian())?
+        .strip_suffix('_')?
+        .split_once('_')?
+        .0;
+    kernel_version_of(package, arch).map(|_| package)
 }
 
 /// `6.1.0-56` of `linux-image-6.1.0-56-amd64`. The cloud flavour lacks most
 /// drivers, the rt flavour and the unsigned and debug forms are for others.
-fn kernel_version_of(package: &str) -> Option<&str> {
+fn kernel_version_of(package: &str, arch: Arch) -> Option<&str> {
     let version = package
         .strip_prefix("linux-image-")?
-        .strip_suffix("-amd64")?;
+        .strip_suffix(arch.debian())?
+        .strip_suffix('-')?;
     let full = !version.ends_with("-cloud") && !version.ends_with("-rt");
     (full && version.starts_with(|c: char| c.is_ascii_digit())).then_some(version)
 }
@@ -220,7 +256,9 @@ mod tests {
 
     fn find(folder: &Path, apt: &Fake) -> (Result<String, ImageError>, Vec<String>) {
         let mut said = Vec::new();
-        let found = kernel_deb_among(&[folder], folder, apt, &mut |p| said.push(p.to_string()));
+        let found = kernel_deb_among(Arch::Amd64, &[folder], folder, apt, &mut |p| {
+            said.push(p.to_string())
+        });
         (
             found.map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()),
             said,
@@ -277,7 +315,7 @@ mod tests {
         let error = found.unwrap_err().to_string();
         for part in [
             "Could not resolve",
-            "apt-get download linux-image-6.1.0-56-amd64",
+            "apt-get download linux-image-6.1.0-56-amd64:amd64",
             "--kernel-deb",
         ] {
             assert!(error.contains(part), "{error}");

@@ -18,7 +18,7 @@ use super::deb::{Deb, DebError, Entry, Kind};
 use super::initrd::{self, MODULE_SUFFIX, PackedModule, Texts};
 use super::manifest::{Digest, Facts, Stored};
 use super::recipe::Recipe;
-use super::{ImageError, Progress, depmod};
+use super::{Arch, ImageError, Progress, depmod};
 use crate::durable::{self, Access};
 
 /// Raised whenever the kernel part's bytes change for the same input.
@@ -43,6 +43,7 @@ pub(super) struct KernelPart {
 
 /// The kernel part for a package and a recipe, from the cache if it is there.
 pub(super) fn prepare(
+    arch: Arch,
     deb: &Path,
     recipe: &Recipe,
     cache: &Path,
@@ -66,7 +67,7 @@ pub(super) fn prepare(
         });
         return Ok(part);
     }
-    let package = Deb::open(deb).map_err(ImageError::deb(deb))?;
+    let package = Deb::open(deb, arch).map_err(ImageError::deb(deb))?;
     let contents = Contents::read(deb, &package, cache)?;
     let catalogue = Catalogue::new(contents.modules, &contents.builtin, &contents.order)?;
     let choice = catalogue.choose(recipe)?;

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ImageError, names};
+use super::packages::Packages;
+use super::{Arch, ImageError, names, secure};
 
 /// Real ones have 40 KB to 4 MB.
 const MAX_LOADER: u64 = 8 << 20;
@@ -24,9 +25,25 @@ pub enum LoaderSet {
 struct Row(&'static str, &'static str, &'static [&'static str], Form);
 
 const IPXE: [Row; 3] = [
-    Row("ipxe.efi", "ipxe.efi", IPXE_PLACES, Form::Efi),
+    Row(names::IPXE, "ipxe.efi", IPXE_PLACES, Form::Efi),
     Row("snponly.efi", "snponly.efi", IPXE_PLACES, Form::Efi),
     Row("undionly.kpxe", "undionly.kpxe", IPXE_PLACES, Form::Bios),
+];
+/// Debian's build for ARM has all drivers in one, for PXE and HTTP Boot.
+const IPXE_ARM64: [Row; 1] = [Row(names::IPXE, "ipxe-arm64.efi", IPXE_PLACES, Form::Efi)];
+const SHIM_ARM64: [Row; 2] = [
+    Row(
+        names::SHIM_ARM64,
+        "shimaa64.efi.signed",
+        &["/usr/lib/shim"],
+        Form::Efi,
+    ),
+    Row(
+        names::GRUB_ARM64,
+        "grubnetaa64.efi.signed",
+        &["/usr/lib/grub/arm64-efi-signed"],
+        Form::Efi,
+    ),
 ];
 const IPXE_PLACES: &[&str] = &["/usr/lib/ipxe", "/boot"];
 const SHIM: [Row; 2] = [
@@ -59,26 +76,32 @@ const PXELINUX: [Row; 2] = [
 ];
 
 impl LoaderSet {
-    fn rows(self) -> &'static [Row] {
-        match self {
-            Self::Ipxe => &IPXE,
-            Self::Shim => &SHIM,
-            Self::Pxelinux => &PXELINUX,
+    fn rows(self, arch: Arch) -> &'static [Row] {
+        match (self, arch) {
+            (Self::Ipxe, Arch::Amd64) => &IPXE,
+            (Self::Ipxe, Arch::Arm64) => &IPXE_ARM64,
+            (Self::Shim, Arch::Amd64) => &SHIM,
+            (Self::Shim, Arch::Arm64) => &SHIM_ARM64,
+            (Self::Pxelinux, Arch::Amd64) => &PXELINUX,
+            // It is for BIOS, which no ARM machine has.
+            (Self::Pxelinux, Arch::Arm64) => &[],
         }
     }
 
-    fn packages(self) -> &'static str {
-        match self {
-            Self::Ipxe => "ipxe",
-            Self::Shim => "shim-signed grub-efi-amd64-signed",
-            Self::Pxelinux => "pxelinux syslinux-common",
+    fn packages(self, arch: Arch) -> &'static str {
+        match (self, arch) {
+            (Self::Ipxe, Arch::Amd64) => "ipxe",
+            (Self::Ipxe, Arch::Arm64) => "ipxe (of Debian 13 or newer; it is for all machines)",
+            (Self::Shim, Arch::Amd64) => "shim-signed grub-efi-amd64-signed",
+            (Self::Shim, Arch::Arm64) => "shim-signed:arm64 grub-efi-arm64-signed:arm64",
+            (Self::Pxelinux, _) => "pxelinux syslinux-common",
         }
     }
 }
 
 #[derive(Clone, Copy)]
 enum Form {
-    /// PE for x86-64.
+    /// PE for the image's processor.
     Efi,
     /// Raw code that a BIOS's PXE jumps into, or that such code loads.
     Bios,
@@ -91,9 +114,15 @@ pub(super) struct Loader {
     pub(super) content: Vec<u8>,
 }
 
-/// All loaders of a set, from the named folders first, then from its packages.
-pub(super) fn find(set: LoaderSet, extra: &[PathBuf]) -> Result<Vec<Loader>, ImageError> {
-    find_in(set, |places| {
+/// All loaders of a set, from the named folders first, then from where its
+/// packages are installed, then out of the packages' files.
+pub(super) fn find(
+    set: LoaderSet,
+    arch: Arch,
+    extra: &[PathBuf],
+    packages: &Packages,
+) -> Result<Vec<Loader>, ImageError> {
+    find_in(set, arch, packages, |places| {
         let own = places.iter().map(PathBuf::from);
         extra.iter().cloned().chain(own).collect()
     })
@@ -102,16 +131,22 @@ pub(super) fn find(set: LoaderSet, extra: &[PathBuf]) -> Result<Vec<Loader>, Ima
 /// `places_of`: where to look, by where the package has the file.
 fn find_in(
     set: LoaderSet,
+    arch: Arch,
+    packages: &Packages,
     places_of: impl Fn(&[&str]) -> Vec<PathBuf>,
 ) -> Result<Vec<Loader>, ImageError> {
     let (mut missing, mut looked, mut loaders) = (Vec::new(), Vec::new(), Vec::new());
-    for Row(name, file, places, form) in set.rows() {
-        let places = places_of(places);
-        let found = places.iter().map(|place| place.join(file));
-        match found.into_iter().find(|path| path.is_file()) {
-            Some(path) => loaders.push(Loader {
+    for Row(name, file, places, form) in set.rows(arch) {
+        let (inside, places) = (places, places_of(places));
+        let mut found = places.iter().map(|place| place.join(file));
+        let (path, content) = match found.find(|path| path.is_file()) {
+            Some(path) => (path.clone(), Some(read(&path)?)),
+            None => packed(arch, packages, inside, file)?,
+        };
+        match content {
+            Some(content) => loaders.push(Loader {
                 name,
-                content: read(&path, *form)?,
+                content: checked(&path, content, *form, arch)?,
             }),
             None => {
                 missing.push(*file);
@@ -127,34 +162,56 @@ fn find_in(
     Err(ImageError::NoLoader {
         names: missing.join(", "),
         places: looked.join(", "),
-        packages: set.packages(),
+        packages: set.packages(arch),
     })
 }
 
-fn read(path: &Path, form: Form) -> Result<Vec<u8>, ImageError> {
+/// A loader out of a package's file, and the name it has there.
+fn packed(
+    arch: Arch,
+    packages: &Packages,
+    places: &[&str],
+    file: &str,
+) -> Result<(PathBuf, Option<Vec<u8>>), ImageError> {
+    for place in places {
+        let path = Path::new(place).join(file);
+        let content = packages.read(arch, &path, MAX_LOADER)?;
+        if content.is_some() {
+            return Ok((path, content));
+        }
+    }
+    Ok((PathBuf::from(file), None))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     let size = fs::metadata(path).map_err(ImageError::at(path))?.len();
-    let bad = |why: &'static str| ImageError::BadLoader {
+    if size > MAX_LOADER {
+        return Err(bad(path, NO_SIZE));
+    }
+    fs::read(path).map_err(ImageError::at(path))
+}
+
+const NO_SIZE: &str = "its size is not that of a boot loader";
+
+fn bad(path: &Path, why: &'static str) -> ImageError {
+    ImageError::BadLoader {
         path: path.to_owned(),
         why,
-    };
-    if size == 0 || size > MAX_LOADER {
-        return Err(bad("its size is not that of a boot loader"));
-    }
-    let content = fs::read(path).map_err(ImageError::at(path))?;
-    match form {
-        Form::Efi if !is_efi_x86_64(&content) => Err(bad("it is not an EFI program for x86-64")),
-        _ => Ok(content),
     }
 }
 
-/// PE: `MZ`, at 0x3c the offset of `PE\0\0`, then the machine.
-fn is_efi_x86_64(content: &[u8]) -> bool {
-    let at = content
-        .get(0x3c..)
-        .and_then(|c| c.first_chunk())
-        .map(|c| u32::from_le_bytes(*c));
-    let header = at.and_then(|at| content.get(usize::try_from(at).ok()?..));
-    content.starts_with(b"MZ") && header.is_some_and(|h| h.starts_with(b"PE\0\0\x64\x86"))
+fn checked(path: &Path, content: Vec<u8>, form: Form, arch: Arch) -> Result<Vec<u8>, ImageError> {
+    match form {
+        _ if content.is_empty() => Err(bad(path, NO_SIZE)),
+        Form::Efi if !secure::is_for(&content, arch.pe()) => Err(bad(
+            path,
+            match arch {
+                Arch::Amd64 => "it is not an EFI program for x86-64",
+                Arch::Arm64 => "it is not an EFI program for 64-bit ARM",
+            },
+        )),
+        _ => Ok(content),
+    }
 }
 
 #[cfg(test)]
@@ -174,19 +231,17 @@ pub(super) mod tests {
         folder
     }
 
+    fn at(folder: &tempfile::TempDir) -> Result<Vec<Loader>, ImageError> {
+        let places = |_: &[&str]| vec![folder.path().to_owned()];
+        find_in(LoaderSet::Ipxe, Arch::Amd64, &Packages::default(), places)
+    }
+
     #[test]
     fn a_missing_loader_says_what_to_install() {
         let folder = loaders_folder();
-        assert_eq!(
-            find_in(LoaderSet::Ipxe, |_| vec![folder.path().to_owned()])
-                .unwrap()
-                .len(),
-            3
-        );
+        assert_eq!(at(&folder).unwrap().len(), 3);
         fs::remove_file(folder.path().join("snponly.efi")).unwrap();
-        let error = find_in(LoaderSet::Ipxe, |_| vec![folder.path().to_owned()])
-            .unwrap_err()
-            .to_string();
+        let error = at(&folder).unwrap_err().to_string();
         for part in ["snponly.efi", "apt-get install ipxe", "--ipxe-dir"] {
             assert!(error.contains(part), "{error}");
         }
@@ -197,9 +252,7 @@ pub(super) mod tests {
     fn a_file_that_is_no_loader_is_refused() {
         let folder = loaders_folder();
         fs::write(folder.path().join("ipxe.efi"), b"<html>not found</html>").unwrap();
-        let error = find_in(LoaderSet::Ipxe, |_| vec![folder.path().to_owned()])
-            .unwrap_err()
-            .to_string();
+        let error = at(&folder).unwrap_err().to_string();
         assert!(error.contains("not an EFI program"), "{error}");
     }
 }

@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::ImageError;
 use super::names::OWN_DISK as NAME;
+use super::packages::Packages;
+use super::{Arch, ImageError};
 
 const SCRIPT: &str = include_str!("../../../image/local.cfg");
 
@@ -34,24 +35,33 @@ const MODULES: [&str; 16] = [
     "tpm",
 ];
 
-/// Builds it. The same GRUB gives the same bytes.
-pub(super) fn build() -> Result<Vec<u8>, ImageError> {
+/// Builds it for a processor, from GRUB's modules where their package is
+/// installed, or out of its file. The same GRUB gives the same bytes.
+pub(super) fn build(arch: Arch, packages: &Packages) -> Result<Vec<u8>, ImageError> {
     let folder = tempfile::tempdir().map_err(ImageError::at(&std::env::temp_dir()))?;
+    let installed = Path::new("/usr/lib/grub").join(arch.grub());
+    let modules = if installed.is_dir() {
+        installed
+    } else {
+        let unpacked = folder.path().join(arch.grub());
+        packages.unpack(arch, &format!("usr/lib/grub/{}/", arch.grub()), &unpacked)?;
+        unpacked
+    };
     let (memdisk, out) = (folder.path().join("memdisk.tar"), folder.path().join(NAME));
     // An embedded configuration (-c) is read by GRUB's rescue parser, which has
     // no `if`; one found in a memory disk is read by the normal one.
     std::fs::write(&memdisk, tar_of_script().map_err(ImageError::at(&memdisk))?)
         .map_err(ImageError::at(&memdisk))?;
-    run(&memdisk, &out)?;
+    run(arch, &modules, &memdisk, &out)?;
     std::fs::read(&out).map_err(ImageError::at(&out))
 }
 
-fn run(memdisk: &Path, out: &Path) -> Result<(), ImageError> {
+fn run(arch: Arch, modules: &Path, memdisk: &Path, out: &Path) -> Result<(), ImageError> {
     let mut command = Command::new("grub-mkimage");
     command
         .args([
             "--format",
-            "x86_64-efi",
+            arch.grub(),
             // Signed with the site's key it is started by firmware, not by shim;
             // what it starts is checked by firmware again.
             "--disable-shim-lock",
@@ -60,8 +70,12 @@ fn run(memdisk: &Path, out: &Path) -> Result<(), ImageError> {
             "--memdisk",
         ])
         .arg(memdisk);
+    command.arg("--directory").arg(modules);
     command.arg("--output").arg(out).args(MODULES);
-    let failed = |reason: String| ImageError::NoGrub { reason };
+    let failed = |reason: String| ImageError::NoGrub {
+        reason,
+        package: arch.grub_package(),
+    };
     let output = command
         .output()
         .map_err(|error| failed(format!("grub-mkimage: {error}")))?;
@@ -94,7 +108,8 @@ mod tests {
 
     #[test]
     fn the_same_bytes_each_time() {
-        let (first, second) = (build().unwrap(), build().unwrap());
+        let made = || build(Arch::Amd64, &Packages::default());
+        let (first, second) = (made().unwrap(), made().unwrap());
         assert_eq!(first, second);
         assert!(first.starts_with(b"MZ") && first.len() < 2 << 20);
     }

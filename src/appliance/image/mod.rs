@@ -6,6 +6,7 @@
 //! result into the site's boot folder. Same input, same bytes. No root is
 //! needed, and on a machine without network only the kernel package's file.
 
+mod arch;
 mod catalogue;
 mod cpio;
 mod deb;
@@ -19,6 +20,7 @@ mod loaders;
 mod local;
 mod manifest;
 pub mod names;
+mod packages;
 mod progress;
 mod recipe;
 pub mod secure;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use secure::Signer;
 use serde::Serialize;
 
+pub use arch::Arch;
 pub use catalogue::ChoiceError;
 pub use deb::DebError;
 pub use elf::ElfError;
@@ -39,6 +42,7 @@ pub use error::ImageError;
 pub use loaders::LoaderSet;
 pub use manifest::{Agent, BootFile, Facts, MANIFEST, Manifest, Stored, UkiFacts};
 pub use names::{INITRD, VMLINUZ};
+pub use packages::Packages;
 pub use progress::Progress;
 pub use recipe::Recipe;
 
@@ -47,12 +51,16 @@ pub const BOOT_BUDGET: u64 = 24 << 20;
 
 /// The agent's own budget is 4 MiB; a debug build may be larger.
 const MAX_AGENT: u64 = 256 << 20;
+/// systemd's stub has 100 KB.
+const MAX_STUB: u64 = 8 << 20;
 /// A TUF root with a few keys has 2 KB.
 const MAX_TRUST: usize = 1 << 20;
 
 /// What to build a boot image from.
 #[derive(Clone, Debug)]
 pub struct ImageSpec {
+    /// For which processor.
+    pub arch: Arch,
     /// The kernel package's file; else apt is asked.
     pub kernel_deb: Option<PathBuf>,
     /// The static agent; becomes `/init`.
@@ -67,6 +75,8 @@ pub struct ImageSpec {
     pub cache: PathBuf,
     /// Folders searched for iPXE before those of Debian's package.
     pub ipxe_dirs: Vec<PathBuf>,
+    /// Packages with loaders, where they cannot be installed.
+    pub loader_debs: Packages,
     /// Which modules go in.
     pub recipe: Recipe,
     /// Loaders beside iPXE.
@@ -89,6 +99,8 @@ pub struct UkiSpec {
 /// What was built.
 #[derive(Clone, Debug, Serialize)]
 pub struct ImageReport {
+    /// For which processor.
+    pub arch: Arch,
     /// The boot folder.
     pub out: PathBuf,
     /// The kernel package that was used.
@@ -111,20 +123,25 @@ pub fn build(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ImageReport, ImageError> {
     // What the user can put right at once comes before half a minute's work.
-    let agent = read_agent(&spec.agent)?;
+    let arch = spec.arch;
+    let agent = read_agent(&spec.agent, arch)?;
     check_trust(&spec.trust_json)?;
-    let mut loaders = loaders::find(LoaderSet::Ipxe, &spec.ipxe_dirs)?;
+    let mut loaders = loaders_of(spec, LoaderSet::Ipxe)?;
     for set in &spec.more_loaders {
-        loaders.extend(loaders::find(*set, &spec.ipxe_dirs)?);
+        loaders.extend(loaders_of(spec, *set)?);
     }
-    let own_disk = own_disk(spec.uki.as_ref())?;
-    let stub = spec.uki.as_ref().map(read_stub).transpose()?;
+    let own_disk = own_disk(spec)?;
+    let stub = spec
+        .uki
+        .as_ref()
+        .map(|uki| read_stub(spec, uki))
+        .transpose()?;
     fs::create_dir_all(&spec.cache).map_err(ImageError::at(&spec.cache))?;
     let deb = match &spec.kernel_deb {
         Some(path) => path.clone(),
-        None => find::kernel_deb(&spec.cache, &find::Apt, progress)?,
+        None => find::kernel_deb(arch, &spec.cache, &find::Apt(arch), progress)?,
     };
-    let kernel = kernel::prepare(&deb, &spec.recipe, &spec.cache, progress)?;
+    let kernel = kernel::prepare(arch, &deb, &spec.recipe, &spec.cache, progress)?;
     progress(Progress::Assembling);
     let mut initrd = kernel.modules;
     initrd.extend(initrd::agent_part(&agent)?);
@@ -162,6 +179,7 @@ pub fn build(
     });
     manifest::publish(&spec.out, &files, &manifest)?;
     Ok(ImageReport {
+        arch,
         out: spec.out.clone(),
         kernel_deb: deb,
         kernel_cached: kernel.cached,
@@ -172,22 +190,30 @@ pub fn build(
 
 /// A static program as an initrd of its own, `/NAME` in it.
 pub fn program_initrd(name: &str, program: &Path) -> Result<Vec<u8>, ImageError> {
-    initrd::program_part(name, &read_agent(program)?)
+    initrd::program_part(name, &read_agent(program, Arch::Amd64)?)
 }
 
-fn own_disk(uki: Option<&UkiSpec>) -> Result<Vec<u8>, ImageError> {
-    let own_disk = local::build()?;
-    match uki.and_then(|uki| uki.signer.as_deref()) {
+fn loaders_of(spec: &ImageSpec, set: LoaderSet) -> Result<Vec<loaders::Loader>, ImageError> {
+    loaders::find(set, spec.arch, &spec.ipxe_dirs, &spec.loader_debs)
+}
+
+fn own_disk(spec: &ImageSpec) -> Result<Vec<u8>, ImageError> {
+    let own_disk = local::build(spec.arch, &spec.loader_debs)?;
+    let signer = spec.uki.as_ref().and_then(|uki| uki.signer.as_deref());
+    match signer {
         Some(signer) => Ok(secure::sign(own_disk, signer)?),
         None => Ok(own_disk),
     }
 }
 
-fn read_stub(uki: &UkiSpec) -> Result<Vec<u8>, ImageError> {
+fn read_stub(spec: &ImageSpec, uki: &UkiSpec) -> Result<Vec<u8>, ImageError> {
     match fs::read(&uki.stub) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ImageError::NoStub {
-            path: uki.stub.clone(),
-        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let packed = spec.loader_debs.read(spec.arch, &uki.stub, MAX_STUB)?;
+            packed.ok_or_else(|| ImageError::NoStub {
+                path: uki.stub.clone(),
+            })
+        }
         read => read.map_err(ImageError::at(&uki.stub)),
     }
 }
@@ -221,7 +247,7 @@ fn uki(
     }
 }
 
-fn read_agent(path: &Path) -> Result<Vec<u8>, ImageError> {
+fn read_agent(path: &Path, arch: Arch) -> Result<Vec<u8>, ImageError> {
     let size = fs::metadata(path).map_err(ImageError::at(path))?.len();
     if size > MAX_AGENT {
         return Err(ImageError::AgentTooLarge {
@@ -230,7 +256,7 @@ fn read_agent(path: &Path) -> Result<Vec<u8>, ImageError> {
         });
     }
     let content = fs::read(path).map_err(ImageError::at(path))?;
-    let checked = elf::Elf::parse(&content).and_then(elf::Elf::check_static);
+    let checked = elf::Elf::parse(&content).and_then(|elf| elf.check_static(arch));
     checked.map_err(|error| ImageError::Agent {
         path: path.to_owned(),
         error,

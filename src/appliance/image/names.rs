@@ -9,6 +9,8 @@ pub const INITRD: &str = "initrd.img";
 pub const UKI: &str = "groundcrew.efi";
 /// Starts the system on a UEFI machine's own disk.
 pub const OWN_DISK: &str = "local.efi";
+/// iPXE with drivers of its own.
+pub const IPXE: &str = "ipxe.efi";
 /// Debian's shim, signed by Microsoft.
 pub const SHIM: &str = "shimx64.efi";
 /// Debian's GRUB for the network, signed by Debian; shim asks for this name.
@@ -17,3 +19,7 @@ pub const GRUB: &str = "grubx64.efi";
 pub const PXELINUX: &str = "pxelinux.0";
 /// See [`PXELINUX`].
 pub const LDLINUX: &str = "ldlinux.c32";
+/// [`SHIM`] for 64-bit ARM.
+pub const SHIM_ARM64: &str = "shimaa64.efi";
+/// [`GRUB`] for 64-bit ARM.
+pub const GRUB_ARM64: &str = "grubaa64.efi";

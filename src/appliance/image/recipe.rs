@@ -1,6 +1,10 @@
 //! Which kernel modules go into a boot image: `image/modules.toml`, read.
 
+use std::mem;
+
 use serde::Deserialize;
+
+use super::Arch;
 
 /// The recipe that is compiled in: common NICs, disks, file systems.
 const FULL: &str = include_str!("../../../image/modules.toml");
@@ -25,6 +29,12 @@ pub(super) struct Group {
     pub(super) needed: bool,
     /// Canonical names (`_`, never `-`).
     pub(super) modules: Vec<String>,
+    /// Names that only kernels for 64-bit x86 have.
+    #[serde(default)]
+    amd64: Vec<String>,
+    /// Names that only kernels for 64-bit ARM have.
+    #[serde(default)]
+    arm64: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -34,11 +44,18 @@ struct File {
 }
 
 impl Recipe {
-    /// Reads a recipe. The error shows line and caret.
-    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+    /// Reads a recipe for `arch`. The error shows line and caret.
+    pub fn parse(text: &str, arch: Arch) -> Result<Self, toml::de::Error> {
         let File { mut group } = toml::from_str(text)?;
-        for name in group.iter_mut().flat_map(|g| &mut g.modules) {
-            *name = canonical(name);
+        for group in &mut group {
+            let (amd64, arm64) = (mem::take(&mut group.amd64), mem::take(&mut group.arm64));
+            group.modules.extend(match arch {
+                Arch::Amd64 => amd64,
+                Arch::Arm64 => arm64,
+            });
+            for name in &mut group.modules {
+                *name = canonical(name);
+            }
         }
         Ok(Self {
             groups: group,
@@ -47,8 +64,8 @@ impl Recipe {
     }
 
     /// The full recipe of `image/modules.toml`.
-    pub fn full() -> Result<Self, toml::de::Error> {
-        Self::parse(FULL)
+    pub fn full(arch: Arch) -> Result<Self, toml::de::Error> {
+        Self::parse(FULL, arch)
     }
 }
 
@@ -63,7 +80,12 @@ mod tests {
 
     #[test]
     fn the_full_recipe_is_read_and_names_nothing_twice() {
-        let recipe = Recipe::full().unwrap();
+        for arch in [Arch::Amd64, Arch::Arm64] {
+            check(&Recipe::full(arch).unwrap());
+        }
+    }
+
+    fn check(recipe: &Recipe) {
         let mut names: Vec<_> = recipe.groups.iter().flat_map(|g| &g.modules).collect();
         let all = names.len();
         names.sort_unstable();
@@ -76,7 +98,7 @@ mod tests {
     #[test]
     fn a_typo_is_refused_with_its_place() {
         let text = "[[group]]\nname = \"a\"\nreason = \"b\"\nneeded = true\nmodule = [\"x\"]\n";
-        let error = Recipe::parse(text).unwrap_err().to_string();
+        let error = Recipe::parse(text, Arch::Amd64).unwrap_err().to_string();
         assert!(
             error.contains("line 5") && error.contains("module"),
             "{error}"
@@ -88,7 +110,7 @@ mod tests {
         let text =
             "[[group]]\nname = \"a\"\nreason = \"b\"\nneeded = true\nmodules = [\"usb-storage\"]\n";
         assert_eq!(
-            Recipe::parse(text).unwrap().groups[0].modules,
+            Recipe::parse(text, Arch::Amd64).unwrap().groups[0].modules,
             ["usb_storage"]
         );
     }

@@ -61,6 +61,8 @@ impl World {
 
     fn spec(&self) -> ImageSpec {
         ImageSpec {
+            arch: Arch::Amd64,
+            loader_debs: Packages::default(),
             kernel_deb: Some(self.path("kernel.deb")),
             agent: self.path("agent"),
             agent_version: "0.1.0".into(),
@@ -343,4 +345,30 @@ fn the_sites_own_image_is_signed_and_so_is_the_way_to_the_own_disk() {
     };
     let error = run(&missing).unwrap_err().to_string();
     assert!(error.contains("systemd-boot-efi"), "{error}");
+}
+
+#[test]
+fn an_image_for_arm_wants_an_agent_and_loaders_for_arm() {
+    let world = World::new(&items());
+    let spec = ImageSpec {
+        arch: Arch::Arm64,
+        ..world.spec()
+    };
+    let error = run(&spec).unwrap_err().to_string();
+    assert!(error.contains("build-agent --arch arm64"), "{error}");
+    let mut agent = program_file(3, &[1]);
+    agent[18] = 183;
+    fs::write(world.path("agent"), agent).unwrap();
+    let error = run(&spec).unwrap_err().to_string();
+    for part in ["ipxe-arm64.efi", "of Debian 13", "--loader-deb"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // A loader for the wrong processor is worse than none.
+    let x64 = world.loaders.path().join("ipxe.efi");
+    fs::copy(x64, world.loaders.path().join("ipxe-arm64.efi")).unwrap();
+    let error = run(&spec).unwrap_err().to_string();
+    assert!(
+        error.contains("not an EFI program for 64-bit ARM"),
+        "{error}"
+    );
 }

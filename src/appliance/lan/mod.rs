@@ -14,13 +14,13 @@ use anyhow::Context as _;
 use groundcrew_core::UnixTime;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use groundcrew_netboot::dhcp::{
-    BootClient, BootService, Counters, Handled, Identity, Known, Lease, LeaseEvent, Loaders, Mode,
-    Moment, Notice, Reply, Request, Server, Service, Verdict, Via,
+    BootClient, BootService, BootWord, Counters, Handled, Identity, Known, Lease, LeaseEvent,
+    Loaders, Mode, Moment, Notice, Reply, Request, Server, Service, Verdict, Via,
 };
 use std::net::SocketAddrV4;
 
 pub use all::{Lan, stored, stored_release};
-pub use view::{CountersView, InterfaceView, LeaseView, NetView, OtherView, SubnetView};
+pub use view::{InterfaceView, LeaseView, NetView, OtherView, SubnetView};
 
 use crate::flight::Flight;
 use crate::site::Network;
@@ -128,31 +128,31 @@ impl Desk {
     }
 
     /// Decides on a packet as it came, queues its rows and says what is worth saying.
+    /// `word`: what DHCP itself must tell the machine, asked where that is needed.
     ///
     /// # Errors
     /// The disk does not keep up; then nothing happened.
     pub fn handle(
         &self,
         packet: &[u8],
-        request: &Request,
+        mut request: Request,
         via: Via,
+        word: impl FnOnce(&Request) -> BootWord,
     ) -> Result<Option<Answer>, Busy> {
-        // A place first: with a full queue nothing may have happened in memory.
-        let place = self.writer.place()?;
-        // Asked before the lock: the office has one of its own.
-        let known = (self.known)(request);
-        let (handled, commit) = {
-            let mut inner = self.lock();
-            let now = moment(self.began);
-            let mut handled = inner
-                .service
-                .handle_known(request, known.as_ref(), via, now);
-            let rows: Vec<Change> = handled.outcome.events.drain(..).map(change).collect();
-            // Queued under the lock: the disk follows in memory's order.
-            let commit = (!rows.is_empty()).then(|| place.write(rows));
-            (handled, commit)
+        let turned_away = self
+            .lock()
+            .service
+            .turned_away(&request, moment(self.began));
+        let (handled, commit) = match turned_away {
+            Some(handled) => (handled, None),
+            None => {
+                // Asked before the lock: the office has one of its own.
+                request.word = word(&request);
+                self.decide(&request, via)?
+            }
         };
         let Handled { outcome, notice } = handled;
+        let request = &request;
         if let Some(flight) = &self.flight {
             flight.dhcp(packet, request, via, self.network.address.address, &outcome);
         }
@@ -163,6 +163,21 @@ impl Desk {
             reply,
             client,
         }))
+    }
+
+    fn decide(&self, request: &Request, via: Via) -> Result<(Handled, Option<Commit>), Busy> {
+        // A place first: with a full queue nothing may have happened in memory.
+        let place = self.writer.place()?;
+        let known = (self.known)(request);
+        let mut inner = self.lock();
+        let now = moment(self.began);
+        let mut handled = inner
+            .service
+            .handle_admitted(request, known.as_ref(), via, now);
+        let rows: Vec<Change> = handled.outcome.events.drain(..).map(change).collect();
+        // Queued under the lock: the disk follows in memory's order.
+        let commit = (!rows.is_empty()).then(|| place.write(rows));
+        Ok((handled, commit))
     }
 
     /// A packet on port 67 or 4011 that was no request of a client.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use groundcrew_core::UnixTime;
-use groundcrew_netboot::dhcp::{Lease, LeaseState, Moment, Network, Service};
+use groundcrew_netboot::dhcp::{Counters, Lease, LeaseState, Moment, Network, Service};
 use serde::{Deserialize, Serialize};
 
 use crate::site;
@@ -56,7 +56,7 @@ pub struct InterfaceView {
     /// Other DHCP servers heard.
     pub others: Vec<OtherView>,
     /// What was counted since the appliance was started.
-    pub counters: CountersView,
+    pub counters: Counters,
 }
 
 /// A network.
@@ -87,24 +87,6 @@ pub struct OtherView {
     pub seconds_ago: u64,
     /// By what it was noticed.
     pub noticed: String,
-}
-
-/// Packets, by what became of them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the names are netboot's Counters'")]
-pub struct CountersView {
-    pub discovers: u64,
-    pub requests: u64,
-    pub others: u64,
-    pub offers: u64,
-    pub acks: u64,
-    pub naks: u64,
-    pub proxied: u64,
-    pub declined: u64,
-    pub exhausted: u64,
-    pub malformed: u64,
-    pub limited_client: u64,
-    pub limited_total: u64,
 }
 
 pub fn by_address(leases: impl Iterator<Item = LeaseView>) -> Vec<LeaseView> {
@@ -142,7 +124,7 @@ pub fn interface(service: &Service, network: &site::Network, now: Moment) -> Int
         role: watch.role().to_string(),
         subnets: subnets(service, now.wall),
         others: others.collect(),
-        counters: counters(service),
+        counters: *service.counters(),
     }
 }
 
@@ -164,22 +146,4 @@ fn subnets(service: &Service, now: UnixTime) -> Vec<SubnetView> {
         }
     };
     service.server().networks().iter().map(view).collect()
-}
-
-fn counters(service: &Service) -> CountersView {
-    let c = service.counters();
-    CountersView {
-        discovers: c.discovers,
-        requests: c.requests,
-        others: c.others,
-        offers: c.offers,
-        acks: c.acks,
-        naks: c.naks,
-        proxied: c.proxied,
-        declined: c.declined,
-        exhausted: c.exhausted,
-        malformed: c.malformed,
-        limited_client: c.limited_client,
-        limited_total: c.limited_total,
-    }
 }

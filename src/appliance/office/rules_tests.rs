@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::hq::found;
-use crate::site::create::NewSite;
+use crate::site::create::{FirstMode, NewSite};
 use groundcrew_core::Digest;
 use groundcrew_core::encoding::Bytes;
 use groundcrew_core::enroll::{Code, Request, Start};
@@ -24,6 +24,7 @@ fn office(folder: &std::path::Path) -> (Site, Office) {
         name: &"hq".parse().unwrap(),
         address: "10.77.0.1/24".parse().unwrap(),
         interface: "eth0",
+        mode: FirstMode::default(),
     };
     let site = found::create(folder, &new).unwrap();
     let path = site.settings_file();
@@ -152,11 +153,11 @@ async fn changed_hardware_is_explained_and_accepted_with_one_command() {
         .unwrap();
     let uuid = report(9).smbios.uuid.map(|uuid| uuid.to_string());
     assert_eq!(view_of(&office, &device).await.uuid, uuid);
-    // What was decided is signed when the office closes, and there again later.
+    // The first line is signed, and what was decided when the office closes.
     office.close().await;
     drop(office);
     let lines = store::checkpoints_by_line(&site.registry_file()).unwrap();
-    assert_eq!(lines.len(), 1);
+    assert_eq!(lines.len(), 2);
     let retired = Command::Retire {
         device: device.clone(),
         reason: "sold".into(),

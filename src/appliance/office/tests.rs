@@ -11,7 +11,7 @@ use super::*;
 use crate::hq::change::{Progress, Terms};
 use crate::hq::secret::Passphrase;
 use crate::hq::{Hq, found};
-use crate::site::create::NewSite;
+use crate::site::create::{FirstMode, NewSite};
 use crate::site::import;
 
 pub(super) struct World {
@@ -29,6 +29,7 @@ impl World {
             name: &name,
             address: "10.9.0.1/24".parse().unwrap(),
             interface: "eth9",
+            mode: FirstMode::default(),
         };
         let site = found::create(folder.path(), &new).unwrap();
         let hq = Hq::open(&folder.path().join("hq")).unwrap();

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Extension, FromRequestParts, Path, Query, State};
+use axum::extract::{
+    DefaultBodyLimit, Extension, FromRequest, FromRequestParts, Path, Query, Request, State,
+};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -246,6 +248,25 @@ async fn device(
     }
 }
 
+/// A form that came in time: anybody may begin to send one.
+struct Sent<T>(T);
+
+/// Whoever has not sent a whole form by then is let go.
+const FORM_WITHIN: Duration = Duration::from_secs(30);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Sent<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let reading = Form::<T>::from_request(request, state);
+        match tokio::time::timeout(FORM_WITHIN, reading).await {
+            Ok(Ok(Form(form))) => Ok(Self(form)),
+            Ok(Err(refused)) => Err(refused.into_response()),
+            Err(_) => Err(StatusCode::REQUEST_TIMEOUT.into_response()),
+        }
+    }
+}
+
 /// The log-in's form.
 #[derive(Deserialize)]
 struct LogIn {
@@ -257,7 +278,7 @@ async fn log_in(
     State(site): State<Arc<Site>>,
     peer: Option<Extension<Peer>>,
     headers: HeaderMap,
-    Form(form): Form<LogIn>,
+    Sent(form): Sent<LogIn>,
 ) -> Response {
     if foreign(&headers) {
         return site.refused();
@@ -306,7 +327,7 @@ async fn log_out(
     State(site): State<Arc<Site>>,
     LoggedIn(visitor): LoggedIn,
     headers: HeaderMap,
-    Form(form): Form<Signed>,
+    Sent(form): Sent<Signed>,
 ) -> Response {
     if foreign(&headers) || form.form != visitor.form {
         return site.refused();
@@ -328,7 +349,7 @@ async fn decide(
     LoggedIn(visitor): LoggedIn,
     headers: HeaderMap,
     Path((device, decision)): Path<(DeviceId, Decision)>,
-    Form(form): Form<Signed>,
+    Sent(form): Sent<Signed>,
 ) -> Response {
     if foreign(&headers) || form.form != visitor.form {
         return site.refused();

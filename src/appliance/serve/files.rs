@@ -75,9 +75,33 @@ impl Tree {
         });
         match opened.await {
             Ok(Ok((name, file, metadata))) => send(method, headers, (name, file), &metadata),
-            _ => plain(StatusCode::NOT_FOUND, "no such file\n"),
+            Ok(Err(error)) if is_missing(&error) => plain(StatusCode::NOT_FOUND, "no such file\n"),
+            Ok(Err(error)) => {
+                tracing::error!(file = path, "a boot file cannot be opened: {error}");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                plain(status, "the appliance cannot open the file\n")
+            }
+            // A panic, which the runtime has told already.
+            Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "\n"),
         }
     }
+}
+
+/// Whether it says that there is no such file to serve: none of that name, or
+/// one that a symlink or `..` leads to. All else is the appliance's trouble.
+pub(super) fn is_missing(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let missing = [
+        Errno::NOENT,
+        Errno::NOTDIR,
+        Errno::LOOP,
+        Errno::XDEV,
+        Errno::NAMETOOLONG,
+    ];
+    error.kind() == std::io::ErrorKind::NotFound
+        || missing
+            .map(|errno| Some(errno.raw_os_error()))
+            .contains(&error.raw_os_error())
 }
 
 /// A short answer in text.

@@ -142,6 +142,16 @@ async fn serve_stream(
             return;
         }
     };
+    Box::pin(serve_tls(stream, peer, tls, routes, stop)).await;
+}
+
+async fn serve_tls(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: TlsAcceptor,
+    routes: Router,
+    stop: Shutdown,
+) {
     match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
         Ok(Ok(stream)) => Box::pin(serve_http(stream, peer, routes, stop)).await,
         Ok(Err(error)) => tracing::debug!(%peer, "TLS handshake failed: {error}"),

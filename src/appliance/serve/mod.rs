@@ -3,6 +3,7 @@
 
 pub mod api;
 mod boot;
+mod cached;
 pub mod control;
 mod dhcp;
 mod files;

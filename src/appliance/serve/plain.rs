@@ -6,16 +6,15 @@
 //! Requests here are GET and HEAD; one that brings a body is refused and the
 //! connection ends, so that nothing can be smuggled behind a misread length.
 
-use std::io::{Error, ErrorKind, IoSliceMut};
+use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::Response;
-use rustix::io::ReadWriteFlags;
 use rustix::net::SendFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -36,6 +35,8 @@ const MAX_TEXT: usize = 1024 * 1024;
 const CHUNK: u64 = 1024 * 1024;
 /// A peer that takes nothing for so long is let go.
 const STALLED: Duration = Duration::from_secs(60);
+/// So is one that takes fewer bytes of a file in that time.
+const LEAST: u64 = 64 * 1024;
 /// A file smaller than this that arrived is not worth a line in `net show`.
 const WORTH_A_LINE: u64 = 64 * 1024;
 
@@ -66,7 +67,7 @@ pub(super) async fn serve(
             Head::Request(request, keep) => connection.answer(*request, keep, board).await?,
             Head::Refused(status, why) => {
                 connection
-                    .write(plain(status, why), &Method::GET, Keep::Close, board)
+                    .write(plain(status, why), &Method::GET, Keep::Close)
                     .await?;
                 false
             }
@@ -139,17 +140,21 @@ impl Connection {
         let method = request.method().clone();
         request.extensions_mut().insert(Peer(self.peer));
         let Ok(response) = self.routes.call(request).await;
-        self.write(response, &method, keep, board).await?;
+        let file = self.write(response, &method, keep).await?;
+        // Nothing of request and head is kept while a slow peer takes the file.
+        if let Some(file) = file {
+            self.send_watched(file, board).await?;
+        }
         Ok(keep != Keep::Close)
     }
 
+    /// Writes all but a file, which is left to send.
     async fn write(
         &self,
         response: Response,
         method: &Method,
         keep: Keep,
-        board: &Board,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<Option<FileBody>> {
         let (mut parts, body) = response.into_parts();
         let file = parts.extensions.remove::<FileBody>();
         let text = axum::body::to_bytes(body, MAX_TEXT)
@@ -161,15 +166,17 @@ impl Connection {
             fields.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
         }
         let mut out = head_bytes(parts.status, fields, keep);
-        if *method == Method::HEAD {
-            return self.send(&out, SendFlags::empty()).await;
-        }
-        let Some(file) = file else {
+        let file = file.filter(|_| *method != Method::HEAD);
+        if file.is_none() && *method != Method::HEAD {
             out.extend_from_slice(&text);
-            return self.send(&out, SendFlags::empty()).await;
+        }
+        let more = if file.is_some() {
+            SendFlags::MORE
+        } else {
+            SendFlags::empty()
         };
-        self.send(&out, SendFlags::MORE).await?;
-        self.send_watched(file, board).await
+        self.send(&out, more).await?;
+        Ok(file)
     }
 
     /// Sends all of `bytes`; with [`SendFlags::MORE`] they wait for the file's first.
@@ -194,10 +201,12 @@ impl Connection {
         let length = body.end - body.start;
         let ticket = board.begin(Protocol::Http, self.peer, &body.name, length);
         let mut at = body.start;
+        let mut pace = Pace::new();
         let file = body.file;
         while at < body.end {
-            match self.send_some(&file, at, CHUNK.min(body.end - at)).await {
-                Ok(sent) => at += sent as u64,
+            let sent = self.send_some(&file, at, CHUNK.min(body.end - at)).await;
+            match sent.and_then(|sent| pace.keep(sent as u64, body.end - at)) {
+                Ok(sent) => at += sent,
                 Err(error) => {
                     ticket.failed(error.to_string());
                     return Err(error);
@@ -216,8 +225,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what the socket takes at once. What is not in the page cache is
-    /// read on a thread that may wait for a disk.
+    /// Sends what the socket takes at once.
     async fn send_some(
         &self,
         file: &Arc<std::fs::File>,
@@ -225,13 +233,7 @@ impl Connection {
         count: u64,
     ) -> std::io::Result<usize> {
         let count = usize::try_from(count).map_err(Error::other)?;
-        if !in_memory(file, at, count) {
-            let file = Arc::clone(file);
-            let read = move || read_ahead(&file, at, count);
-            tokio::task::spawn_blocking(read)
-                .await
-                .map_err(Error::other)??;
-        }
+        super::cached::ready(file, at, count).await?;
         let send = |stream: &TcpStream| {
             let mut offset = at;
             Ok(rustix::fs::sendfile(
@@ -263,29 +265,33 @@ impl Connection {
     }
 }
 
-/// Whether the page cache holds both ends of a stretch. A guess: what lies
-/// between may be gone, and then this thread waits for a disk once.
-fn in_memory(file: &std::fs::File, at: u64, count: usize) -> bool {
-    let held = |at| {
-        let mut byte = [0];
-        let mut into = [IoSliceMut::new(&mut byte)];
-        rustix::io::preadv2(file, &mut into, at, ReadWriteFlags::NOWAIT).is_ok()
-    };
-    held(at) && held(at + (count as u64).saturating_sub(1))
+/// Whether a peer takes a file at a pace that is worth its place: one that takes
+/// a byte a minute would keep it for ever.
+struct Pace {
+    since: Instant,
+    taken: u64,
 }
 
-/// Brings a stretch into the page cache.
-fn read_ahead(file: &std::fs::File, at: u64, count: usize) -> std::io::Result<()> {
-    use std::os::unix::fs::FileExt as _;
-    let mut buffer = vec![0; 64 * 1024];
-    let (mut at, end) = (at, at + count as u64);
-    while at < end {
-        match file.read_at(&mut buffer, at)? {
-            0 => return Ok(()),
-            length => at += length as u64,
+impl Pace {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            taken: 0,
         }
     }
-    Ok(())
+
+    /// `sent` more of the `left` bytes were taken.
+    fn keep(&mut self, sent: u64, left: u64) -> std::io::Result<u64> {
+        self.taken += sent;
+        if self.since.elapsed() < STALLED {
+            return Ok(sent);
+        }
+        if self.taken < LEAST && sent < left {
+            return Err(Error::new(ErrorKind::TimedOut, "the peer is too slow"));
+        }
+        *self = Self::new();
+        Ok(sent)
+    }
 }
 
 /// Takes a complete head off the input; nothing while it is not complete.
@@ -308,6 +314,8 @@ pub fn take_head(input: &mut Vec<u8>) -> Option<Head> {
         }
     };
     input.drain(..length);
+    // A long head leaves no room behind.
+    input.shrink_to(2048);
     Some(head)
 }
 

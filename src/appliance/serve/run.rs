@@ -239,6 +239,7 @@ pub fn cannot_bind(service: &str, port: &str) -> String {
 }
 
 fn desk(
+    site: &Site,
     settings: &Settings,
     office: &Arc<Office>,
     leases: &[groundcrew_netboot::dhcp::Lease],
@@ -249,7 +250,7 @@ fn desk(
     let desk = Desk::new(
         &door.network,
         settings.ports.http,
-        settings.boot.loaders(),
+        settings.boot.loaders(site.has_arm64()),
         door.dhcp.wire(),
         leases,
         office.writer().clone(),
@@ -272,7 +273,7 @@ fn start(
     let page = page(settings, office, shutdown)?;
     let mut desks = Vec::new();
     for door in sockets.doors {
-        let desk = desk(settings, office, leases, &door)?;
+        let desk = desk(site, settings, office, leases, &door)?;
         desks.push(Arc::clone(&desk));
         let words = Words::new(settings, office);
         tasks.spawn(dhcp::run(door.dhcp, desk, words, shutdown.clone()));

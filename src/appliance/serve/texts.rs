@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
-use groundcrew_netboot::ipxe::{AgentBoot, BootDecision, IpxeQuery, OnFailure, ScriptSettings};
+use groundcrew_netboot::ARM64;
+use groundcrew_netboot::ipxe::{
+    AgentBoot, AgentFiles, BootDecision, IpxeQuery, OnFailure, ScriptSettings,
+};
 use groundcrew_netboot::path::BootPath;
 use groundcrew_netboot::story::Order;
 use groundcrew_netboot::text::{Machine, TextRequest};
@@ -38,11 +41,15 @@ impl Texts {
         Self { office, settings }
     }
 
+    /// Somebody at that address took a file: it was no forged request.
+    pub fn seen(&self, peer: IpAddr) {
+        self.office.seen(peer);
+    }
+
     /// The text of that name for whoever asks from `peer`; `None` where the
     /// name is an ordinary file's.
     pub fn of(&self, path: &BootPath, peer: IpAddr) -> Option<String> {
         let request = TextRequest::of(path)?;
-        self.office.seen(peer);
         let (mac, uuid) = self.machine(request.machine, peer);
         let query = IpxeQuery {
             mac,
@@ -104,17 +111,11 @@ fn agent() -> BootDecision {
 
 /// The agent's kernel and initrd, as `image build` names them.
 pub fn agent_boot() -> Option<AgentBoot> {
-    match (
-        BootPath::from_tftp("vmlinuz"),
-        BootPath::from_tftp("initrd.img"),
-    ) {
-        (Ok(kernel), Ok(initrd)) => Some(AgentBoot {
-            kernel,
-            initrds: vec![initrd],
-            args: Vec::new(),
-        }),
-        _ => None,
-    }
+    Some(AgentBoot {
+        files: AgentFiles::standard("")?,
+        arm64: AgentFiles::standard(ARM64)?,
+        args: Vec::new(),
+    })
 }
 
 /// The decision, as stories tell it.

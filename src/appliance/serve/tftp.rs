@@ -50,19 +50,27 @@ pub struct Shelf {
 /// The well-known port, bound.
 pub struct Listener {
     socket: UdpSocket,
+    interface: Arc<str>,
     address: Ipv4Addr,
 }
 
 /// Binds the well-known port on the appliance's address on one interface.
 pub fn bind(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
+    let socket = bind_to(interface, address, port)
+        .with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
+    Ok(Listener {
+        socket,
+        interface: interface.into(),
+        address,
+    })
+}
+
+fn bind_to(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(socket2::Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     super::run::keep_to(&socket, interface)?;
-    socket
-        .bind(&SocketAddrV4::new(address, port).into())
-        .with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
-    let socket = UdpSocket::from_std(socket.into())?;
-    Ok(Listener { socket, address })
+    socket.bind(&SocketAddrV4::new(address, port).into())?;
+    Ok(UdpSocket::from_std(socket.into())?)
 }
 
 /// The transfers under way, shared with them so that each can sign off.
@@ -166,6 +174,7 @@ fn admit(
             state.calls.insert(peer, Arc::clone(&calls));
             let job = Job {
                 peer,
+                interface: Arc::clone(&listener.interface),
                 address: listener.address,
                 request,
                 shelf: shelf.clone(),
@@ -197,6 +206,7 @@ impl Drop for SignOff {
 
 struct Job {
     peer: SocketAddr,
+    interface: Arc<str>,
     address: Ipv4Addr,
     request: ReadRequest,
     shelf: Shelf,
@@ -205,8 +215,8 @@ struct Job {
 }
 
 impl Job {
-    async fn run(self, stop: Shutdown) {
-        let (peer, path) = (self.peer, self.request.path.clone());
+    async fn run(&self, stop: Shutdown) {
+        let (peer, path) = (self.peer, &self.request.path);
         let started = Instant::now();
         match self.transfer(stop).await {
             Ok((End::Complete, bytes)) => {
@@ -224,16 +234,17 @@ impl Job {
         }
     }
 
-    async fn transfer(self, stop: Shutdown) -> std::io::Result<(End, u64)> {
+    async fn transfer(&self, stop: Shutdown) -> std::io::Result<(End, u64)> {
         // A socket of its own, so that a transfer has its own port (RFC 1350 §4).
-        let socket = UdpSocket::bind(SocketAddrV4::new(self.address, 0)).await?;
+        let socket = bind_to(&self.interface, self.address, 0).map_err(std::io::Error::other)?;
         socket.connect(self.peer).await?;
-        let Some(content) = self.open().await else {
-            let name = self.request.path.as_str();
-            self.shelf.flight.tftp(self.peer, name, TftpStep::Missing);
-            let packet = tftp::error_packet(ErrorCode::FileNotFound, "no such file");
-            socket.send(&packet).await?;
-            return Err(std::io::Error::other("no such file"));
+        let content = match self.open().await {
+            Ok(content) => content,
+            Err(error) => {
+                let packet = self.cannot_open(&error);
+                socket.send(&packet).await?;
+                return Err(error);
+            }
         };
         let size = content.size()?;
         let file = self.request.path.as_str();
@@ -274,7 +285,7 @@ impl Job {
             self.request.path.as_str(),
             begun(&self.request, &transfer, size),
         );
-        let (mut incoming, mut heard) = ([0; 1024], false);
+        let mut heard = false;
         loop {
             match transfer.poll(epoch.elapsed()) {
                 Step::Done(end) => {
@@ -289,7 +300,7 @@ impl Job {
                 Step::Window(window) => {
                     ticket.reached(transfer.progress().0);
                     ticket.repeated(transfer.repeats());
-                    match content.read(&window) {
+                    match content.read(&window).await {
                         Some(packets) => send_window(socket, &packets, window.segment()).await,
                         None => transfer.abort("the file cannot be read"),
                     }
@@ -299,18 +310,22 @@ impl Job {
                         .saturating_sub(epoch.elapsed())
                         .max(Duration::from_millis(1));
                     tokio::select! {
-                        received = socket.recv(&mut incoming) => match received {
-                            Ok(length) => {
-                                let packet = incoming.get(..length).unwrap_or_default();
-                                if !heard {
-                                    heard = true;
-                                    self.desk.heard(self.peer);
-                                }
+                        // Not `recv`: thousands that wait would each hold its buffer.
+                        _ = socket.readable() => {
+                            let mut incoming = [0; 1024];
+                            let received = socket.try_recv(&mut incoming);
+                            let packet = incoming.get(..received.unwrap_or(0)).unwrap_or_default();
+                            if !packet.is_empty() {
                                 flight.tftp_packet(peer, us, true, packet);
                                 transfer.received(packet, epoch.elapsed());
                             }
-                            Err(error) => tracing::trace!("TFTP: {error}"),
-                        },
+                            // A forged request is answered by nobody.
+                            if !heard && transfer.is_answered() {
+                                heard = true;
+                                self.desk.heard(peer);
+                                self.shelf.texts.seen(peer.ip());
+                            }
+                        }
                         () = self.calls.repeat.notified() => transfer.repeated(),
                         () = self.calls.end.notified() => transfer.abort("too many transfers, and nothing was heard of this one"),
                         () = stop.ordered() => transfer.abort("the appliance stops"),
@@ -322,18 +337,29 @@ impl Job {
     }
 
     /// The file of that name, else the text of that name.
-    async fn open(&self) -> Option<Content> {
+    async fn open(&self) -> std::io::Result<Content> {
         let (tree, path) = (self.shelf.tree.clone(), self.request.path.to_string());
-        let file = tokio::task::spawn_blocking(move || tree.open(&path))
-            .await
-            .ok()?;
-        match file {
-            Ok(file) => Some(Content::File(file)),
-            Err(_) => {
-                let text = self.shelf.texts.of(&self.request.path, self.peer.ip())?;
-                Some(Content::Text(text.into_bytes()))
-            }
+        let opened = tokio::task::spawn_blocking(move || tree.open(&path)).await;
+        let error = match opened.map_err(std::io::Error::other)? {
+            Ok(file) => return Ok(Content::File(Arc::new(file))),
+            Err(error) => error,
+        };
+        let text = self.shelf.texts.of(&self.request.path, self.peer.ip());
+        text.map(|text| Content::Text(text.into_bytes()))
+            .ok_or(error)
+    }
+
+    /// The packet that says so.
+    fn cannot_open(&self, error: &std::io::Error) -> Vec<u8> {
+        let (name, flight) = (self.request.path.as_str(), &self.shelf.flight);
+        if super::files::is_missing(error) {
+            flight.tftp(self.peer, name, TftpStep::Missing);
+            return tftp::error_packet(ErrorCode::FileNotFound, "no such file");
         }
+        tracing::error!(file = name, "a boot file cannot be opened: {error}");
+        let why = format!("the appliance cannot open it: {error}");
+        flight.tftp(self.peer, name, TftpStep::Refused { why });
+        tftp::error_packet(ErrorCode::NotDefined, "the appliance cannot read the file")
     }
 }
 
@@ -350,7 +376,7 @@ fn begun(request: &ReadRequest, transfer: &Transfer, size: u64) -> TftpStep {
 
 /// What a transfer reads from.
 enum Content {
-    File(File),
+    File(Arc<File>),
     Text(Vec<u8>),
 }
 
@@ -363,9 +389,13 @@ impl Content {
     }
 
     /// One window of packets; nothing if the file is not what it was.
-    fn read(&self, window: &Window) -> Option<Vec<u8>> {
+    async fn read(&self, window: &Window) -> Option<Vec<u8>> {
         match self {
-            Self::File(file) => read(file, window),
+            Self::File(file) => {
+                let ready = super::cached::ready(file, window.offset, window.length);
+                ready.await.ok()?;
+                read(file, window)
+            }
             Self::Text(text) => {
                 let start = usize::try_from(window.offset).ok()?;
                 let data = text.get(start..start.checked_add(window.length)?)?;
@@ -378,7 +408,6 @@ impl Content {
 
 /// One window of packets; nothing if the file is not what it was.
 fn read(file: &File, window: &Window) -> Option<Vec<u8>> {
-    // At most 64 blocks, and boot files lie in the page cache after the first client.
     let mut data = vec![0; window.length];
     file.read_exact_at(&mut data, window.offset).ok()?;
     let mut packets = Vec::with_capacity(window.length + 4 * usize::from(window.blocks));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use groundcrew_netboot::dhcp::{BootWord, Request};
+use groundcrew_netboot::dhcp::{BootClient, BootWord, Request};
 use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery};
 
 use super::order;
@@ -19,7 +19,7 @@ pub struct Words {
 impl Words {
     /// Asks `office` only where `site.toml` names a loader that asks nobody itself.
     pub fn new(settings: &Settings, office: &Arc<Office>) -> Self {
-        let needed = settings.boot.loaders().need_word();
+        let needed = settings.boot.loaders(false).need_word();
         Self {
             office: needed.then(|| Arc::clone(office)),
         }
@@ -27,7 +27,8 @@ impl Words {
 
     /// By UUID; by hardware address where firmware tells no UUID.
     pub fn of(&self, request: &Request) -> BootWord {
-        let Some(office) = &self.office else {
+        let boots = BootClient::of(request) != BootClient::Plain;
+        let Some(office) = self.office.as_ref().filter(|_| boots) else {
             return BootWord::Agent;
         };
         let query = IpxeQuery {

@@ -32,25 +32,27 @@ pub mod entry {
     pub const BLOBS: &str = "blobs/sha256/";
 }
 
-/// The most bytes of one file that is held in memory, and of all together.
+/// The most bytes of one file that is held in memory, and of all together; each
+/// counts for one block more, so that empty ones have an end, too.
 const SMALL: u64 = 5_000_000;
 const ALL_SMALL: u64 = 64_000_000;
+const BLOCK: u64 = 512;
 
 /// Judges the file and takes it over: the blobs first, then what lists them.
 pub fn import(site: &Site, file: &Path) -> anyhow::Result<Imported> {
     let what = || format!("{}", file.display());
     rekey::recover(site)?;
-    let package = read(file).with_context(what)?;
+    let package = read(open(file)?).with_context(what)?;
     let (keys, new) = keys_for(site, &package)?;
     fs::create_dir_all(site.trust_dir())?;
     let _hold = publish::hold(site)?;
     let checked = import::check(site, &package, &keys).with_context(what)?;
     let wanted = blobs_of(&package)?;
     // Twice over the file: every blob is judged before the first one is kept.
-    each_blob(file, &wanted, &mut |_, _| Ok(())).with_context(what)?;
+    each_blob(open(file)?, &wanted, &mut |_, _| Ok(())).with_context(what)?;
     let blobs = site.blobs_dir().join("sha256");
     fs::create_dir_all(&blobs)?;
-    keep_blobs(file, &wanted, &blobs).with_context(what)?;
+    keep_blobs(open(file)?, &wanted, &blobs).with_context(what)?;
     missing(&wanted, &blobs)?;
     if !new && !rekey::unfinished(site) {
         return checked.write(site, &keys);
@@ -82,14 +84,22 @@ fn keys_for(site: &Site, package: &Package) -> anyhow::Result<(SiteKeys, bool)> 
     Ok((SiteKeys::read(&site.keys_dir())?, false))
 }
 
-/// Everything but the blobs.
-fn read(file: &Path) -> anyhow::Result<Package> {
+fn open(file: &Path) -> anyhow::Result<BufReader<File>> {
+    let opened = File::open(file).with_context(|| format!("opening {}", file.display()))?;
+    Ok(BufReader::new(opened))
+}
+
+/// Everything but the blobs, unjudged.
+///
+/// # Errors
+/// It is no courier's file, or longer than any.
+pub fn read(file: impl Read) -> anyhow::Result<Package> {
     let mut site = None;
     let mut roots = BTreeMap::<u64, Vec<u8>>::new();
     let mut targets = None;
     let (mut files, mut regions) = (Vec::new(), Vec::new());
     let mut left = ALL_SMALL;
-    let mut tar = open(file)?;
+    let mut tar = tar::Archive::new(file);
     for found in tar.entries().context("no courier file of groundcrew")? {
         let mut found = found.context("no courier file of groundcrew, or cut short")?;
         let name = name_of(&found)?;
@@ -98,10 +108,10 @@ fn read(file: &Path) -> anyhow::Result<Package> {
         }
         let size = found.size();
         ensure!(
-            size <= SMALL && size <= left,
+            size <= SMALL && size + BLOCK <= left,
             "{name} is longer than any such file"
         );
-        left -= size;
+        left -= size + BLOCK;
         let mut bytes = Vec::new();
         found.read_to_end(&mut bytes)?;
         if name == entry::SITE {
@@ -132,10 +142,6 @@ fn read(file: &Path) -> anyhow::Result<Package> {
     })
 }
 
-fn open(file: &Path) -> anyhow::Result<tar::Archive<BufReader<File>>> {
-    Ok(tar::Archive::new(BufReader::new(File::open(file)?)))
-}
-
 fn name_of(found: &tar::Entry<'_, impl Read>) -> anyhow::Result<String> {
     ensure!(
         found.header().entry_type().is_file(),
@@ -162,7 +168,10 @@ fn root_version(name: &str) -> Option<u64> {
 }
 
 /// The blobs that the manifests name, with their sizes.
-fn blobs_of(package: &Package) -> anyhow::Result<BTreeMap<Digest, u64>> {
+///
+/// # Errors
+/// A manifest is none.
+pub fn blobs_of(package: &Package) -> anyhow::Result<BTreeMap<Digest, u64>> {
     let mut blobs = BTreeMap::new();
     for (path, bytes) in &package.files {
         if path.starts_with("bundles/") {
@@ -173,13 +182,17 @@ fn blobs_of(package: &Package) -> anyhow::Result<BTreeMap<Digest, u64>> {
     Ok(blobs)
 }
 
-/// Reads every blob, hands its bytes on, and judges its digest at its end.
-fn each_blob(
-    file: &Path,
+/// Reads every blob, hands its bytes on, and judges its digest at its end: then
+/// `take` is called with no bytes.
+///
+/// # Errors
+/// A blob that nobody wants, of another size or digest.
+pub fn each_blob(
+    file: impl Read,
     wanted: &BTreeMap<Digest, u64>,
     take: &mut dyn FnMut(&Digest, &[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut tar = open(file)?;
+    let mut tar = tar::Archive::new(file);
     for found in tar.entries()? {
         let mut found = found?;
         let name = name_of(&found)?;
@@ -213,7 +226,11 @@ fn each_blob(
     Ok(())
 }
 
-fn keep_blobs(file: &Path, wanted: &BTreeMap<Digest, u64>, folder: &Path) -> anyhow::Result<()> {
+fn keep_blobs(
+    file: impl Read,
+    wanted: &BTreeMap<Digest, u64>,
+    folder: &Path,
+) -> anyhow::Result<()> {
     let mut writing: Option<tempfile::NamedTempFile> = None;
     each_blob(file, wanted, &mut |digest, bytes| {
         if bytes.is_empty() {

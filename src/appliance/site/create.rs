@@ -37,6 +37,29 @@ const SAMPLE_SOURCE: &[(&str, &str, bool)] = &[
     ),
 ];
 
+/// Who gives devices their addresses, until somebody edits `site.toml`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FirstMode {
+    /// The appliance, but only where no other DHCP server answers for 45 s
+    #[default]
+    Auto,
+    /// The appliance, at once: the network is its own
+    Authoritative,
+    /// Somebody else; the appliance only says what to boot
+    Proxy,
+}
+
+impl FirstMode {
+    /// The word in `site.toml`.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Authoritative => "authoritative",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
 /// What to make.
 #[derive(Clone, Debug)]
 pub struct NewSite<'a> {
@@ -48,6 +71,8 @@ pub struct NewSite<'a> {
     pub address: Cidr,
     /// The interface.
     pub interface: &'a str,
+    /// Who gives the addresses.
+    pub mode: FirstMode,
 }
 
 /// Fills a site's folder with everything but what HQ signs; its new keys.
@@ -103,6 +128,7 @@ fn settings_text(new: &NewSite<'_>) -> anyhow::Result<String> {
             "pool",
             new.address.default_pool().to_string(),
         ),
+        ("mode = \"auto\"", "mode", new.mode.word().to_owned()),
     ] {
         anyhow::ensure!(
             text.contains(line),

@@ -76,6 +76,12 @@ impl Site {
         self.dir.join("boot")
     }
 
+    /// Whether the boot folder has an image for 64-bit ARM.
+    pub fn has_arm64(&self) -> bool {
+        let folder = self.boot_dir().join(groundcrew_netboot::ARM64);
+        folder.join(crate::image::MANIFEST).is_file()
+    }
+
     /// Sources of bundles, for people to edit.
     pub fn sources_dir(&self) -> PathBuf {
         self.dir.join("sources")

@@ -197,7 +197,7 @@ pub fn render(standing: &Standing) -> String {
 mod tests {
     use super::*;
     use crate::hq::found;
-    use crate::site::create::NewSite;
+    use crate::site::create::{FirstMode, NewSite};
 
     fn site() -> (tempfile::TempDir, Site) {
         let folder = tempfile::tempdir().unwrap();
@@ -207,6 +207,7 @@ mod tests {
             name: &name,
             address: "10.9.0.1/24".parse().unwrap(),
             interface: "eth9",
+            mode: FirstMode::default(),
         };
         let site = found::create(folder.path(), &new).unwrap();
         (folder, site)

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -12,10 +12,12 @@ use serde::Serialize;
 
 use super::device::Medium;
 use super::ext4::Ext4;
-use super::fat32::Fat32;
+use super::fat32::{self, Fat32, Swap};
+use super::fill::Filling;
 use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
 use super::plan::Plan;
 use super::start::StartParts;
+use super::steps::Steps;
 use super::{grub, kernel};
 
 /// Where FAT32 keeps a file system's serial number.
@@ -116,23 +118,39 @@ fn image(
         .as_file()
         .set_len(plan.bytes())
         .with_context(writing)?;
-    tell(Progress::Part("filling the data partition"));
+    tell(Progress::Part("laying out the data partition"));
     let data = plan.partition(4)?;
     let ext4 = Ext4::at(image.path(), data.offset());
     ext4.make(data.bytes(), plan.uuid, plan.hash_seed)?;
-    ext4.run(&plan.script()?)?;
-    tell(Progress::Part("writing what starts it"));
+    let files = ext4.lay(plan.script()?)?;
     let mut file = image.as_file();
     parts(plan, &mut file).with_context(writing)?;
+    tell(Progress::Part("writing, and reading back"));
+    let filling = Filling {
+        image: file,
+        bytes: plan.bytes(),
+        data: data.offset(),
+        files: &files,
+        sums: plan
+            .data
+            .iter()
+            .map(|one| (one.path.as_str(), one.sha256))
+            .collect(),
+    };
+    let of = plan.bytes();
+    let (checked, sha256) = std::thread::scope(|scope| {
+        // The structure is complete before any file has content.
+        let checked = scope.spawn(|| ext4.check());
+        let sha256 = filling.run(&mut |done| tell(Progress::Bytes { done, of }));
+        (checked.join(), sha256)
+    });
+    let sha256 = sha256.with_context(writing)?;
+    let checked = match checked {
+        Ok(checked) => checked.context("the data partition did not come out whole")?,
+        Err(_) => anyhow::bail!("the data partition was not checked; this is a bug"),
+    };
     file.sync_all().with_context(writing)?;
-    // From now on what is read comes from the disk.
-    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
-    tell(Progress::Part("reading it back"));
     read_back(plan, file)?;
-    let checked = ext4
-        .check()
-        .context("the data partition did not come out whole")?;
-    let sha256 = sha256(file, plan.bytes(), tell)?;
     fs::set_permissions(
         image.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o644),
@@ -165,48 +183,74 @@ fn parts(plan: &Plan, out: &mut (impl Write + Seek)) -> anyhow::Result<()> {
     start_partition(&plan.start, plan.partition(2)?, plan.volume, out)
 }
 
+fn fat_of(files: &[(String, Vec<u8>)]) -> anyhow::Result<Fat32<'_>> {
+    let mut fat = Fat32::default();
+    for (path, content) in files {
+        fat.file(path, content)?;
+    }
+    Ok(fat)
+}
+
 fn start_partition(
     files: &[(String, Vec<u8>)],
     place: &Partition,
     volume: u32,
     out: &mut (impl Write + Seek),
 ) -> anyhow::Result<()> {
-    let mut fat = Fat32::default();
-    for (path, content) in files {
-        fat.file(path, content)?;
-    }
+    let fat = fat_of(files)?;
     out.seek(SeekFrom::Start(place.offset()))?;
     let hidden = u32::try_from(place.first)?;
     fat.write(out, place.bytes(), hidden, volume, grub::VOLUME_LABEL)?;
     Ok(())
 }
 
-/// Replaces what starts a stick. One that is pulled in between does not start,
-/// keeps its state, and is updated again.
-pub fn update(parts: &StartParts, table: &Table, file: &File) -> anyhow::Result<()> {
-    let [bios, start, _, data] = table.partitions.as_slice() else {
+/// The steps that replace what starts a stick: at every moment it starts the old
+/// build or the new one.
+pub fn update(parts: &StartParts, table: &Table, medium: &File) -> anyhow::Result<Steps> {
+    let [_, start, _, data] = table.partitions.as_slice() else {
         anyhow::bail!("a stick has four partitions");
     };
-    let mut id = [0; 4];
-    file.read_exact_at(&mut id, start.offset() + VOLUME_ID)?;
-    let volume = u32::from_le_bytes(id);
-    let files = parts.files(data.guid, volume);
-    let zeros = vec![0; PIECE];
-    let (mut at, end) = (start.offset(), start.offset() + start.bytes());
-    while at < end {
-        let length = usize::try_from(end - at)?.min(PIECE);
-        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
-        at += length as u64;
+    let mut steps = Steps::default();
+    // GRUB for a BIOS: where no core.img lies, and then the one sector that names it.
+    // The older menu asks nothing of it that the newer one does not know.
+    steps.write(parts.grub.first * SECTOR, parts.grub.core.clone());
+    steps.sync();
+    let mut mbr = vec![0; SECTOR as usize];
+    medium.read_exact_at(&mut mbr, 0)?;
+    for (place, byte) in mbr.iter_mut().zip(&parts.grub.boot) {
+        *place = *byte;
     }
-    let mut out = file;
-    start_partition(&files, start, volume, &mut out)?;
-    file.write_all_at(&parts.grub.boot, 0)?;
-    file.write_all_at(&parts.grub.core, bios.offset())?;
-    file.sync_all().context("the stick refuses to be written")?;
-    rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
-    let mut compare = Compare { image: file, at: 0 };
-    start_partition(&files, start, volume, &mut compare)
-        .context("the stick does not hold what was written to it: it is worn out")
+    steps.write(0, mbr);
+    steps.sync();
+    let mut id = [0; 4];
+    medium.read_exact_at(&mut id, start.offset() + VOLUME_ID)?;
+    let files = parts.files(data.guid, u32::from_le_bytes(id));
+    let mut root = vec![0; SECTOR as usize];
+    let root_at = start.offset() + fat32::root_at(start.bytes())?;
+    medium.read_exact_at(&mut root, root_at)?;
+    let fat = fat_of(&files)?;
+    let Swap {
+        before,
+        switch,
+        after,
+    } = fat.swap(start.bytes(), &root, grub::VOLUME_LABEL)?;
+    for pieces in [before, vec![switch], after] {
+        for piece in pieces {
+            steps.write(start.offset() + piece.at, piece.bytes);
+        }
+        steps.sync();
+    }
+    Ok(steps)
+}
+
+/// Makes what is read next come from the medium and not from memory.
+pub fn forget(medium: &File) -> anyhow::Result<()> {
+    if medium.metadata()?.file_type().is_block_device() {
+        kernel::forget_cache(medium)?;
+    } else {
+        rustix::fs::fadvise(medium, 0, None, rustix::fs::Advice::DontNeed)?;
+    }
+    Ok(())
 }
 
 fn read_back(plan: &Plan, image: &File) -> anyhow::Result<()> {

@@ -23,6 +23,8 @@ const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetyp
                         sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 /// Bytes of a block.
 pub const BLOCK: u64 = 4096;
+/// How much of a file is in memory at once: whole blocks.
+const PIECE: usize = 4 << 20;
 
 /// A file system inside of an image or a medium.
 #[derive(Clone, Debug)]
@@ -31,10 +33,27 @@ pub struct Ext4 {
     offset: u64,
 }
 
-/// What is done to one, in order.
+/// What is done to one: first what needs room, then what gives some free, so
+/// that no block changes hands within one script.
 #[derive(Debug, Default)]
 pub struct Script {
     text: String,
+    removals: String,
+    replaced: usize,
+    files: Vec<Placed>,
+}
+
+/// A file in the order of its bytes, and where they are in the file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Where the content is taken from.
+    pub from: PathBuf,
+    /// Its path in the file system when it was made.
+    pub path: String,
+    /// In bytes.
+    pub bytes: u64,
+    /// First block and number of blocks, in the order of the content.
+    pub runs: Vec<(u64, u64)>,
 }
 
 /// Who may read a file: keys and registry are 0600.
@@ -96,45 +115,77 @@ impl Entry {
 impl Script {
     /// Makes a folder, whose parent must be there.
     pub fn folder(&mut self, path: &str) -> anyhow::Result<()> {
-        self.line("mkdir", &[path])
+        line(&mut self.text, "mkdir", &[path])
+    }
+
+    /// Whether nothing is to be done.
+    pub const fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.removals.is_empty()
     }
 
     /// Copies a file of this machine to `path`, where none may be.
     pub fn file(&mut self, from: &Path, path: &str, rights: Rights) -> anyhow::Result<()> {
-        let from = from.to_str().context("a path that is not UTF-8")?;
-        self.line("write", &[from, path])?;
+        let bytes = fs::metadata(from)
+            .with_context(|| format!("looking at {}", from.display()))?
+            .len();
+        let text = &mut self.text;
+        // Only its room: debugfs copies block by block, and what is in its way is
+        // the slowest of a build.
+        line(text, "write", &["/dev/null", path])?;
+        if let Some(last) = bytes.div_ceil(BLOCK).checked_sub(1) {
+            line(text, "fallocate", &[path, "0", &last.to_string()])?;
+        }
+        line(text, "sif", &[path, "size", &bytes.to_string()])?;
         let mode = match rights {
             Rights::Public => "0100644",
             Rights::Program => "0100755",
             Rights::Secret => "0100600",
         };
-        self.line("sif", &[path, "mode", mode])
+        line(text, "sif", &[path, "mode", mode])?;
+        self.files.push(Placed {
+            from: from.to_owned(),
+            path: path.to_owned(),
+            bytes,
+            runs: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Copies a file of this machine to `path`, in place of the one that is there.
+    pub fn replace(&mut self, from: &Path, path: &str, rights: Rights) -> anyhow::Result<()> {
+        self.replaced += 1;
+        let new = format!("/.new-{}", self.replaced);
+        self.file(from, &new, rights)?;
+        line(&mut self.removals, "rm", &[path])?;
+        // Neither counts a file's names: together they rename.
+        line(&mut self.removals, "ln", &[&new, path])?;
+        line(&mut self.removals, "unlink", &[&new])
     }
 
     /// Makes a symbolic link.
     pub fn link(&mut self, path: &str, to: &str) -> anyhow::Result<()> {
-        self.line("symlink", &[path, to])
+        line(&mut self.text, "symlink", &[path, to])
     }
 
-    /// Removes a file; one that is not there is no error.
+    /// Removes a file.
     pub fn remove(&mut self, path: &str) -> anyhow::Result<()> {
-        self.line("rm", &[path])
+        line(&mut self.removals, "rm", &[path])
     }
+}
 
-    fn line(&mut self, command: &str, words: &[&str]) -> anyhow::Result<()> {
-        self.text.push_str(command);
-        for word in words {
-            // debugfs splits at blanks and has quotes, but nothing within them.
-            ensure!(
-                !word.contains(|c: char| c == '"' || c.is_control()),
-                "{} has a name that cannot be written to a stick",
-                groundcrew_core::ids::shown(word)
-            );
-            write!(self.text, " \"{word}\"")?;
-        }
-        self.text.push('\n');
-        Ok(())
+fn line(script: &mut String, command: &str, words: &[&str]) -> anyhow::Result<()> {
+    script.push_str(command);
+    for word in words {
+        // debugfs splits at blanks and has quotes, but nothing within them.
+        ensure!(
+            !word.contains(|c: char| c == '"' || c.is_control()),
+            "{} has a name that cannot be written to a stick",
+            groundcrew_core::ids::shown(word)
+        );
+        write!(script, " \"{word}\"")?;
     }
+    script.push('\n');
+    Ok(())
 }
 
 impl Ext4 {
@@ -144,6 +195,16 @@ impl Ext4 {
             file: file.to_owned(),
             offset,
         }
+    }
+
+    /// The image or the medium.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Where it begins there, in bytes.
+    pub const fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// Makes an empty one of `bytes`, which may grow to 2 TiB while mounted.
@@ -179,22 +240,82 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Carries a script out. `debugfs` goes on after an error and ends with 0;
-    /// what it says besides the commands is taken for an error.
-    pub fn run(&self, script: &Script) -> anyhow::Result<()> {
+    /// Carries a script out, but for what the new files hold: that is left to
+    /// whoever called, and told with its place.
+    pub fn lay(&self, script: Script) -> anyhow::Result<Vec<Placed>> {
+        let Script {
+            text,
+            removals,
+            mut files,
+            ..
+        } = script;
+        self.debugfs(&text)?;
+        files.retain(|file| file.bytes > 0);
+        let mut asked = String::new();
+        for file in &files {
+            line(&mut asked, "dump_extents", &["-l", &file.path])?;
+        }
+        let told = self.debugfs(&asked)?;
+        // debugfs repeats each command before what comes of it.
+        let mut answers = told.split("debugfs: ").filter(|one| one.contains("Level"));
+        let mut marks = String::new();
+        for file in &mut files {
+            let extents: Vec<Extent> = answers
+                .next()
+                .unwrap_or_default()
+                .lines()
+                .filter_map(Extent::read)
+                .collect();
+            let count: u64 = extents.iter().map(|extent| extent.count).sum();
+            ensure!(
+                count >= file.bytes.div_ceil(BLOCK),
+                "debugfs made no room for {}",
+                file.path
+            );
+            // What is allocated without content reads as zeros until it is marked.
+            line(&mut marks, "extent_open", &[&file.path])?;
+            for Extent {
+                logical,
+                physical,
+                count,
+            } in &extents
+            {
+                writeln!(
+                    marks,
+                    "next_leaf\nreplace_node {logical} {count} {physical}"
+                )?;
+            }
+            marks.push_str("extent_close\n");
+            let runs = extents.iter().map(|extent| (extent.physical, extent.count));
+            file.runs = runs.collect();
+        }
+        self.debugfs(&format!("{marks}{removals}"))?;
+        Ok(files)
+    }
+
+    /// Carries a script out with all that the new files hold.
+    pub fn run(&self, script: Script) -> anyhow::Result<()> {
+        let image = OpenOptions::new().write(true).open(&self.file)?;
+        for file in self.lay(script)? {
+            file.each_piece(|at, piece| Ok(image.write_all_at(piece, self.offset + at)?))?;
+        }
+        Ok(())
+    }
+
+    /// Runs commands. `debugfs` goes on after an error and ends with 0; what it
+    /// says besides its name is taken for an error.
+    fn debugfs(&self, commands: &str) -> anyhow::Result<String> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("script");
-        fs::write(&file, &script.text)?;
+        fs::write(&file, commands)?;
         let mut command = tool("debugfs");
         command.args(["-w", "-f"]).arg(&file).arg(self.name());
         let done = succeeded(&mut command)?;
         let said = String::from_utf8_lossy(&done.stderr);
-        let missing = |line: &&str| line.starts_with("rm: File not found");
-        let error = said.lines().skip(1).find(|line| !missing(line));
-        if let Some(error) = error {
+        if let Some(error) = said.lines().nth(1) {
             bail!("writing the data partition: {error}");
         }
-        Ok(())
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     }
 
     /// One command's output; nothing is changed.
@@ -284,6 +405,71 @@ impl Ext4 {
     }
 }
 
+/// A part of a file.
+struct Extent {
+    logical: u64,
+    physical: u64,
+    count: u64,
+}
+
+impl Extent {
+    /// From ` 0/ 0   1/  1     0 -  2441  8065 - 10506   2442 Uninit`.
+    fn read(line: &str) -> Option<Self> {
+        let plain = line.replace(['/', '-'], " ");
+        let numbers: Vec<u64> = plain
+            .split_whitespace()
+            .map_while(|word| word.parse().ok())
+            .collect();
+        match numbers.as_slice() {
+            [_, _, _, _, logical, _, physical, _, count] => Some(Self {
+                logical: *logical,
+                physical: *physical,
+                count: *count,
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl Placed {
+    /// Reads the content and hands on piece by piece with its place in the file
+    /// system, in bytes; the last one filled up with zeros to a whole block.
+    pub fn each_piece(
+        &self,
+        mut take: impl FnMut(u64, &[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let reading = || format!("reading {}", self.from.display());
+        let file = File::open(&self.from).with_context(reading)?;
+        ensure!(
+            file.metadata()?.len() == self.bytes,
+            "{} changed while the stick was written",
+            self.from.display()
+        );
+        let (mut at, mut buffer) = (0, vec![0; PIECE]);
+        for (block, count) in &self.runs {
+            let (mut done, room) = (0, count * BLOCK);
+            while done < room && at < self.bytes {
+                let whole = usize::try_from(room - done)?.min(PIECE);
+                let length = usize::try_from(self.bytes - at)?.min(whole);
+                let filled = length.next_multiple_of(BLOCK as usize);
+                let (Some(content), true) = (buffer.get_mut(..length), filled <= PIECE) else {
+                    bail!("a piece is larger than its buffer; this is a bug");
+                };
+                file.read_exact_at(content, at).with_context(reading)?;
+                if let Some(rest) = buffer.get_mut(length..filled) {
+                    rest.fill(0);
+                }
+                take(
+                    block * BLOCK + done,
+                    buffer.get(..filled).unwrap_or_default(),
+                )?;
+                (at, done) = (at + length as u64, done + filled as u64);
+            }
+        }
+        Ok(())
+    }
+}
+
 fn mend(name: &str) -> anyhow::Result<()> {
     let mut command = tool("e2fsck");
     // Without -f only the journal is replayed, and counts that ext4 corrects at
@@ -336,7 +522,8 @@ fn differing(from: (&File, u64), to: (&File, u64), bytes: u64) -> anyhow::Result
     Ok(())
 }
 
-fn tool(name: &str) -> Command {
+/// A program of e2fsprogs, whose output is the same on every machine.
+pub fn tool(name: &str) -> Command {
     let mut command = Command::new(name);
     let path = std::env::var("PATH").unwrap_or_default();
     // A user's PATH on Debian leaves out where these lie.
@@ -346,7 +533,8 @@ fn tool(name: &str) -> Command {
     command
 }
 
-fn succeeded(command: &mut Command) -> anyhow::Result<Output> {
+/// Runs it to its end, which must be a good one.
+pub fn succeeded(command: &mut Command) -> anyhow::Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let done = command
         .output()

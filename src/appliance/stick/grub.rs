@@ -17,6 +17,8 @@ pub const VOLUME_LABEL: [u8; 11] = *b"GROUNDCREW ";
 
 const BOOT_IMG: &str = "boot.img";
 const PC: &str = "i386-pc";
+/// Where boot.img has the sector of core.img.
+const CORE_AT: usize = 0x5c;
 
 /// What core.img needs to find the menu and to do what it says.
 const MODULES: [&str; 14] = [
@@ -91,6 +93,8 @@ pub struct BiosGrub {
     pub boot: Vec<u8>,
     /// Whole sectors.
     pub core: Vec<u8>,
+    /// The sector that core.img begins at.
+    pub first: u64,
 }
 
 /// Makes it for a BIOS-boot partition at sector `first`, as `grub-bios-setup`
@@ -112,7 +116,7 @@ pub fn bios(grub: &Path, first: u64, room: u64) -> anyhow::Result<BiosGrub> {
     boot.truncate(440);
     // The sector of core.img; any drive number that the BIOS names; and that
     // number is believed (two NOPs instead of a jump).
-    patch(&mut boot, 0x5c, &first.to_le_bytes())?;
+    patch(&mut boot, CORE_AT, &first.to_le_bytes())?;
     patch(&mut boot, 0x64, &[0xff])?;
     patch(&mut boot, 0x66, &[0x90, 0x90])?;
     let mut core = core;
@@ -123,7 +127,25 @@ pub fn bios(grub: &Path, first: u64, room: u64) -> anyhow::Result<BiosGrub> {
     patch(&mut core, 0x1f4, &(first + 1).to_le_bytes())?;
     patch(&mut core, 0x1fc, &rest.to_le_bytes())?;
     patch(&mut core, 0x1fe, &0x820_u16.to_le_bytes())?;
-    Ok(BiosGrub { boot, core })
+    Ok(BiosGrub { boot, core, first })
+}
+
+/// Where the next core.img of a medium with this first sector goes: the half of
+/// the BIOS-boot partition that the boot code does not name. First sector and
+/// bytes.
+pub fn other_place(mbr: &[u8], first: u64, bytes: u64) -> (u64, u64) {
+    let (first_half, second_half) = halves(first, bytes);
+    let named = mbr.get(CORE_AT..).and_then(|rest| rest.first_chunk());
+    match named.is_some_and(|sector| u64::from_le_bytes(*sector) == second_half.0) {
+        true => first_half,
+        false => second_half,
+    }
+}
+
+/// The two places for a core.img in a BIOS-boot partition.
+pub const fn halves(first: u64, bytes: u64) -> ((u64, u64), (u64, u64)) {
+    let half = bytes / 2 / SECTOR;
+    ((first, half * SECTOR), (first + half, half * SECTOR))
 }
 
 fn patch(image: &mut [u8], at: usize, bytes: &[u8]) -> anyhow::Result<()> {

@@ -15,8 +15,11 @@ use super::device::Medium;
 use super::ext4::{Ext4, Rights, Script};
 use super::file;
 use super::gpt::{Guid, HEAD_SECTORS, SECTOR, Table, kind};
+use super::grub;
 use super::plan::{self, DataFile};
 use super::start::StartParts;
+use super::steps::Steps;
+use super::transaction;
 use super::vault::Vault;
 use crate::site::{Site, SiteKeys, publish};
 
@@ -44,6 +47,9 @@ pub struct Synced {
     pub same: usize,
     /// Blobs that no bundle names any more.
     pub removed: usize,
+    /// Bytes that went to the medium: the files, what the file system says of
+    /// them, and that once more in its journal.
+    pub moved: u64,
 }
 
 impl Kept {
@@ -87,10 +93,13 @@ impl Kept {
         &self.site
     }
 
-    /// First sector and bytes of the partition for GRUB's core.img.
-    pub fn bios_boot(&self) -> (u64, u64) {
+    /// First sector and bytes of the place for the next GRUB's core.img.
+    pub fn bios_boot(&self) -> anyhow::Result<(u64, u64)> {
         let place = self.table.partitions.first();
-        place.map_or((0, 0), |place| (place.first, place.bytes()))
+        let place = place.context("a stick has four partitions")?;
+        let mut mbr = [0; SECTOR as usize];
+        File::open(&self.path)?.read_exact_at(&mut mbr, 0)?;
+        Ok(grub::other_place(&mbr, place.first, place.bytes()))
     }
 
     fn is_of(&self, site: &Site) -> anyhow::Result<()> {
@@ -114,13 +123,7 @@ impl Kept {
         let here = plan::content(site)?;
         let there = self.files(&format!("/{}", file::SITE))?;
         let mut done = Synced::default();
-        // Blobs first and the metadata that names them last: a stick that is
-        // pulled meanwhile has bundles nobody names, and never the reverse.
-        let mut wanted: Vec<&DataFile> = here
-            .iter()
-            .filter(|one| plan::is_synced(&one.path))
-            .collect();
-        wanted.sort_by_key(|one| (order(&one.path), one.path.clone()));
+        let wanted = here.iter().filter(|one| plan::is_synced(&one.path));
         let mut script = Script::default();
         let mut folders: BTreeSet<String> = there.keys().flat_map(|path| parents(path)).collect();
         let scratch = tempfile::tempdir()?;
@@ -129,15 +132,20 @@ impl Kept {
                 done.same += 1;
                 continue;
             }
+            ensure!(
+                plan::sha256_of(&one.from)?.1 == one.sha256,
+                "{} was changed: it is not the blob that its name says",
+                one.from.display()
+            );
             for folder in parents(&one.path) {
                 if folders.insert(folder.clone()) && self.ext4.list(&folder)?.is_empty() {
                     script.folder(&folder)?;
                 }
             }
-            if there.contains_key(&one.path) {
-                script.remove(&one.path)?;
+            match there.contains_key(&one.path) {
+                true => script.replace(&one.from, &one.path, one.rights)?,
+                false => script.file(&one.from, &one.path, one.rights)?,
             }
-            script.file(&one.from, &one.path, one.rights)?;
             (done.written, done.bytes) = (done.written + 1, done.bytes + one.bytes);
         }
         let names: BTreeSet<&str> = here.iter().map(|one| one.path.as_str()).collect();
@@ -149,9 +157,11 @@ impl Kept {
             done.removed += 1;
         }
         self.room_for(done.bytes)?;
-        tell(Progress::Part("writing"));
-        self.ext4.run(&script)?;
-        self.settle_and_check()?;
+        if !script.is_empty() {
+            let steps = self.prepared(script)?;
+            done.moved = steps.bytes();
+            self.carry_out(&steps, tell)?;
+        }
         Ok(done)
     }
 
@@ -165,20 +175,16 @@ impl Kept {
         let here = plan::content(&parts.site)?;
         let mut bytes = 0;
         for one in here.iter().filter(|one| one.path.starts_with(&root)) {
-            if there.contains_key(&one.path) {
-                script.remove(&one.path)?;
+            match there.contains_key(&one.path) {
+                true => script.replace(&one.from, &one.path, one.rights)?,
+                false => script.file(&one.from, &one.path, one.rights)?,
             }
-            script.file(&one.from, &one.path, one.rights)?;
             bytes += one.bytes;
         }
         self.room_for(bytes)?;
-        tell(Progress::Part("writing what devices boot"));
-        self.ext4.run(&script)?;
-        self.settle_and_check()?;
-        tell(Progress::Part("writing what starts the stick"));
-        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-        build::update(parts, &self.table, &file)?;
-        Ok(())
+        let mut steps = self.prepared(script)?;
+        steps.then(build::update(parts, &self.table, &File::open(&self.path)?)?);
+        self.carry_out(&steps, tell)
     }
 
     /// Copies the site's folder out, without keys, into `to`, which is made.
@@ -210,7 +216,7 @@ impl Kept {
         let root = format!("/{}", file::SITE);
         let there = self.files(&root)?;
         let mut script = Script::default();
-        for name in ["registry.db", "registry.db-wal", "registry.db-shm"] {
+        for name in ["registry.db-wal", "registry.db-shm"] {
             let path = format!("{root}/{name}");
             if there.contains_key(&path) {
                 script.remove(&path)?;
@@ -219,15 +225,26 @@ impl Kept {
         let registry = site.registry_file();
         let (bytes, _) = plan::sha256_of(&registry)?;
         self.room_for(bytes)?;
-        script.file(&registry, &format!("{root}/registry.db"), Rights::Secret)?;
-        self.ext4.run(&script)?;
-        self.settle_and_check()
+        script.replace(&registry, &format!("{root}/registry.db"), Rights::Secret)?;
+        let steps = self.prepared(script)?;
+        self.carry_out(&steps, &mut |_| {})
     }
 
-    fn settle_and_check(&self) -> anyhow::Result<()> {
-        File::open(&self.path)?
-            .sync_all()
-            .context("the stick refuses to be written")?;
+    /// The steps that change the data partition: all of it or nothing.
+    fn prepared(&self, script: Script) -> anyhow::Result<Steps> {
+        let data = self.table.partitions.last().context("no data partition")?;
+        transaction::steps(&self.ext4, data.bytes(), script)
+    }
+
+    /// Writes, reads back, and looks at the file system as a whole.
+    fn carry_out(&self, steps: &Steps, tell: &mut Tell<'_>) -> anyhow::Result<()> {
+        let medium = OpenOptions::new().read(true).write(true).open(&self.path)?;
+        let of = steps.bytes();
+        tell(Progress::Part("writing"));
+        steps.carry_out(&medium, &mut |done| tell(Progress::Bytes { done, of }))?;
+        tell(Progress::Part("reading it back"));
+        build::forget(&medium)?;
+        steps.verify(&medium)?;
         self.ext4.check().map(drop)
     }
 
@@ -322,16 +339,6 @@ fn is_blob(path: &str) -> bool {
         .is_some()
 }
 
-fn order(path: &str) -> u8 {
-    match path {
-        path if is_blob(path) => 0,
-        path if path.contains("/trust/targets/") => 1,
-        path if path.ends_with("/timestamp.json") => 4,
-        path if path.contains("/trust/") => 3,
-        _ => 2,
-    }
-}
-
 /// The folders above a path, the highest first: `/a/b/c` has `/a` and `/a/b`.
 fn parents(path: &str) -> Vec<String> {
     let ends = path
@@ -348,18 +355,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blobs_before_the_metadata_that_names_them() {
-        let mut paths = [
-            "/site/trust/metadata/timestamp.json",
-            "/site/trust/metadata/2.snapshot.json",
-            "/site/site.toml",
-            "/site/trust/targets/bundles/x.json",
-            "/site/blobs/sha256/aa",
-        ];
-        paths.sort_by_key(|path| order(path));
-        paths.reverse();
-        assert_eq!(paths[0], "/site/trust/metadata/timestamp.json");
-        assert_eq!(paths[4], "/site/blobs/sha256/aa");
+    fn parents_come_from_the_top() {
         assert_eq!(parents("/a/b/c"), ["/a", "/a/b"]);
+        assert!(parents("/a").is_empty());
     }
 }

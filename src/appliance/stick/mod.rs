@@ -7,8 +7,11 @@
 //! build   writes and reads back                unlock   asks for the PIN, slowly
 //! start   boot loaders, kernel, menu
 //! kept    a stick that exists: sync, update
-//! gpt, fat32, ext4, grub   its parts           screens  what a technician sees on 80 x 24
-//! device  may this medium be written?          vault, anchor   keys under a PIN; what nobody winds back
+//! fill    content in, and read back            screens  what a technician sees on 80 x 24
+//! transaction, steps   changes that a cut      vault, anchor   keys under a PIN; what nobody winds back
+//!         at any moment leaves whole
+//! gpt, fat32, ext4, grub   its parts
+//! device  may this medium be written?
 //! ```
 //!
 //! The image, in partitions:
@@ -25,6 +28,7 @@ pub mod build;
 pub mod device;
 pub mod ext4;
 pub mod fat32;
+mod fill;
 pub mod gpt;
 pub mod grub;
 pub mod kept;
@@ -32,6 +36,8 @@ mod kernel;
 pub mod plan;
 pub mod run;
 pub mod start;
+pub mod steps;
+mod transaction;
 pub mod vault;
 
 pub use crate::site::settings::{StickMode as Mode, StickSettings};

@@ -12,7 +12,7 @@ use ring::digest::{Context as Sha256, SHA256, digest};
 use super::anchor::{Anchor, AnchorKey};
 use super::ext4::{self, Rights, Script};
 use super::gpt::{Guid, Partition, SECTOR, Table, kind};
-use super::grub::BiosGrub;
+use super::grub::{self, BiosGrub};
 use super::start::StartParts;
 use super::vault::{self, Pin};
 use super::{KEYS_IN_MEMORY, file};
@@ -80,7 +80,7 @@ pub struct DataFile {
     pub rights: Rights,
     /// In bytes.
     pub bytes: u64,
-    /// SHA-256.
+    /// SHA-256; of a blob, what its name says.
     pub sha256: [u8; 32],
 }
 
@@ -89,13 +89,20 @@ impl Plan {
     pub fn make(spec: &Spec, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Self> {
         let site = &spec.site;
         let settings = site.settings()?;
-        tell("packing the program");
-        let bios = (BIOS_BOOT.0 / SECTOR, BIOS_BOOT.1);
-        let parts = StartParts::make(site, &spec.binary, &spec.usr_lib, bios)?;
-        tell("sealing the keys");
-        let scratch = tempfile::tempdir()?;
+        tell("packing the program, and sealing the keys");
+        let (bios, _) = grub::halves(BIOS_BOOT.0 / SECTOR, BIOS_BOOT.1);
         let secrets = secrets(site)?;
-        let sealed = vault::seal(&secrets, &spec.pin, &settings.site)?.to_json()?;
+        let (parts, vault) = std::thread::scope(|scope| {
+            // Both take most of a second, and neither waits for a disk.
+            let sealed = scope.spawn(|| vault::seal(&secrets, &spec.pin, &settings.site));
+            let parts = StartParts::make(site, &spec.binary, &spec.usr_lib, bios);
+            (parts, sealed.join())
+        });
+        let (parts, Ok(vault)) = (parts?, vault) else {
+            anyhow::bail!("the vault was lost by a fault; this is a bug");
+        };
+        let sealed = vault?.to_json()?;
+        let scratch = tempfile::tempdir()?;
         let vault = scratch.path().join(file::VAULT);
         fs::write(&vault, sealed)?;
         let registry = scratch.path().join("registry.db");
@@ -294,7 +301,11 @@ impl Tree {
     }
 
     fn file(&mut self, from: &Path, path: String, rights: Rights) -> anyhow::Result<()> {
-        let (bytes, sha256) = sha256_of(from)?;
+        let (bytes, sha256) = match named(from) {
+            // Read once, when it is written, and compared then.
+            Some(sha256) => (fs::metadata(from)?.len(), sha256),
+            None => sha256_of(from)?,
+        };
         self.files.push(DataFile {
             from: from.to_owned(),
             path,
@@ -304,6 +315,17 @@ impl Tree {
         });
         Ok(())
     }
+}
+
+/// The digest that a blob's name is.
+fn named(path: &Path) -> Option<[u8; 32]> {
+    let folder = path.parent()?;
+    if !folder.ends_with("blobs/sha256") {
+        return None;
+    }
+    let name = path.file_name()?.to_str()?;
+    let bytes = data_encoding::HEXLOWER.decode(name.as_bytes()).ok()?;
+    bytes.try_into().ok()
 }
 
 /// Length and SHA-256 of a file, read in pieces.

@@ -25,3 +25,7 @@ pub mod sntp;
 pub mod story;
 pub mod text;
 pub mod tftp;
+
+/// The folder of the boot tree with what 64-bit ARM machines load. It has the
+/// same files by the same names as the tree itself has for x86.
+pub const ARM64: &str = "arm64";

@@ -88,8 +88,98 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             "root:x:0:0:root:/root:/bin/sh\n",
             "kernel/a.ko: kernel/b.ko\u{1}alias pci:v* a\u{1}softdep a pre: b\n",
         ]),
+        "courier" => vec![courier()],
+        "sntp_and_arp" => vec![
+            [
+                &[0x23, 0, 6, 0xe9][..],
+                &[0; 36],
+                &[0xe8, 1, 2, 3, 4, 5, 6, 7],
+            ]
+            .concat(),
+            [
+                &[0xff; 6][..],
+                &[
+                    2, 0, 0, 0, 0, 2, 8, 6, 0, 1, 8, 0, 6, 4, 0, 2, 2, 0, 0, 0, 0, 2,
+                ],
+                &[10, 77, 0, 9, 2, 0, 0, 0, 0, 1, 10, 77, 0, 1],
+            ]
+            .concat(),
+        ],
+        "last_words" => last_words(),
+        "stick_medium" => stick_medium(),
         _ => Vec::new(),
     }
+}
+
+/// As HQ writes it, with one bundle of one blob.
+fn courier() -> Vec<u8> {
+    use groundcrew_core::bundle::manifest::media;
+    let blob = b"the configuration";
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","artifactType":"{}","config":{{"mediaType":"{}","digest":"{}","size":{}}},"layers":[],"annotations":{{"org.opencontainers.image.title":"welcome","org.opencontainers.image.version":"1.2.0"}}}}"#,
+        media::MANIFEST,
+        media::BUNDLE,
+        media::CONFIG,
+        Digest::of(blob),
+        blob.len(),
+    );
+    let trust = root().join("src/core/tests/attacks/freeze_by_each_role/1/served");
+    let mut tar = Vec::new();
+    let mut add = |name: &str, bytes: &[u8]| {
+        tar.extend(tar_header(name, bytes.len()));
+        tar.extend(bytes);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    };
+    add("groundcrew-site", b"berlin");
+    add("metadata/1.root.json", &read(&trust.join("1.root.json")));
+    add(
+        "metadata/targets.json",
+        &read(&trust.join("1.targets.json")),
+    );
+    add("targets/bundles/welcome/1.2.0", manifest.as_bytes());
+    add(&format!("blobs/sha256/{}", Digest::of(blob).hex()), blob);
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+/// POSIX.1-1988's `ustar` header of a plain file.
+fn tar_header(name: &str, size: usize) -> [u8; 512] {
+    let mut header = [0; 512];
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, name.as_bytes());
+    put(100, b"0000644\0");
+    put(124, format!("{size:011o}\0").as_bytes());
+    put(136, b"00000000000\0");
+    put(148, b"        ");
+    put(156, b"0");
+    put(257, b"ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+fn last_words() -> Vec<Vec<u8>> {
+    let words = groundcrew_core::words::LastWords {
+        mac: Some(groundcrew_core::hardware::MacAddr([2, 0, 0, 0, 0, 1])),
+        uuid: None,
+        serial: Some("SYNTH-1".to_owned()),
+        trouble: groundcrew_core::words::Trouble::Other,
+        phase: "download".to_owned(),
+        text: "the disk is full".to_owned(),
+    };
+    let allowed = r#"{"site":"berlin","allowed":[{"bundle":{"name":"welcome","version":"1.2.0"},"device":null,"until":"2027-01-01T00:00:00Z"}]}"#;
+    vec![words.query().into_bytes(), allowed.into()]
+}
+
+fn stick_medium() -> Vec<Vec<u8>> {
+    let vault = r#"{"format":1,"site":"berlin","argon2id":{"memory_kib":65536,"passes":3},"salt":"AAAAAAAAAAAAAAAAAAAAAA==","sealed":"AAAA"}"#;
+    let mut anchor = groundcrew::stick::anchor::Anchor::default();
+    let mut sectors = vec![0; groundcrew::stick::anchor::LENGTH];
+    for _ in 0..2 {
+        let (at, copy) = anchor.advance();
+        sectors[at..at + copy.len()].copy_from_slice(&copy);
+    }
+    vec![vault.into(), sectors]
 }
 
 /// The files that `bundle_tree` expects.

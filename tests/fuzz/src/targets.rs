@@ -56,6 +56,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("settings", settings),
     ("names", names),
     ("agent_texts", agent_texts),
+    ("courier", courier),
+    ("sntp_and_arp", sntp_and_arp),
+    ("last_words", last_words),
+    ("stick_medium", stick_medium),
 ];
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -423,4 +427,57 @@ fn agent_texts(data: &[u8]) {
     let mut parts = text.splitn(3, '\u{1}');
     let mut part = || parts.next().unwrap_or_default();
     let _ = groundcrew_agent::modules::Index::parse(part(), part(), part());
+}
+
+fn courier(data: &[u8]) {
+    use groundcrew::site::courier::{blobs_of, each_blob, read};
+    let Ok(package) = read(data) else { return };
+    let Ok(wanted) = blobs_of(&package) else {
+        return;
+    };
+    let mut read = Vec::new();
+    let _ = each_blob(data, &wanted, &mut |digest, bytes| {
+        if !bytes.is_empty() {
+            read.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let whole = std::mem::take(&mut read);
+        assert_eq!(wanted.get(digest), Some(&(whole.len() as u64)));
+        assert_eq!(Digest::of(&whole), *digest);
+        Ok(())
+    });
+}
+
+fn sntp_and_arp(data: &[u8]) {
+    if let Ok(request) = groundcrew_netboot::sntp::Request::parse(data) {
+        // A broadcast of an answer must not be a question to the next server.
+        let answer = request.answer(None);
+        assert!(groundcrew_netboot::sntp::Request::parse(&answer).is_err());
+    }
+    if let Some((ip, _)) = groundcrew_netboot::dhcp::conflict::claim(data) {
+        assert!(!ip.is_unspecified());
+    }
+}
+
+fn last_words(data: &[u8]) {
+    use groundcrew_core::trust::downgrade::Downgrades;
+    let text = String::from_utf8_lossy(data);
+    if let Some(words) = groundcrew_core::words::LastWords::read(&text) {
+        let again = groundcrew_core::words::LastWords::read(&words.query());
+        assert_eq!(again.map(|words| words.query()), Some(words.query()));
+    }
+    let site = "berlin".parse().expect("a site's name");
+    if let Ok(found) = Downgrades::read(data, &site) {
+        assert_eq!(found.site, site);
+    }
+}
+
+fn stick_medium(data: &[u8]) {
+    use groundcrew::stick::{anchor::Anchor, gpt::Table, vault::Vault};
+    let _ = Anchor::read(data);
+    let _ = Table::parse(data);
+    if let Ok(vault) = Vault::read(data) {
+        let json = vault.to_json().expect("a vault is written");
+        assert!(Vault::read(&json).is_ok());
+    }
 }

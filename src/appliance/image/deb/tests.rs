@@ -94,7 +94,7 @@ fn read(bytes: &[u8]) -> Result<Vec<(String, Kind, Vec<u8>)>, DebError> {
     let mut on_disk = tempfile::NamedTempFile::new().unwrap();
     on_disk.write_all(bytes).unwrap();
     let mut seen = Vec::new();
-    Deb::open(on_disk.path())?.for_each(&|e| e, &mut |entry| {
+    Deb::open(on_disk.path(), Arch::Amd64)?.for_each(&|e| e, &mut |entry| {
         let (path, kind) = (entry.path.clone(), entry.kind);
         seen.push((path, kind, entry.read(1000)?));
         Ok(())
@@ -212,7 +212,7 @@ fn what_is_no_package_for_amd64_is_told() {
     ];
     let mut on_disk = tempfile::NamedTempFile::new().unwrap();
     on_disk.write_all(&ar_of(gz)).unwrap();
-    let deb = Deb::open(on_disk.path()).unwrap();
+    let deb = Deb::open(on_disk.path(), Arch::Amd64).unwrap();
     assert_eq!(
         (deb.package.as_str(), deb.version.as_str()),
         ("linux-image-6.1.0-1-amd64", "6.1.1-1")

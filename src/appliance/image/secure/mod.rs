@@ -15,6 +15,7 @@ mod tests;
 mod uki;
 
 pub use enroll::{EnrollFile, enrollment};
+pub(super) use pe::Machine;
 pub use signer::Signer;
 pub use uki::{Parts, uki};
 
@@ -44,6 +45,11 @@ pub enum SecureError {
     /// Key and certificate are of different pairs.
     #[error("the certificate is not the signing key's: they were not made together")]
     Mismatch,
+}
+
+/// Whether this is an EFI program for that machine.
+pub(super) fn is_for(program: &[u8], machine: Machine) -> bool {
+    pe::machine_of(program) == Some(machine)
 }
 
 /// Signs an EFI image by Authenticode.

@@ -17,9 +17,25 @@ const PAGE: u32 = 0x1000;
 /// A certificate table entry begins at a multiple of this.
 const CERTIFICATE_ALIGNMENT: usize = 8;
 
+/// The machine in an EFI program's headers: `MZ`, at 0x3c the offset of `PE\0\0`.
+pub(super) fn machine_of(program: &[u8]) -> Option<Machine> {
+    let at = u32_at(program, 0x3c).filter(|_| program.starts_with(b"MZ"))? as usize;
+    let pe = program.get(at..)?.starts_with(b"PE\0\0");
+    pe.then(|| machine_at(program, at.checked_add(4)?))
+        .flatten()
+}
+
+fn machine_at(bytes: &[u8], coff: usize) -> Option<Machine> {
+    match u16_at(bytes, coff)? {
+        0x8664 => Some(Machine::X64),
+        0xaa64 => Some(Machine::Arm64),
+        _ => None,
+    }
+}
+
 /// A machine that a PE image is for (`IMAGE_FILE_HEADER.Machine`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Machine {
+pub(in crate::image) enum Machine {
     /// 0x8664.
     X64,
     /// 0xaa64.
@@ -77,11 +93,7 @@ impl Image {
 
     /// Which machine it is for.
     pub(super) fn machine(&self) -> Option<Machine> {
-        match u16_at(&self.bytes, self.layout.coff)? {
-            0x8664 => Some(Machine::X64),
-            0xaa64 => Some(Machine::Arm64),
-            _ => None,
-        }
+        machine_at(&self.bytes, self.layout.coff)
     }
 
     /// Adds read-only data sections behind the last one, in file and memory.

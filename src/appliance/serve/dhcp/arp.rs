@@ -26,7 +26,16 @@ const MOST: usize = 1024;
 pub struct Ear {
     /// AF_PACKET, not UDP: tokio only waits for it to become readable.
     socket: UdpSocket,
-    asked: Mutex<HashMap<Ipv4Addr, Option<MacAddr>>>,
+    asked: Mutex<HashMap<Ipv4Addr, Asked>>,
+}
+
+/// An address that is asked about.
+#[derive(Default)]
+struct Asked {
+    /// How many ask at this moment.
+    askers: usize,
+    /// Who claimed it.
+    user: Option<MacAddr>,
 }
 
 impl Ear {
@@ -42,8 +51,20 @@ impl Ear {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Option<MacAddr>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Asked>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who claimed it by now; the last one who asks forgets it.
+    fn answered(&self, ip: Ipv4Addr) -> Option<MacAddr> {
+        let mut all = self.lock();
+        let asked = all.get_mut(&ip)?;
+        asked.askers -= 1;
+        let (user, last) = (asked.user, asked.askers == 0);
+        if last {
+            all.remove(&ip);
+        }
+        user
     }
 }
 
@@ -61,9 +82,9 @@ pub async fn listen(ear: Option<&Ear>) {
         Ok(length) => {
             let claimed = claim(buffer.get(..length).unwrap_or_default());
             if let Some((ip, mac)) = claimed
-                && let Some(user) = ear.lock().get_mut(&ip)
+                && let Some(asked) = ear.lock().get_mut(&ip)
             {
-                *user = Some(mac);
+                asked.user = Some(mac);
             }
         }
         Err(error) => {
@@ -94,13 +115,13 @@ pub async fn user(sockets: &Sockets, ip: Ipv4Addr, client: MacAddr) -> Heard {
         if asked.len() >= MOST {
             return Heard::NotAsked;
         }
-        asked.entry(ip).or_insert(None);
+        asked.entry(ip).or_default().askers += 1;
     }
     let sent = link.send(&probe(link.mac(), ip));
     if sent.is_ok() {
         tokio::time::sleep(ARP_PATIENCE).await;
     }
-    let user = ear.lock().remove(&ip).flatten();
+    let user = ear.answered(ip);
     match user.filter(|user| *user != client) {
         Some(user) => Heard::User(user),
         None if sent.is_ok() => Heard::Nothing,

@@ -3,6 +3,7 @@
 
 mod arp;
 mod raw;
+mod send;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -10,8 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use groundcrew_core::hardware::MacAddr;
-use groundcrew_netboot::dhcp::frame::Ends;
-use groundcrew_netboot::dhcp::{self, Destination, Mode, Reply, Request, Via};
+use groundcrew_netboot::dhcp::{self, Mode, Reply, Request, Via};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
@@ -20,8 +20,13 @@ use super::word::Words;
 use crate::lan::{Answer, Desk, Wire};
 use crate::site::Network;
 
+use send::Outbox;
+
 /// A hardware address for probes where the interface has none of its own.
 const NO_MAC: MacAddr = MacAddr([0x02, 0x67, 0x63, 0x00, 0x00, 0x01]);
+
+/// Packets taken from a socket in one go.
+const BURST: usize = 32;
 
 /// Between two reports of what happened too often.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
@@ -121,42 +126,118 @@ fn on_interface(network: &Network) -> anyhow::Result<Socket> {
 
 /// Answers until told to stop.
 pub async fn run(sockets: Sockets, desk: Arc<Desk>, words: Words, mut stop: Shutdown) {
-    let sockets = Arc::new(sockets);
-    let Some(server) = &sockets.server else {
+    if sockets.server.is_none() {
         tracing::warn!(
             interface = desk.interface(),
             "DHCP is off (`mode = \"off\"`): another server has to send devices here"
         );
         return stop.ordered().await;
-    };
+    }
     tracing::info!(interface = desk.interface(), "DHCP mode {}", desk.mode());
-    let (mut on_67, mut on_4011, mut on_68) = ([0; 1536], [0; 1536], [0; 1536]);
-    let mut reports = tokio::time::interval(REPORT_EVERY);
-    let mut due = Box::pin(tokio::time::sleep(Duration::ZERO));
-    loop {
-        tokio::select! {
-            () = stop.ordered() => return,
-            received = server.recv_from(&mut on_67) => {
-                if let Some((packet, _)) = packet(received, &on_67) {
-                    answer(&sockets, &desk, &words, packet, Via::Dhcp);
+    let counter = Counter::open(Arc::new(sockets), desk, words);
+    tokio::select! {
+        () = stop.ordered() => {}
+        () = counter.serve() => {}
+    }
+}
+
+/// Where packets are taken in and replies go out.
+struct Counter {
+    sockets: Arc<Sockets>,
+    desk: Arc<Desk>,
+    words: Words,
+    outbox: Outbox,
+}
+
+impl Counter {
+    fn open(sockets: Arc<Sockets>, desk: Arc<Desk>, words: Words) -> Self {
+        let outbox = Outbox::open(Arc::clone(&sockets));
+        Self {
+            sockets,
+            desk,
+            words,
+            outbox,
+        }
+    }
+
+    async fn serve(&self) {
+        let (mut on_67, mut on_4011, mut on_68) = ([0; 1536], [0; 1536], [0; 1536]);
+        let Self { sockets, desk, .. } = self;
+        let mut reports = tokio::time::interval(REPORT_EVERY);
+        let mut due = Box::pin(tokio::time::sleep(Duration::ZERO));
+        loop {
+            tokio::select! {
+                received = receive(sockets.server.as_ref(), &mut on_67) => {
+                    if let Some((packet, _)) = packet(received, &on_67) {
+                        self.answer(packet, Via::Dhcp).await;
+                    }
+                    self.answer_more(&mut on_67).await;
                 }
-            }
-            received = receive(sockets.pxe.as_ref(), &mut on_4011) => {
-                if let Some((packet, SocketAddr::V4(from))) = packet(received, &on_4011) {
-                    answer(&sockets, &desk, &words, packet, Via::Pxe(from));
+                received = receive(sockets.pxe.as_ref(), &mut on_4011) => {
+                    if let Some((packet, SocketAddr::V4(from))) = packet(received, &on_4011) {
+                        self.answer(packet, Via::Pxe(from)).await;
+                    }
                 }
-            }
-            received = receive(sockets.ear.as_ref(), &mut on_68) => {
-                if let Some((packet, _)) = packet(received, &on_68) {
-                    desk.overhear(packet);
+                received = receive(sockets.ear.as_ref(), &mut on_68) => {
+                    if let Some((packet, _)) = packet(received, &on_68) {
+                        desk.overhear(packet);
+                    }
                 }
+                () = arp::listen(sockets.arp.as_ref()) => {}
+                () = &mut due => {
+                    let wait = probe(sockets, desk).await;
+                    due.as_mut().reset(tokio::time::Instant::now() + wait);
+                }
+                _ = reports.tick() => desk.report(),
             }
-            () = arp::listen(sockets.arp.as_ref()) => {}
-            () = &mut due => {
-                let wait = probe(&sockets, &desk).await;
-                due.as_mut().reset(tokio::time::Instant::now() + wait);
+        }
+    }
+
+    /// What else has come to port 67, up to a bound: the other sockets have their turn.
+    async fn answer_more(&self, buffer: &mut [u8]) {
+        let Some(server) = &self.sockets.server else {
+            return;
+        };
+        for _ in 0..BURST {
+            let Ok((length, _)) = server.try_recv_from(buffer) else {
+                return;
+            };
+            self.answer(buffer.get(..length).unwrap_or_default(), Via::Dhcp)
+                .await;
+        }
+    }
+
+    async fn answer(&self, packet: &[u8], via: Via) {
+        let desk = &self.desk;
+        let request = match Request::parse(packet) {
+            Ok(request) => request,
+            Err(error) => {
+                desk.malformed();
+                return tracing::debug!("DHCP packet dropped: {error}");
             }
-            _ = reports.tick() => desk.report(),
+        };
+        let (mac, xid, kind) = (request.mac, request.xid, request.kind);
+        let answer = match desk.handle(packet, request, via, |request| self.words.of(request)) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return,
+            Err(busy) => return tracing::warn!(%mac, "DHCP packet dropped: {busy}"),
+        };
+        let Answer {
+            commit,
+            reply,
+            client,
+        } = answer;
+        tracing::info!(
+            interface = desk.interface(), %mac, xid = format_args!("{xid:08x}"), ip = %reply.yiaddr,
+            "DHCP {kind} -> {}{} to {client}", if reply.proxied { "proxy " } else { "" }, reply.kind
+        );
+        match commit {
+            Some(commit) => self.outbox.put(commit, reply),
+            None if reply.fresh => {
+                let (sockets, desk) = (Arc::clone(&self.sockets), Arc::clone(desk));
+                tokio::spawn(offer_if_free(sockets, desk, reply, mac));
+            }
+            None => send::reply(&self.sockets, &reply).await,
         }
     }
 }
@@ -194,44 +275,14 @@ async fn probe(sockets: &Sockets, desk: &Desk) -> Duration {
     wait.max(Duration::from_millis(100))
 }
 
-fn answer(sockets: &Arc<Sockets>, desk: &Arc<Desk>, words: &Words, packet: &[u8], via: Via) {
-    let mut request = match Request::parse(packet) {
-        Ok(request) => request,
-        Err(error) => {
-            desk.malformed();
-            return tracing::debug!("DHCP packet dropped: {error}");
-        }
-    };
-    request.word = words.of(&request);
-    let answer = match desk.handle(packet, &request, via) {
-        Ok(Some(answer)) => answer,
-        Ok(None) => return,
-        Err(busy) => return tracing::warn!(mac = %request.mac, "DHCP packet dropped: {busy}"),
-    };
-    let Answer {
-        commit,
-        reply,
-        client,
-    } = answer;
-    tracing::info!(
-        interface = desk.interface(), mac = %request.mac, xid = format_args!("{:08x}", request.xid), ip = %reply.yiaddr,
-        "DHCP {} -> {}{} to {client}", request.kind, if reply.proxied { "proxy " } else { "" }, reply.kind
-    );
-    let (sockets, desk, client_mac) = (Arc::clone(sockets), Arc::clone(desk), request.mac);
-    tokio::spawn(async move {
-        match may_offer(&sockets, &reply, client_mac).await {
-            Ok(()) => (),
-            // The client asks again and is offered another one.
-            Err(Some(user)) => return desk.conflict(reply.yiaddr, user),
-            Err(None) => return,
-        }
-        if let Some(commit) = commit {
-            commit.done().await;
-        }
-        if let Err(error) = send(&sockets, &reply).await {
-            tracing::warn!(to = %reply.destination, "DHCP reply not sent: {error}");
-        }
-    });
+/// Sends an offer once the wire was asked about its address; the client of one
+/// that is in use asks again, and is offered another.
+async fn offer_if_free(sockets: Arc<Sockets>, desk: Arc<Desk>, offer: Reply, client: MacAddr) {
+    match may_offer(&sockets, &offer, client).await {
+        Ok(()) => send::reply(&sockets, &offer).await,
+        Err(Some(user)) => desk.conflict(offer.yiaddr, user),
+        Err(None) => (),
+    }
 }
 
 /// Asks the wire about an address that is offered for the first time; who uses it.
@@ -241,9 +292,6 @@ async fn may_offer(
     reply: &Reply,
     client: MacAddr,
 ) -> Result<(), Option<MacAddr>> {
-    if !reply.fresh {
-        return Ok(());
-    }
     // One machine in a thousand misses one question (RFC 5227 asks three times).
     for _ in 0..if reply.held { 3 } else { 1 } {
         match arp::user(sockets, reply.yiaddr, client).await {
@@ -254,55 +302,4 @@ async fn may_offer(
         }
     }
     Ok(())
-}
-
-async fn send(sockets: &Sockets, reply: &Reply) -> std::io::Result<()> {
-    let (ip, port) = match reply.destination {
-        Destination::Relay(ip) => (ip, dhcp::SERVER_PORT),
-        Destination::Unicast(ip) => (ip, dhcp::CLIENT_PORT),
-        Destination::Broadcast => (Ipv4Addr::BROADCAST, dhcp::CLIENT_PORT),
-        Destination::Back(from) => return send_by(sockets.pxe.as_ref(), &reply.bytes, from).await,
-        Destination::L2 { mac, ip } => {
-            if sent_to_mac(sockets, mac, ip, &reply.bytes) {
-                return Ok(());
-            }
-            // Every client takes a broadcast; it only wakes the others.
-            (Ipv4Addr::BROADCAST, dhcp::CLIENT_PORT)
-        }
-    };
-    send_by(
-        sockets.server.as_ref(),
-        &reply.bytes,
-        SocketAddrV4::new(ip, port),
-    )
-    .await
-}
-
-async fn send_by(
-    socket: Option<&UdpSocket>,
-    bytes: &[u8],
-    to: SocketAddrV4,
-) -> std::io::Result<()> {
-    match socket {
-        Some(socket) => socket.send_to(bytes, to).await.map(drop),
-        None => Ok(()),
-    }
-}
-
-fn sent_to_mac(sockets: &Sockets, to_mac: MacAddr, to: Ipv4Addr, payload: &[u8]) -> bool {
-    let Some(link) = &sockets.link else {
-        return false;
-    };
-    let ends = Ends {
-        from_mac: link.mac(),
-        from: sockets.address,
-        to_mac,
-        to,
-    };
-    let Some(frame) = dhcp::frame::reply(&ends, payload) else {
-        return false;
-    };
-    link.send(&frame)
-        .inspect_err(|error| tracing::debug!("frame to {to_mac} not sent: {error}"))
-        .is_ok()
 }

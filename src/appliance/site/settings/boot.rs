@@ -1,5 +1,6 @@
 //! What `[boot]` says: which loader each kind of firmware gets.
 
+use groundcrew_netboot::ARM64;
 use groundcrew_netboot::dhcp::{LoaderFile, Loaders};
 use serde::{Deserialize, Deserializer};
 
@@ -10,9 +11,9 @@ use crate::image::names;
 pub struct Boot {
     /// PC BIOS.
     pub bios: BiosLoader,
-    /// x86-64 UEFI, PXE.
+    /// UEFI, PXE.
     pub uefi: UefiLoader,
-    /// x86-64 UEFI, HTTP Boot.
+    /// UEFI, HTTP Boot.
     pub uefi_http: HttpLoader,
     /// Seconds that iPXE's menu waits, where the site wants one.
     pub menu: Option<u16>,
@@ -57,8 +58,15 @@ pub enum HttpLoader {
 
 impl Boot {
     /// The files, by the names that `image build` gives them.
-    pub fn loaders(&self) -> Loaders {
+    /// `arm64`: the boot tree has an image for 64-bit ARM, too. Its machines get
+    /// what x86-64 ones do, out of a folder of their own.
+    pub fn loaders(&self, arm64: bool) -> Loaders {
         let x64 = LoaderFile::whole(names::UKI, names::OWN_DISK);
+        let (arm, arm_http) = if arm64 {
+            (self.arm64(), self.arm64_http())
+        } else {
+            (None, None)
+        };
         let debian = Loaders::debian();
         Loaders {
             bios_pxe: match self.bios {
@@ -77,7 +85,24 @@ impl Boot {
                 HttpLoader::Ipxe => debian.efi_x64_http,
                 HttpLoader::Uki => x64,
             },
-            ..debian
+            efi_arm64: arm,
+            efi_arm64_http: arm_http,
+        }
+    }
+
+    fn arm64(&self) -> Option<LoaderFile> {
+        match self.uefi {
+            UefiLoader::Ipxe => LoaderFile::that_asks(&in_arm64(names::IPXE)),
+            UefiLoader::Uki => whole_arm64(),
+            UefiLoader::Shim => LoaderFile::that_asks(&in_arm64(names::SHIM_ARM64)),
+            UefiLoader::Grub => LoaderFile::that_asks(&in_arm64(names::GRUB_ARM64)),
+        }
+    }
+
+    fn arm64_http(&self) -> Option<LoaderFile> {
+        match self.uefi_http {
+            HttpLoader::Ipxe => LoaderFile::that_asks(&in_arm64(names::IPXE)),
+            HttpLoader::Uki => whole_arm64(),
         }
     }
 
@@ -90,6 +115,14 @@ impl Boot {
     pub fn shim(&self) -> bool {
         matches!(self.uefi, UefiLoader::Shim | UefiLoader::Grub)
     }
+}
+
+fn whole_arm64() -> Option<LoaderFile> {
+    LoaderFile::whole(&in_arm64(names::UKI), &in_arm64(names::OWN_DISK))
+}
+
+fn in_arm64(name: &str) -> String {
+    format!("{ARM64}/{name}")
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -146,14 +179,22 @@ mod tests {
             )
         };
         assert_eq!(boot("").unwrap().boot, Boot::default());
-        assert_eq!(Boot::default().loaders(), Loaders::debian());
+        assert_eq!(Boot::default().loaders(false), Loaders::debian());
         let uki = boot("uefi = \"uki\"").unwrap().boot;
         assert_eq!(uki.uefi_http, HttpLoader::Uki);
         let mixed = boot("uefi = \"uki\"\nuefi_http = \"ipxe\"").unwrap().boot;
         assert_eq!(mixed.uefi_http, HttpLoader::Ipxe);
-        assert!(mixed.uki() && mixed.loaders().need_word());
+        assert!(mixed.uki() && mixed.loaders(false).need_word());
         let shim = boot("uefi = \"shim\"\nbios = \"pxelinux\"").unwrap().boot;
-        assert!(shim.shim() && !shim.loaders().need_word());
+        assert!(shim.shim() && !shim.loaders(false).need_word());
+        for (lines, file) in [
+            ("", "arm64/ipxe.efi"),
+            ("uefi = \"shim\"", "arm64/shimaa64.efi"),
+            ("uefi = \"uki\"", "arm64/groundcrew.efi"),
+        ] {
+            let loaders = boot(lines).unwrap().boot.loaders(true);
+            assert_eq!(loaders.efi_arm64.unwrap().file.as_str(), file);
+        }
         let menu = |lines: &str| boot(lines).map(|settings| settings.boot.menu);
         assert_eq!(menu(""), Ok(None));
         assert_eq!(menu("menu = true"), Ok(Some(8)));

@@ -173,23 +173,16 @@ fn check_pool(file: &str, text: &str, raw: &RawNetwork) -> Result<Pool, Settings
 fn check_mode(file: &str, text: &str, dhcp: &RawNetwork) -> Result<Mode, SettingsError> {
     let wish = dhcp.serve_if_alone.as_ref();
     let serve_if_alone = wish.is_some_and(|wish| *wish.get_ref());
-    if let Some(wish) = wish.filter(|wish| *wish.get_ref()) {
-        let message = match dhcp.mode {
-            RawMode::Auto if dhcp.pool.is_some() => None,
-            RawMode::Auto => {
-                Some("`serve_if_alone` needs a pool to give addresses from: write `pool`")
-            }
-            _ => Some("`serve_if_alone` goes with `mode = \"auto\"`: leave one of the two out"),
-        };
-        if let Some(message) = message {
+    Ok(match (dhcp.mode, wish) {
+        (RawMode::Auto, Some(wish)) if serve_if_alone && dhcp.pool.is_none() => {
+            let message = "`serve_if_alone` needs a pool to give addresses from: write `pool`";
             return Err(at(file, text, wish.span(), message));
         }
-    }
-    Ok(match dhcp.mode {
-        RawMode::Authoritative => Mode::Authoritative,
-        RawMode::Proxy => Mode::Proxy,
-        RawMode::Auto => Mode::Auto { serve_if_alone },
-        RawMode::Off => Mode::Off,
+        (RawMode::Auto, _) => Mode::Auto { serve_if_alone },
+        // Beside these modes the wish means nothing, and may stay.
+        (RawMode::Authoritative, _) => Mode::Authoritative,
+        (RawMode::Proxy, _) => Mode::Proxy,
+        (RawMode::Off, _) => Mode::Off,
     })
 }
 
@@ -338,7 +331,7 @@ struct RawReservation {
 }
 
 /// Without a word about it nobody's network is disturbed: `auto`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RawMode {
     Authoritative,
@@ -354,16 +347,20 @@ mod tests {
     use super::*;
 
     const SAMPLE: &str = include_str!("../../../../config/site.toml");
+    const AUTO: &str = "mode = \"auto\"\nserve_if_alone = true";
 
     #[test]
     fn without_a_written_mode_nobody_is_disturbed() {
         let mode = |dhcp: &str| {
-            let text = SAMPLE.replacen("mode = \"authoritative\"", dhcp, 1);
+            let text = SAMPLE.replacen(AUTO, dhcp, 1);
             parse("site.toml", &text).map(|settings| settings.networks[0].mode)
         };
         assert_eq!(
             parse("site.toml", SAMPLE).unwrap().networks[0].mode,
-            Mode::Authoritative
+            Mode::Auto {
+                serve_if_alone: true
+            },
+            "the sample disturbs nobody, and serves where it is alone"
         );
         assert_eq!(
             mode(""),
@@ -371,22 +368,12 @@ mod tests {
                 serve_if_alone: false
             })
         );
-        let alone = "mode = \"auto\"\nserve_if_alone = true";
-        assert_eq!(
-            mode(alone),
-            Ok(Mode::Auto {
-                serve_if_alone: true
-            })
-        );
         assert_eq!(mode("mode = \"off\""), Ok(Mode::Off));
-        let wrong = mode("mode = \"proxy\"\nserve_if_alone = true").unwrap_err();
-        assert!(
-            wrong.to_string().contains("goes with `mode = \"auto\"`"),
-            "{wrong}"
+        assert_eq!(
+            mode("mode = \"proxy\"\nserve_if_alone = true"),
+            Ok(Mode::Proxy)
         );
-        let poolless = SAMPLE
-            .replacen("mode = \"authoritative\"", alone, 1)
-            .replacen("pool =", "# pool =", 1);
+        let poolless = SAMPLE.replacen("pool =", "# pool =", 1);
         let wrong = parse("site.toml", &poolless).unwrap_err();
         assert!(wrong.to_string().contains("write `pool`"), "{wrong}");
         let wrong = mode("mode = \"server\"").unwrap_err();
@@ -472,7 +459,15 @@ mod tests {
             .collect();
         assert_eq!(
             shown,
-            [("eth1", Mode::Authoritative), ("eth2", Mode::Proxy)]
+            [
+                (
+                    "eth1",
+                    Mode::Auto {
+                        serve_if_alone: true
+                    }
+                ),
+                ("eth2", Mode::Proxy)
+            ]
         );
         assert!(settings.networks[1].holds(Ipv4Addr::new(10, 99, 0, 7)));
         assert!(!settings.networks[0].holds(Ipv4Addr::new(10, 99, 0, 7)));

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -11,7 +12,7 @@ use super::provision::Done;
 use super::service::Service;
 use super::terminal::Terminal;
 use super::unlock::{self, Kept};
-use super::{AGENT, End, screens};
+use super::{AGENT, End, medium, screens};
 use crate::office::{self, Outcome};
 use crate::site::Cidr;
 
@@ -57,7 +58,7 @@ impl Drop for Keeper {
 }
 
 /// Brings the wired network up, with `own` as the address where nobody gives one.
-pub fn network(own: Cidr) -> anyhow::Result<(Wire, Keeper)> {
+pub fn network_of(own: Cidr) -> anyhow::Result<(Wire, Keeper)> {
     let mut child = Command::new(AGENT)
         .args(["network", &own.to_string()])
         .stdout(Stdio::piped())
@@ -70,19 +71,34 @@ pub fn network(own: Cidr) -> anyhow::Result<(Wire, Keeper)> {
     Ok((Wire::read(&line)?, keeper))
 }
 
+/// A network on its way up. Links and DHCP servers take seconds in which a
+/// technician types the PIN.
+pub struct Coming(JoinHandle<anyhow::Result<(Wire, Keeper)>>);
+
+impl Coming {
+    /// Begins, with the address that the site on the mounted stick has for itself.
+    pub fn begin() -> anyhow::Result<Self> {
+        let settings = unlock::site().settings()?;
+        let network = settings.networks.first();
+        let own = network.context("site.toml has no [[network]]")?.address;
+        Ok(Self(std::thread::spawn(move || network_of(own))))
+    }
+
+    fn wait(self) -> anyhow::Result<(Wire, Keeper)> {
+        let lost = |_| anyhow::anyhow!("the network was lost by a fault; this is a bug");
+        self.0.join().map_err(lost)?
+    }
+}
+
 /// Serves until somebody presses `q`.
-pub fn run(terminal: &mut Terminal, kept: &mut Kept) -> anyhow::Result<Done> {
+pub fn run(terminal: &mut Terminal, kept: &mut Kept, coming: Coming) -> anyhow::Result<Done> {
     terminal.say("bringing the network up ...\n");
+    let (wire, _keeper) = coming.wait()?;
     let settings = unlock::site().settings()?;
-    let own = settings
-        .networks
-        .first()
-        .context("site.toml has no [[network]]")?
-        .address;
-    let (wire, _keeper) = network(own)?;
     let settings = settings.on_network(&wire.interface, wire.address, wire.leased);
     let service = Service::start(settings.clone())?;
     let door = service.page()?;
+    tracing::info!("serving {} s after the kernel started", uptime());
     let mut shown = Vec::new();
     loop {
         kept.follow(service.journal_entries())?;
@@ -90,7 +106,9 @@ pub fn run(terminal: &mut Terminal, kept: &mut Kept) -> anyhow::Result<Done> {
             service.is_running(),
             "the appliance ended; its log says why"
         );
-        let page = screens::appliance(&settings, &wire, &door, &service.devices());
+        let warning = medium::free_bytes().ok().and_then(medium::nearly_full);
+        let mut page = screens::appliance(&settings, &wire, &door, &service.devices());
+        page.extend(warning);
         if page != shown {
             terminal.page(&page);
             shown = page;
@@ -108,6 +126,12 @@ pub fn run(terminal: &mut Terminal, kept: &mut Kept) -> anyhow::Result<Done> {
     service.stop()?;
     kept.finish()?;
     Ok(Done::End(End::PowerOff))
+}
+
+/// Seconds since the kernel started, as it counts them itself.
+fn uptime() -> String {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// The code is typed as the device's screen shows it: so it was compared.

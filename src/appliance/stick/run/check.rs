@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::appliance::network;
+use super::appliance::network_of;
 use super::terminal::Terminal;
 use super::{AGENT, End, screens};
 use crate::check::servers_on;
@@ -20,29 +20,19 @@ pub fn run(terminal: &mut Terminal) -> anyhow::Result<End> {
     terminal.page(&["groundcrew: looking at this machine ...".to_owned()]);
     let report = agent(&["report"])?;
     let code = agent(&["report", "--qr"])?;
-    terminal.page(&screens::machine(&report));
-    terminal.say("asking the network (a few seconds) ...\n");
-    let network = ask_network();
-    let pages = [
-        screens::machine(&report),
-        network,
-        code.lines().map(str::to_owned).collect(),
-    ];
-    let mut at = 0;
-    loop {
-        let page = pages.get(at % pages.len()).cloned().unwrap_or_default();
-        terminal.page(&page);
-        terminal.say(&format!(
-            "page {} of {} | Enter: next page | r: restart | q: switch off\n",
-            at % pages.len() + 1,
-            pages.len()
-        ));
+    let asking = ["asking the network (a few seconds) ...".to_owned()];
+    let first = screens::check(&report, &asking, "");
+    terminal.page(first.first().map_or(&[], Vec::as_slice));
+    let pages = screens::check(&report, &ask_network(), &code);
+    for page in pages.iter().cycle() {
+        terminal.page(page);
         match terminal.key(PATIENCE) {
             Some(b'r' | b'R') => return Ok(End::Restart),
             Some(b'q' | b'Q') | None => return Ok(End::PowerOff),
-            Some(_) => at += 1,
+            Some(_) => {}
         }
     }
+    Ok(End::PowerOff)
 }
 
 fn agent(arguments: &[&str]) -> anyhow::Result<String> {
@@ -55,10 +45,10 @@ fn agent(arguments: &[&str]) -> anyhow::Result<String> {
 
 /// Link, address, and every DHCP server that answers here.
 fn ask_network() -> Vec<String> {
-    let mut lines = vec!["Network".to_owned(), String::new()];
+    let mut lines = Vec::new();
     // An address that nobody routes, where no server gives one (RFC 3927).
     let own = "169.254.77.1/16".parse::<Cidr>();
-    let asked = own.map_err(anyhow::Error::from).and_then(network);
+    let asked = own.map_err(anyhow::Error::from).and_then(network_of);
     match asked {
         Ok((wire, _keeper)) => {
             lines.push(format!("{} {}: link is up", wire.interface, wire.mac));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::super::anchor::{self, Anchor};
@@ -20,6 +21,8 @@ pub const MOUNT: &str = "/run/groundcrew/stick";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Less than this free, and the journal may soon not grow.
 const LOW: u64 = 32 << 20;
+/// Less than this, and it may not grow by a device more.
+const FULL: u64 = 4 << 20;
 /// The medium's last sectors are left alone, as `sgdisk` and `parted` align.
 const ALIGN: u64 = 2048;
 
@@ -107,19 +110,20 @@ impl Stick {
                 self.data.display()
             )
         })?;
-        let probe = Path::new(MOUNT).join(".written");
-        crate::durable::write(&probe, b"", crate::durable::Access::Public).context(
-            "the stick cannot be written: it is worn out; copy it to a new one with `stick backup`",
-        )?;
-        let _ = fs::remove_file(probe);
+        // Before anything is written: a full one must not be taken for a worn one.
         self.grow_file_system(&mut notes);
         let free = free_bytes()?;
-        if free < LOW {
-            notes.push(format!(
-                "the stick is nearly full: {} MiB are left",
-                free >> 20
-            ));
-        }
+        ensure!(
+            free >= FULL,
+            "the stick is full ({} KiB are left), and what devices report could not be kept: take \
+             bundles away with `groundcrew stick sync`, or put its `stick backup` onto a larger one",
+            free >> 10
+        );
+        let probe = Path::new(MOUNT).join(".written");
+        crate::durable::write(&probe, b"", crate::durable::Access::Public)
+            .context("the stick cannot be written")?;
+        let _ = fs::remove_file(probe);
+        notes.extend(nearly_full(free));
         Ok(notes)
     }
 
@@ -233,6 +237,35 @@ pub fn free_bytes() -> anyhow::Result<u64> {
     Ok(stat.f_bavail * stat.f_frsize)
 }
 
+/// What should be said of so little room.
+pub fn nearly_full(free: u64) -> Option<String> {
+    (free < LOW).then(|| format!("the stick is nearly full: {} MiB are left", free >> 20))
+}
+
+/// What a technician can do about an error of the medium itself.
+pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    let errno = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        let os = io.and_then(std::io::Error::raw_os_error);
+        os.or_else(|| Some(cause.downcast_ref::<Errno>()?.raw_os_error()))
+    };
+    match error.chain().find_map(errno).map(Errno::from_raw_os_error) {
+        Some(Errno::IO | Errno::NODATA | Errno::NXIO | Errno::NODEV) => Some(
+            "The stick does not read or write as it should: it is worn out, or was pulled. Another \
+             port may help; `groundcrew stick backup` on another machine saves what it knows.",
+        ),
+        Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Some(
+            "The stick takes no writes: slide its switch, or take another one; worn sticks write-protect \
+             themselves.",
+        ),
+        Some(Errno::NOSPC) => Some(
+            "The stick is full: take bundles away with `groundcrew stick sync`, or put its `stick backup` \
+             onto a larger one.",
+        ),
+        _ => None,
+    }
+}
+
 /// `sdb` and 4 are `/dev/sdb4`; `mmcblk0` and 4 are `/dev/mmcblk0p4`.
 fn partition(disk: &str, number: usize) -> Option<PathBuf> {
     let folder = Path::new("/sys/block").join(disk);
@@ -245,4 +278,26 @@ fn partition(disk: &str, number: usize) -> Option<PathBuf> {
             told.is_ok_and(|text| text.trim() == wanted)
         })
         .and_then(|path| Some(Path::new("/dev").join(path.file_name()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_medium_come_with_advice_and_others_do_not() {
+        let of = |errno: Errno| {
+            let error = std::io::Error::from(errno);
+            advice(&anyhow::Error::from(error).context("reading vault.json"))
+        };
+        assert!(of(Errno::IO).unwrap().contains("worn out"));
+        assert!(of(Errno::ROFS).unwrap().contains("no writes"));
+        assert!(of(Errno::NOSPC).unwrap().contains("full"));
+        assert_eq!(of(Errno::NOENT), None);
+        let plain = anyhow::Error::from(Errno::IO).context("mounting /dev/sda4");
+        assert!(advice(&plain).is_some());
+        assert_eq!(advice(&anyhow::anyhow!("something else")), None);
+        assert_eq!(nearly_full(LOW), None);
+        assert!(nearly_full(3 << 20).unwrap().contains("3 MiB"));
+    }
 }

@@ -21,6 +21,7 @@ use anyhow::{Context as _, ensure};
 use super::Mode;
 use super::gpt::Guid;
 use medium::Stick;
+use provision::Done;
 use terminal::Terminal;
 
 /// The agent's program, which is PID 1 here and does some work by name.
@@ -82,8 +83,10 @@ pub fn run() -> anyhow::Result<ExitCode> {
         mode => with_stick(&mut terminal, start.data, mode),
     };
     let end = done.unwrap_or_else(|error| {
+        let advice = medium::advice(&error).map(|text| format!("{text}\n"));
         terminal.say(&format!(
-            "\ngroundcrew stick: failed: {error:#}\nEnter starts the machine again.\n"
+            "\ngroundcrew stick: failed: {error:#}\n{}Enter starts the machine again.\n",
+            advice.unwrap_or_default()
         ));
         terminal.wait(PATIENCE, || false);
         End::Restart
@@ -95,26 +98,18 @@ fn with_stick(terminal: &mut Terminal, data: Guid, mode: Mode) -> anyhow::Result
     terminal.page(&["groundcrew: looking for the stick's data ...".to_owned()]);
     let mut stick = Stick::find(data)?;
     let notes = stick.mount()?;
-    let done = unlock::unlock(terminal, &stick).and_then(|mut kept| {
-        for note in &notes {
-            terminal.say(&format!("{note}\n"));
-        }
-        match mode {
-            Mode::Appliance => appliance::run(terminal, &mut kept),
-            _ => provision::run(terminal, &mut kept),
-        }
-    });
+    let done = opened(terminal, &stick, &notes, mode);
     stick.unmount();
     match done? {
-        provision::Done::End(end) => Ok(end),
-        provision::Done::Provisioned => {
+        Done::End(end) => Ok(end),
+        Done::Provisioned => {
             terminal.say(
                 "\ngroundcrew stick: provisioned. Pull the stick out now; the machine starts its own system.\n",
             );
             terminal.wait(Duration::from_secs(20), || !stick.is_there());
             Ok(End::Restart)
         }
-        provision::Done::NotProvisioned => {
+        Done::NotProvisioned => {
             terminal.say(
                 "\ngroundcrew stick: this machine was not provisioned; what stopped it stands above.\n\
                  Enter starts the machine again.\n",
@@ -122,6 +117,24 @@ fn with_stick(terminal: &mut Terminal, data: Guid, mode: Mode) -> anyhow::Result
             terminal.wait(PATIENCE, || !stick.is_there());
             Ok(End::Restart)
         }
+    }
+}
+
+/// What is done with a mounted stick.
+fn opened(
+    terminal: &mut Terminal,
+    stick: &Stick,
+    notes: &[String],
+    mode: Mode,
+) -> anyhow::Result<Done> {
+    let coming = (mode == Mode::Appliance).then(appliance::Coming::begin);
+    let mut kept = unlock::unlock(terminal, stick)?;
+    for note in notes {
+        terminal.say(&format!("{note}\n"));
+    }
+    match coming {
+        Some(coming) => appliance::run(terminal, &mut kept, coming?),
+        None => provision::run(terminal, &mut kept),
     }
 }
 

@@ -41,7 +41,8 @@ pub fn appliance(
         "{:<18} {:<14} {:<16} {}",
         "DEVICE", "STATE", "SERIAL", "CODE OR PROGRESS"
     ));
-    let room = ROWS.saturating_sub(page.len() + 1);
+    // One line for how many more there are, one for a warning.
+    let room = ROWS.saturating_sub(page.len() + 2);
     page.extend(devices.iter().take(room).map(row));
     match devices.len().saturating_sub(room) {
         0 if devices.is_empty() => {
@@ -73,42 +74,35 @@ fn row(device: &DeviceView) -> String {
     )
 }
 
-/// The machine's page: the agent's table, as much as fits.
-pub fn machine(report: &str) -> Vec<String> {
-    let mut page = vec!["This machine".to_owned(), String::new()];
-    page.push(format!("secure boot      {}", secure_boot()));
-    page.push(memory());
-    page.extend(report.lines().take(ROWS - 5).map(str::to_owned));
-    page
-}
-
-/// From the firmware's variable, whose fifth byte says it.
-fn secure_boot() -> &'static str {
-    let path = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
-    match std::fs::read(path)
-        .ok()
-        .and_then(|bytes| bytes.get(4).copied())
-    {
-        Some(1) => "on",
-        Some(_) => "off",
-        None if std::path::Path::new("/sys/firmware/efi").exists() => "not told by the firmware",
-        None => "none: started by a BIOS",
-    }
-}
-
-fn memory() -> String {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| {
-        line.strip_prefix("MemTotal:")?
-            .split_whitespace()
-            .next()?
-            .parse::<u64>()
-            .ok()
-    });
-    match kib {
-        Some(kib) => format!("memory           {} MiB", kib / 1024),
-        None => "memory           not told".to_owned(),
-    }
+/// The pages of the check: the agent's table on as many as it needs, what the
+/// network said, and the QR code. Each with a title, and a last line with keys.
+pub fn check(report: &str, network: &[String], code: &str) -> Vec<Vec<String>> {
+    let report: Vec<String> = report.lines().map(str::to_owned).collect();
+    let code: Vec<String> = code.lines().map(str::to_owned).collect();
+    let mut parts: Vec<(&str, &[String])> = report
+        .chunks(ROWS - 3)
+        .map(|part| ("hardware", part))
+        .collect();
+    parts.push(("network", network));
+    parts.push(("for a phone's camera", &code));
+    let of = parts.len();
+    (1..)
+        .zip(parts)
+        .map(|(number, (about, lines))| {
+            let title = format!("groundcrew: check this machine ({number} of {of}: {about})");
+            let mut page = vec![title];
+            // A large code needs every line there is.
+            match lines.len() + 2 {
+                needed if needed > ROWS => page.clear(),
+                needed if needed < ROWS => page.push(String::new()),
+                _ => {}
+            }
+            page.extend(lines.iter().take(ROWS - 1).cloned());
+            page.extend((page.len() + 2 <= ROWS).then(String::new));
+            page.push("Enter: next page   r: start again   q: switch off".to_owned());
+            page
+        })
+        .collect()
 }
 
 /// Two blocks of lines, side by side.
@@ -201,6 +195,29 @@ mod tests {
                 "what a device says is no command"
             );
             assert_eq!(shown.contains("nobody yet"), count == 0);
+        }
+    }
+
+    #[test]
+    fn the_check_s_pages_fit_and_leave_nothing_out() {
+        let report: String = (0..45).map(|n| format!("Network       eth{n}\n")).collect();
+        let network = vec!["eth0: link is up".to_owned()];
+        for height in [10, 21] {
+            let pages = check(&report, &network, &"code\n".repeat(height));
+            assert_eq!(pages.len(), 5);
+            assert!(pages.iter().all(|page| page.len() <= ROWS), "{pages:?}");
+            let all = pages.concat();
+            let count = |text: &str| all.iter().filter(|line| line.contains(text)).count();
+            assert_eq!((count("Network  "), count("code")), (45, height));
+            assert_eq!((count("of 5"), count("q: switch off")), (5, 5));
+        }
+        // The largest code that the agent makes.
+        let pages = check("Maker  M\n", &network, &"code\n".repeat(22));
+        let large = pages.last().unwrap();
+        let codes = large.iter().filter(|line| *line == "code").count();
+        assert_eq!((codes, large.len()), (22, ROWS));
+        for page in &pages {
+            assert!(page.last().unwrap().contains("q: switch off"), "{page:?}");
         }
     }
 

@@ -38,7 +38,7 @@ pub struct Loaders {
     pub efi_x64: Option<LoaderFile>,
     /// For x86-64 UEFI HTTP Boot.
     pub efi_x64_http: Option<LoaderFile>,
-    /// For arm64 UEFI PXE; Debian 12 has no iPXE for it.
+    /// For arm64 UEFI PXE; only where the boot tree has an image for it.
     pub efi_arm64: Option<LoaderFile>,
     /// For arm64 UEFI HTTP Boot.
     pub efi_arm64_http: Option<LoaderFile>,

@@ -429,7 +429,7 @@ impl Leases {
         {
             self.withdraw(promised);
         }
-        if lease.state != LeaseState::Declined
+        if lease.state == LeaseState::Bound
             && let Some(&elsewhere) = self.by_key.get(&lease.key)
             && elsewhere != lease.ip
         {
@@ -440,6 +440,13 @@ impl Leases {
         events.push(LeaseEvent::Put(lease.clone()));
         self.insert(lease);
         events
+    }
+
+    /// Nobody is at a declined address any more.
+    pub(super) fn drop_declined(&mut self, ip: Ipv4Addr) -> LeaseEvent {
+        self.forget(ip);
+        self.give_back(ip);
+        LeaseEvent::Delete(ip)
     }
 
     fn insert(&mut self, lease: Lease) {

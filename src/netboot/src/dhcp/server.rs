@@ -248,6 +248,10 @@ impl Server {
     pub fn release(&mut self, ip: Ipv4Addr, now: UnixTime) -> Vec<LeaseEvent> {
         for network in &mut self.networks {
             if let Some(lease) = network.leases.at(ip).cloned() {
+                // The row of a declined address names who complained, not a holder.
+                if lease.state == LeaseState::Declined {
+                    return vec![network.leases.drop_declined(ip)];
+                }
                 return network.leases.put(Lease {
                     state: LeaseState::Released,
                     expires_at: now,

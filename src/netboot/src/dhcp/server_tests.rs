@@ -491,6 +491,21 @@ fn a_technician_takes_a_lease_away() {
 }
 
 #[test]
+fn taking_a_declined_address_back_leaves_its_finder_alone() {
+    let mut bench = Bench::new(110);
+    let bad = bench.lease(&client(1));
+    bench.send(&decline(&client(1), bad));
+    let good = bench.lease(&client(1));
+    assert_ne!(good, bad);
+    let now = UnixTime::new(bench.now);
+    let events = bench.server.release(bad, now);
+    assert_eq!(events, [LeaseEvent::Delete(bad)]);
+    let held = bench.server.lease(good).map(|lease| lease.holds(now));
+    assert_eq!(held, Some(true));
+    assert!(bench.server.lease(bad).is_none());
+}
+
+#[test]
 fn keys_and_states_read_back_from_rows() {
     for key in [
         ClientKey::Mac("52:54:00:00:00:01".parse().unwrap()),

@@ -13,6 +13,8 @@ use std::time::Duration;
 use groundcrew_core::UnixTime;
 use groundcrew_core::hardware::MacAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::boot::BootService;
 use super::client::BootClient;
 use super::leases::LeaseEvent;
@@ -54,7 +56,7 @@ pub struct Handled {
 }
 
 /// What was counted since the process began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// DISCOVERs that were looked at.
     pub discovers: u64,
@@ -119,17 +121,20 @@ impl Service {
         via: Via,
         now: Moment,
     ) -> Handled {
-        let verdict = self.turned_away(request, now).map(Verdict::Ignored);
-        if let Some(verdict) = verdict {
-            return Handled {
-                outcome: Outcome {
-                    verdict,
-                    events: Vec::new(),
-                    client: BootClient::of(request),
-                },
-                notice: None,
-            };
+        match self.turned_away(request, now) {
+            Some(turned_away) => turned_away,
+            None => self.handle_admitted(request, known, via, now),
         }
+    }
+
+    /// The second half: for a packet that [`Self::turned_away`] lets pass.
+    pub fn handle_admitted(
+        &mut self,
+        request: &Request,
+        known: Option<&Known>,
+        via: Via,
+        now: Moment,
+    ) -> Handled {
         let notice = chosen_server(request)
             .and_then(|server| self.watch.heard(server, Evidence::Chosen, now.steady));
         let outcome = self.decide(request, known, via, now);
@@ -137,7 +142,22 @@ impl Service {
         Handled { outcome, notice }
     }
 
-    fn turned_away(&mut self, request: &Request, now: Moment) -> Option<Ignored> {
+    /// The first half: what becomes of a packet that is not worth a look, so that
+    /// nobody need ask who sent it.
+    pub fn turned_away(&mut self, request: &Request, now: Moment) -> Option<Handled> {
+        let why = self.why_not(request, now)?;
+        let outcome = Outcome {
+            verdict: Verdict::Ignored(why),
+            events: Vec::new(),
+            client: BootClient::of(request),
+        };
+        Some(Handled {
+            outcome,
+            notice: None,
+        })
+    }
+
+    fn why_not(&mut self, request: &Request, now: Moment) -> Option<Ignored> {
         // A broadcast of ours comes back to our own socket.
         if request.mac == self.me.mac && request.xid == self.xid() {
             return Some(Ignored::OwnProbe);

@@ -18,11 +18,11 @@ use std::net::SocketAddrV4;
 
 pub use query::{BuildArch, IpxeQuery, QueryError};
 pub use screen::{MEMTEST_BIOS, MEMTEST_EFI};
-pub(crate) use script::plain;
 pub use script::{
-    AgentBoot, BootDecision, Firmware, KernelArg, KernelArgError, Menu, OnFailure, ScriptSettings,
-    first_script,
+    AgentBoot, AgentFiles, BootDecision, Firmware, KernelArg, KernelArgError, Menu, OnFailure,
+    ScriptSettings, first_script,
 };
+pub(crate) use script::{CONSOLES, CONSOLES_ARM64, plain};
 
 /// The path of the text made for a device.
 pub const SCRIPT_PATH: &str = "/ipxe";

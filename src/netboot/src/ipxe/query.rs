@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 
-use super::decode_hex;
+use super::{Firmware, decode_hex};
 use crate::path::percent_decode;
 
 /// The longest query read, in bytes.
@@ -29,7 +29,7 @@ pub struct IpxeQuery {
     /// SMBIOS product name, likewise.
     pub model: Option<String>,
     /// What iPXE was built for.
-    pub firmware: Option<super::Firmware>,
+    pub firmware: Option<Firmware>,
     /// For which processor.
     pub arch: Option<BuildArch>,
 }
@@ -71,6 +71,9 @@ impl IpxeQuery {
                 read.take(key, &String::from_utf8_lossy(&value));
             }
         }
+        if (read.firmware, read.arch) == (Some(Firmware::Efi), Some(BuildArch::Arm64)) {
+            read.firmware = Some(Firmware::EfiArm64);
+        }
         if read.mac.is_none() && read.uuid.is_none() && read.serial.is_none() {
             return Err(QueryError::NoMachine);
         }
@@ -86,7 +89,7 @@ impl IpxeQuery {
             "serialx" => first(&mut self.serial, || clean_hex(value)),
             "makerx" => first(&mut self.maker, || clean_hex(value)),
             "modelx" => first(&mut self.model, || clean_hex(value)),
-            "platform" => first(&mut self.firmware, || super::Firmware::from_ipxe(value)),
+            "platform" => first(&mut self.firmware, || Firmware::from_ipxe(value)),
             "arch" => first(&mut self.arch, || BuildArch::from_ipxe(value)),
             _ => (),
         }
@@ -127,7 +130,6 @@ fn clean(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Firmware;
     use super::*;
     use proptest::prelude::*;
 
@@ -151,6 +153,15 @@ mod tests {
             (query.firmware, query.arch),
             (Some(Firmware::Bios), Some(BuildArch::I386))
         );
+    }
+
+    #[test]
+    fn an_arm_machine_is_known_by_both_words() {
+        let firmware = |query: &str| IpxeQuery::parse(query).unwrap().firmware;
+        let arm = "serialx=41&arch=arm64&platform=efi";
+        assert_eq!(firmware(arm), Some(Firmware::EfiArm64));
+        assert_eq!(firmware("serialx=41&platform=efi"), Some(Firmware::Efi));
+        assert_eq!(firmware("serialx=41&arch=arm64"), None);
     }
 
     #[test]

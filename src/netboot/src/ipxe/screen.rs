@@ -59,7 +59,9 @@ pub fn write_menu(
             "item disk Start its own disk",
         ],
     );
-    if menu.memtest {
+    // The memory test is for x86.
+    let memtest = menu.memtest && firmware != Some(Firmware::EfiArm64);
+    if memtest {
         lines(text, &["item memtest Test its memory"]);
     }
     lines(text, &["item shell Shell of iPXE, for experts"]);
@@ -72,7 +74,7 @@ pub fn write_menu(
     write_agent(text, settings, &menu.agent, firmware);
     lines(text, &[":menu_disk"]);
     write_own_disk(text, settings, firmware);
-    if menu.memtest {
+    if memtest {
         lines(text, &[":menu_memtest"]);
         write_memtest(text, settings, firmware);
     }
@@ -86,6 +88,10 @@ pub fn write_shell(text: &mut String) {
 }
 
 pub fn write_memtest(text: &mut String, settings: &ScriptSettings, firmware: Option<Firmware>) {
+    if firmware == Some(Firmware::EfiArm64) {
+        say(text, "there is no memory test for this processor");
+        return write_own_disk(text, settings, firmware);
+    }
     say(
         text,
         "loading the memory test; it runs until it is switched off",
@@ -94,7 +100,7 @@ pub fn write_memtest(text: &mut String, settings: &ScriptSettings, firmware: Opt
     let efi = format!("chain {base}/{MEMTEST_EFI} ||");
     let bios = format!("kernel {base}/{MEMTEST_BIOS} && boot ||");
     match firmware {
-        Some(Firmware::Efi) => lines(text, &[&efi]),
+        Some(Firmware::Efi | Firmware::EfiArm64) => lines(text, &[&efi]),
         Some(Firmware::Bios) => lines(text, &[&bios]),
         None => {
             let ask = "iseq ${platform} efi && goto memtest_efi ||";
@@ -138,9 +144,8 @@ fn folded(text: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AgentBoot, OnFailure};
+    use super::super::{AgentBoot, AgentFiles, OnFailure};
     use super::*;
-    use crate::path::BootPath;
 
     fn settings() -> ScriptSettings {
         ScriptSettings {
@@ -155,8 +160,8 @@ mod tests {
 
     fn agent() -> AgentBoot {
         AgentBoot {
-            kernel: BootPath::from_tftp("vmlinuz").unwrap(),
-            initrds: vec![BootPath::from_tftp("initrd.img").unwrap()],
+            files: AgentFiles::standard("").unwrap(),
+            arm64: AgentFiles::standard(crate::ARM64).unwrap(),
             args: vec![],
         }
     }

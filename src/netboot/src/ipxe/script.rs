@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::net::SocketAddrV4;
 
 use super::screen;
+use crate::ARM64;
 use crate::path::BootPath;
 
 /// What a device shall do now.
@@ -55,24 +56,48 @@ pub struct Menu {
     pub memtest: bool,
 }
 
-/// What to load. Paths are below `/boot/`.
+/// What to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentBoot {
-    /// The kernel.
-    pub kernel: BootPath,
-    /// The initrds, in order.
-    pub initrds: Vec<BootPath>,
+    /// On x86.
+    pub files: AgentFiles,
+    /// On 64-bit ARM.
+    pub arm64: AgentFiles,
     /// More kernel arguments, behind the ones every agent gets.
     pub args: Vec<KernelArg>,
 }
 
-/// What iPXE was built for, its `${platform}`; decides how the own disk is booted.
+/// Kernel and initrds for one processor. Paths are below `/boot/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentFiles {
+    /// The kernel.
+    pub kernel: BootPath,
+    /// The initrds, in order.
+    pub initrds: Vec<BootPath>,
+}
+
+impl AgentFiles {
+    /// `vmlinuz` and `initrd.img` in a folder of the tree, or in the tree itself
+    /// (`""`). `None` if that is no folder's name.
+    pub fn standard(folder: &str) -> Option<Self> {
+        let path = |name: &str| BootPath::from_tftp(&format!("{folder}/{name}")).ok();
+        Some(Self {
+            kernel: path("vmlinuz")?,
+            initrds: vec![path("initrd.img")?],
+        })
+    }
+}
+
+/// What iPXE was built for, its `${platform}` and `${buildarch}`; decides what is
+/// loaded and how the own disk is booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
     /// PC BIOS.
     Bios,
-    /// UEFI.
+    /// UEFI on x86.
     Efi,
+    /// UEFI on 64-bit ARM.
+    EfiArm64,
 }
 
 impl Firmware {
@@ -208,12 +233,18 @@ pub(super) fn write_agent(
     agent: &AgentBoot,
     firmware: Option<Firmware>,
 ) {
+    let arm = firmware == Some(Firmware::EfiArm64);
+    let (files, consoles) = if arm {
+        (&agent.arm64, CONSOLES_ARM64)
+    } else {
+        (&agent.files, CONSOLES)
+    };
     say(text, &format!("loading the agent from {}", settings.http));
     let base = format!("{}/boot", super::http_origin(settings.http));
-    let mut kernel = format!("kernel {base}/{}", agent.kernel.to_url_path());
+    let mut kernel = format!("kernel {base}/{}", files.kernel.to_url_path());
     let mut commands = vec!["imgfree".to_owned()];
     let mut initrds = Vec::new();
-    for (number, path) in agent.initrds.iter().enumerate() {
+    for (number, path) in files.initrds.iter().enumerate() {
         // The EFI stub finds an initrd by the name on its command line only.
         write_to(&mut kernel, format_args!(" initrd=initrd{number}"));
         initrds.push(format!(
@@ -221,7 +252,10 @@ pub(super) fn write_agent(
             path.to_url_path()
         ));
     }
-    write_to(&mut kernel, format_args!(" {}", agent_args(settings)));
+    write_to(
+        &mut kernel,
+        format_args!(" {} {consoles} loglevel=6", agent_args(settings)),
+    );
     for arg in &agent.args {
         write_to(&mut kernel, format_args!(" {}", arg.as_str()));
     }
@@ -232,8 +266,13 @@ pub(super) fn write_agent(
     write_failure(text, settings, firmware);
 }
 
+/// Screen and serial line; the last is the kernel's own.
+pub(crate) const CONSOLES: &str = "console=tty0 console=ttyS0,115200";
+/// The same on 64-bit ARM, whose first serial line is a PL011.
+pub(crate) const CONSOLES_ARM64: &str = "console=tty0 console=ttyAMA0,115200";
+
 /// The network as iPXE has it, so that the agent need not ask DHCP again, and
-/// where the appliance is. The last console is the kernel's own: the serial line.
+/// where the appliance is.
 fn agent_args(settings: &ScriptSettings) -> String {
     let (address, http, https) = (
         settings.http.ip(),
@@ -242,7 +281,7 @@ fn agent_args(settings: &ScriptSettings) -> String {
     );
     format!(
         "gc.mac=${{netX/mac}} gc.ip=${{netX/ip}} gc.mask=${{netX/netmask}} gc.gw=${{netX/gateway}} gc.dns=${{netX/dns}} \
-         gc.server={address} gc.http={http} gc.https={https} console=tty0 console=ttyS0,115200 loglevel=6"
+         gc.server={address} gc.http={http} gc.https={https}"
     )
 }
 
@@ -300,12 +339,12 @@ pub(super) fn write_own_disk(
     firmware: Option<Firmware>,
 ) {
     let bios = "sanboot --no-describe --drive 0x80 ||".to_owned();
-    let efi = format!(
-        "chain {}/boot/{OWN_DISK_EFI} ||",
-        super::http_origin(settings.http)
-    );
+    let boot = format!("{}/boot", super::http_origin(settings.http));
+    let efi = format!("chain {boot}/{OWN_DISK_EFI} ||");
+    let arm = format!("chain {boot}/{ARM64}/{OWN_DISK_EFI} ||");
     match firmware {
         Some(Firmware::Efi) => lines(text, &[&efi]),
+        Some(Firmware::EfiArm64) => lines(text, &[&arm]),
         Some(Firmware::Bios) => lines(text, &[&bios]),
         None => {
             lines(

@@ -19,8 +19,11 @@ fn settings() -> ScriptSettings {
 
 fn agent() -> BootDecision {
     BootDecision::Agent(AgentBoot {
-        kernel: BootPath::from_tftp("agent/vmlinuz").unwrap(),
-        initrds: vec![BootPath::from_tftp("agent/initrd img").unwrap()],
+        files: AgentFiles {
+            kernel: BootPath::from_tftp("agent/vmlinuz").unwrap(),
+            initrds: vec![BootPath::from_tftp("agent/initrd img").unwrap()],
+        },
+        arm64: AgentFiles::standard("arm64").unwrap(),
         args: vec![KernelArg::new("panic=10").unwrap()],
     })
 }

@@ -54,7 +54,7 @@ causes! {
     /// Nothing here fits the device's architecture.
     NoLoaderForArchitecture: "no loader here for its architecture",
         "This appliance has no loader for the kind of machine that the device says it is.",
-        "Switch the firmware to x86-64 UEFI or BIOS network boot if it can; other machines are not provisioned from the network by this version.";
+        "A 64-bit ARM machine: `groundcrew image build --arch arm64`, then start `groundcrew serve` again. Another: switch its firmware to x86-64 UEFI or BIOS network boot if it can.";
     /// The loader's file is not in the boot folder.
     LoaderMissing: "the loader is missing here",
         "The device asked for a loader that does not lie in the site's boot folder.",
@@ -231,6 +231,10 @@ causes! {
     OwnDiskByOrder: "starts its own disk, as it was told",
         "This appliance told the device to start its own disk: there is nothing to do on it.",
         "Nothing is wrong. To provision it again: `groundcrew device reprovision ID`.";
+    /// Whoever stands there decides.
+    ByHand: "somebody at the device decides",
+        "The device was shown a menu, or got an order for this one start (`boot once`), and asked for nothing afterwards: its own disk, the shell or the memory test runs, as somebody chose.",
+        "Nothing is wrong. Its next start goes the usual way.";
     /// Its firmware does not boot from the network.
     OwnDiskByFirmware: "started its own disk, asked nobody",
         "The device is on the network with an ordinary system, and did not ask to boot from the network: its firmware starts the disk first.",
@@ -249,6 +253,7 @@ impl Cause {
             Self::Waiting
                 | Self::Rejected
                 | Self::OwnDiskByOrder
+                | Self::ByHand
                 | Self::OwnDiskByFirmware
                 | Self::Held
         )

@@ -217,6 +217,20 @@ impl Story {
 }
 
 impl Names {
+    /// Whether it says nothing new.
+    pub(super) fn know(&self, who: &Who) -> bool {
+        fn same<T: PartialEq>(said: Option<&T>, known: Option<&T>) -> bool {
+            said.is_none() || said == known
+        }
+        same(who.mac.as_ref(), self.macs.first())
+            && same(who.ip.as_ref(), self.ips.first())
+            && same(who.uuid.as_ref(), self.uuid.as_ref())
+            && same(who.serial.as_ref(), self.serial.as_ref())
+            && same(who.maker.as_ref(), self.maker.as_ref())
+            && same(who.model.as_ref(), self.model.as_ref())
+            && same(who.device.as_ref(), self.device.as_ref())
+    }
+
     /// Learns what is said now.
     pub(super) fn learn(&mut self, who: &Who) {
         if let Some(mac) = who.mac {

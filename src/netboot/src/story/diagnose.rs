@@ -25,6 +25,8 @@ pub enum State {
     Waiting,
     /// It was sent to its own disk.
     OwnDisk,
+    /// Somebody at the device decides.
+    ByHand,
     /// It is held.
     Held,
     /// Provisioned.
@@ -40,6 +42,7 @@ impl State {
             Self::Failed => "failed",
             Self::Waiting => "waiting",
             Self::OwnDisk => "own disk",
+            Self::ByHand => "by hand",
             Self::Held => "held",
             Self::Done => "done",
         }
@@ -199,6 +202,7 @@ fn state(reached: Stage, finding: Option<&Finding>) -> State {
     match finding.map(|finding| finding.cause) {
         Some(Cause::Waiting) => State::Waiting,
         Some(Cause::OwnDiskByOrder) => State::OwnDisk,
+        Some(Cause::ByHand) => State::ByHand,
         Some(Cause::Held) => State::Held,
         Some(_) => State::Failed,
         None => match reached {

@@ -17,6 +17,7 @@ mod cause;
 mod device;
 mod diagnose;
 mod event;
+mod index;
 mod narrate;
 pub mod pcap;
 mod recorder;

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 
-use groundcrew_core::DeviceId;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 
 use super::At;
 use super::device::{Packet, Story, Who};
-use super::event::{Answer, What};
+use super::event::{AgentStep, Answer, What};
+use super::index::Index;
 
 /// Names a story within one recorder.
 pub type StoryId = u64;
@@ -34,8 +34,9 @@ impl Default for Limits {
 
 /// Transactions remembered to tell two machines with one UUID apart.
 const EXCHANGES: usize = 16;
-/// UUIDs that several machines claim; more are not told apart.
-const MAX_CONTESTED: usize = 64;
+/// One part in so many is kept for stories that something happened to just now,
+/// however little they tell: else a full recorder would never see a device begin.
+const FRESH_PART: usize = 4;
 /// Two machines that take turns within this time run at the same time.
 const TURNS_WITHIN: u64 = 60_000;
 
@@ -44,15 +45,11 @@ const TURNS_WITHIN: u64 = 60_000;
 pub struct Recorder {
     limits: Limits,
     stories: HashMap<StoryId, Kept>,
-    by_mac: HashMap<MacAddr, StoryId>,
-    by_uuid: HashMap<[u8; 16], StoryId>,
-    by_serial: HashMap<String, StoryId>,
-    by_ip: HashMap<Ipv4Addr, StoryId>,
-    by_device: HashMap<DeviceId, StoryId>,
-    /// UUIDs that name no machine.
-    contested: BTreeSet<[u8; 16]>,
+    index: Index,
     /// The least important and oldest first: how far it came, when it was touched.
     order: BTreeSet<(u8, u64, StoryId)>,
+    /// The one that was touched longest ago first.
+    ages: BTreeSet<(u64, StoryId)>,
     touches: u64,
     next: StoryId,
     bytes: usize,
@@ -84,10 +81,8 @@ impl Recorder {
         stories.sort_by_key(|(_, story)| story.last());
         for (id, story) in stories {
             for event in &story.events {
-                if let What::SameUuid { uuid, .. } = event.what
-                    && recorder.contested.len() < MAX_CONTESTED
-                {
-                    recorder.contested.insert(uuid.order_free());
+                if let What::SameUuid { uuid, .. } = &event.what {
+                    recorder.index.contest(uuid);
                 }
             }
             recorder.next = recorder.next.max(id.saturating_add(1));
@@ -112,13 +107,16 @@ impl Recorder {
     pub fn note(&mut self, at: At, who: &Who, what: What) -> StoryId {
         let id = self.whose(at, who);
         if let Some(kept) = self.stories.get_mut(&id) {
-            kept.story.names.learn(who);
-            if let Some(ip) = address(&what) {
-                kept.story.names.learn(&Who {
-                    ip: Some(ip),
-                    ..Who::default()
-                });
-                self.by_ip.insert(ip, id);
+            let names = &mut kept.story.names;
+            let told = Who {
+                ip: address(&what),
+                ..Who::default()
+            };
+            for said in [who, &told] {
+                if !names.know(said) {
+                    self.index.leave(id, names);
+                    names.learn(said);
+                }
             }
             kept.story.push(at, who.mac, what);
         }
@@ -143,10 +141,10 @@ impl Recorder {
     /// A DHCP transaction of a card, after it was noted: two machines that say the same UUID and take
     /// turns within their transactions are told apart by it.
     pub fn exchange(&mut self, at: At, mac: MacAddr, uuid: Option<SmbiosUuid>, xid: u32) {
-        let Some(uuid) = uuid.filter(|uuid| !self.contested.contains(&uuid.order_free())) else {
+        let Some(uuid) = uuid else {
             return;
         };
-        let Some(id) = self.by_uuid.get(&uuid.order_free()).copied() else {
+        let Some(id) = self.index.uuid(&uuid) else {
             return;
         };
         let Some(kept) = self.stories.get_mut(&id) else {
@@ -170,25 +168,24 @@ impl Recorder {
         }
     }
 
-    /// Keeps a packet of a story.
-    pub fn keep(&mut self, id: StoryId, packet: Packet) {
+    /// Keeps packets of a story.
+    pub fn keep(&mut self, id: StoryId, packets: impl IntoIterator<Item = Packet>) {
         if let Some(kept) = self.stories.get_mut(&id) {
-            kept.story.keep(packet);
+            packets
+                .into_iter()
+                .for_each(|packet| kept.story.keep(packet));
             self.touch(id);
         }
     }
 
     /// The story of whoever this is, if there is one.
     pub fn find(&self, who: &Who) -> Option<StoryId> {
-        let uuid = who.uuid.map(|uuid| uuid.order_free());
-        let uuid = uuid.filter(|uuid| !self.contested.contains(uuid));
-        let serial = who.serial.as_ref().map(|serial| serial.to_lowercase());
-        None.or_else(|| self.by_uuid.get(&uuid?))
-            .or_else(|| self.by_serial.get(&serial?))
-            .or_else(|| self.by_mac.get(&who.mac?).filter(|id| self.fits(**id, who)))
-            .or_else(|| self.by_device.get(who.device.as_ref()?))
-            .or_else(|| self.by_ip.get(&who.ip?).filter(|id| self.fits(**id, who)))
-            .copied()
+        let index = &self.index;
+        None.or_else(|| index.uuid(who.uuid.as_ref()?))
+            .or_else(|| index.serial(who.serial.as_deref()?))
+            .or_else(|| index.mac(who.mac?).filter(|id| self.fits(*id, who)))
+            .or_else(|| index.device(who.device.as_ref()?))
+            .or_else(|| index.ip(who.ip?).filter(|id| self.fits(*id, who)))
     }
 
     /// Whether nothing speaks against `who` being the device of that story: an
@@ -237,6 +234,12 @@ impl Recorder {
         self.forgotten
     }
 
+    /// How many names are looked up.
+    #[cfg(test)]
+    pub(super) fn names(&self) -> usize {
+        self.index.len()
+    }
+
     /// At most `most` stories that changed since they were last taken, and all
     /// that are gone.
     pub fn take_changes(&mut self, most: usize) -> (Vec<(StoryId, Story)>, Vec<StoryId>) {
@@ -266,8 +269,8 @@ impl Recorder {
         });
         // What was known only by its card or address so far.
         let others = [
-            who.mac.and_then(|mac| self.by_mac.get(&mac)).copied(),
-            who.ip.and_then(|ip| self.by_ip.get(&ip)).copied(),
+            who.mac.and_then(|mac| self.index.mac(mac)),
+            who.ip.and_then(|ip| self.index.ip(ip)),
         ];
         for (other, by_ip) in others.into_iter().zip([false, true]) {
             let Some(other) = other.filter(|other| *other != id) else {
@@ -299,7 +302,7 @@ impl Recorder {
         let (Some(uuid), Some(serial), Some(mac)) = (who.uuid, &who.serial, who.mac) else {
             return;
         };
-        let Some(id) = self.by_uuid.get(&uuid.order_free()).copied() else {
+        let Some(id) = self.index.uuid(&uuid) else {
             return;
         };
         let Some(names) = self.story(id).map(|story| &story.names) else {
@@ -317,11 +320,9 @@ impl Recorder {
 
     /// From now on `uuid` names nobody: each card has its own story.
     fn contest(&mut self, at: At, id: StoryId, uuid: SmbiosUuid, mac: MacAddr, other: MacAddr) {
-        if self.contested.len() >= MAX_CONTESTED {
+        if !self.index.contest(&uuid) {
             return;
         }
-        self.contested.insert(uuid.order_free());
-        self.by_uuid.remove(&uuid.order_free());
         let Some(kept) = self.stories.get_mut(&id) else {
             return;
         };
@@ -348,37 +349,27 @@ impl Recorder {
         let Some(kept) = self.stories.get_mut(&id) else {
             return;
         };
-        self.order.remove(&(kept.place.0, kept.place.1, id));
+        let (rank, touched) = kept.place;
+        self.order.remove(&(rank, touched, id));
+        self.ages.remove(&(touched, id));
         self.bytes -= kept.weight;
         kept.place = (importance(&kept.story), self.touches);
         kept.weight = kept.story.weight();
         self.bytes += kept.weight;
-        self.order.insert((kept.place.0, kept.place.1, id));
-        let names = &kept.story.names;
-        for mac in &names.macs {
-            self.by_mac.insert(*mac, id);
-        }
-        if let Some(ip) = names.ips.first() {
-            self.by_ip.insert(*ip, id);
-        }
-        if let Some(uuid) = names.uuid.map(|uuid| uuid.order_free())
-            && !self.contested.contains(&uuid)
-        {
-            self.by_uuid.insert(uuid, id);
-        }
-        if let Some(serial) = &names.serial {
-            self.by_serial.insert(serial.to_lowercase(), id);
-        }
-        if let Some(device) = &names.device {
-            self.by_device.insert(device.clone(), id);
-        }
+        self.order.insert((kept.place.0, self.touches, id));
+        self.ages.insert((self.touches, id));
+        self.index.enter(id, &kept.story.names);
         self.changed.insert(id);
         self.make_room();
     }
 
     fn make_room(&mut self) {
+        let fresh = (self.limits.stories / FRESH_PART) as u64;
         while self.stories.len() > self.limits.stories || self.bytes > self.limits.bytes {
-            let Some((_, _, id)) = self.order.first().copied() else {
+            let least = self.order.first().copied();
+            let stale = least.filter(|(_, touched, _)| touched + fresh < self.touches);
+            let id = stale.map(|(_, _, id)| id);
+            let Some(id) = id.or(self.ages.first().map(|(_, id)| *id)) else {
                 return;
             };
             self.remove(id);
@@ -388,47 +379,35 @@ impl Recorder {
 
     fn remove(&mut self, id: StoryId) -> Option<Story> {
         let kept = self.stories.remove(&id)?;
-        self.order.remove(&(kept.place.0, kept.place.1, id));
+        let (rank, touched) = kept.place;
+        self.order.remove(&(rank, touched, id));
+        self.ages.remove(&(touched, id));
         self.bytes -= kept.weight;
         self.changed.remove(&id);
         self.removed.insert(id);
-        let names = &kept.story.names;
-        for mac in &names.macs {
-            forget(&mut self.by_mac, mac, id);
-        }
-        for ip in &names.ips {
-            forget(&mut self.by_ip, ip, id);
-        }
-        if let Some(uuid) = names.uuid {
-            forget(&mut self.by_uuid, &uuid.order_free(), id);
-        }
-        if let Some(serial) = &names.serial {
-            forget(&mut self.by_serial, &serial.to_lowercase(), id);
-        }
-        if let Some(device) = &names.device {
-            forget(&mut self.by_device, device, id);
-        }
+        self.index.leave(id, &kept.story.names);
         Some(kept.story)
     }
 }
 
-fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, StoryId>, key: &K, id: StoryId) {
-    if index.get(key) == Some(&id) {
-        index.remove(key);
-    }
-}
-
-/// What a flood of made-up packets cannot push out: whoever came further.
+/// What a flood of made-up packets cannot push out: whoever came further. A
+/// device that is provisioned and starts its own disk is one among many again.
 fn importance(story: &Story) -> u8 {
     let rank = |what: &What| match what {
         What::Dhcp(dhcp) if dhcp.client == super::ClientKind::Plain => 0,
         What::Dhcp(_) | What::Overheard(_) | What::Conflict { .. } => 1,
+        What::Agent(AgentStep::Finished) => 1,
         What::Tftp(_) | What::Http(_) | What::SameUuid { .. } => 2,
         What::Text(_) | What::Says { .. } | What::Released => 3,
         What::Agent(_) => 4,
     };
-    let ranks = story.events.iter().map(|event| rank(&event.what));
-    ranks.max().unwrap_or(0)
+    let finished = |what: &What| matches!(what, What::Agent(AgentStep::Finished));
+    let whats = story.events.iter().rev().map(|event| &event.what);
+    let mut since = whats.take_while(|what| !finished(what)).map(rank).max();
+    if story.events.iter().any(|event| finished(&event.what)) {
+        since = since.max(Some(1));
+    }
+    since.unwrap_or(0)
 }
 
 /// The address that an event shows to be the device's.

@@ -212,6 +212,51 @@ fn a_flood_pushes_out_only_its_own() {
 }
 
 #[test]
+fn a_full_recorder_sees_a_device_begin() {
+    let limits = Limits {
+        stories: 40,
+        bytes: 1 << 20,
+    };
+    let mut recorder = Recorder::new(limits, []);
+    for n in 100..200 {
+        recorder.note(At(u64::from(n)), &card(n), What::Agent(AgentStep::Started));
+    }
+    let new = recorder.note(At(1000), &card(1), discover(ClientKind::Pxe));
+    for at in 1001..1008 {
+        recorder.note(At(at), &card(1), discover(ClientKind::Ipxe));
+        recorder.note(At(at), &card(199), What::Agent(AgentStep::Started));
+    }
+    assert_eq!(recorder.story(new).map(|story| story.events.len()), Some(2));
+}
+
+#[test]
+fn names_that_strangers_make_up_do_not_stay() {
+    let limits = Limits {
+        stories: 20,
+        bytes: 1 << 20,
+    };
+    let mut recorder = Recorder::new(limits, []);
+    for n in 0..5000 {
+        let who = Who {
+            uuid: Some(uuid(7)),
+            serial: Some(format!("MADE-UP-{n}")),
+            mac: Some(mac(n)),
+            ip: address(n as u8).ip,
+            ..Who::default()
+        };
+        recorder.note(At(u64::from(n)), &who, discover(ClientKind::Pxe));
+    }
+    assert!(recorder.names() < 20 * 20, "{}", recorder.names());
+    // A name of a story that was forgotten is free again.
+    let who = Who {
+        serial: Some("MADE-UP-3".to_owned()),
+        ..Who::default()
+    };
+    let id = recorder.note(At(9000), &who, discover(ClientKind::Pxe));
+    assert!(recorder.story(id).is_some());
+}
+
+#[test]
 fn attempts_begin_with_the_firmware() {
     let mut recorder = recorder();
     let boot = [

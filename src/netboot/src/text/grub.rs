@@ -6,7 +6,9 @@
 //! network image has no http module, from the address the appliance has and not
 //! from `next-server`, which another DHCP server may have set.
 
-use crate::ipxe::{AgentBoot, BootDecision, ScriptSettings, plain};
+use crate::ipxe::{
+    AgentBoot, AgentFiles, BootDecision, CONSOLES, CONSOLES_ARM64, KernelArg, ScriptSettings, plain,
+};
 
 /// Finds the loader on a UEFI machine's own disk; the same text is inside `local.efi`.
 const OWN_DISK_EFI: &str = include_str!("../../../../image/local.cfg");
@@ -60,21 +62,36 @@ fn load(lines: &mut Vec<String>, settings: &ScriptSettings, agent: &AgentBoot) {
         "loading the agent from {}",
         settings.http.ip()
     )));
+    // One text for all processors: GRUB knows which it was built for.
+    let x86 = load_files(&agent.files, CONSOLES, &root, settings, &agent.args);
+    let arm = load_files(&agent.arm64, CONSOLES_ARM64, &root, settings, &agent.args);
+    lines.push(format!(
+        "if [ \"$grub_cpu\" = arm64 ]; then\n{arm}\nelse\n{x86}\nfi"
+    ));
+    lines.push(say("the agent could not be loaded; starting its own disk"));
+    lines.push(own_disk());
+}
+
+fn load_files(
+    files: &AgentFiles,
+    consoles: &str,
+    root: &str,
+    settings: &ScriptSettings,
+    args: &[KernelArg],
+) -> String {
     let mut kernel = format!(
-        "linux '{root}/{}' {} {NETWORK}",
-        quoted(agent.kernel.as_str()),
+        "linux '{root}/{}' {} {consoles} loglevel=6 {NETWORK}",
+        quoted(files.kernel.as_str()),
         super::agent_args(settings)
     );
-    for arg in &agent.args {
+    for arg in args {
         kernel.push_str(&format!(" '{}'", arg.as_str()));
     }
-    let initrds = agent.initrds.iter();
+    let initrds = files.initrds.iter();
     let initrds = initrds.map(|path| format!(" '{root}/{}'", quoted(path.as_str())));
     let initrd = format!("initrd{}", initrds.collect::<String>());
     // Each only where the one before it worked: a kernel without its initrd panics.
-    lines.push(format!("if {kernel}; then if {initrd}; then boot; fi; fi"));
-    lines.push(say("the agent could not be loaded; starting its own disk"));
-    lines.push(own_disk());
+    format!("if {kernel}; then if {initrd}; then boot; fi; fi")
 }
 
 fn own_disk() -> String {

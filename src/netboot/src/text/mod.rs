@@ -111,7 +111,7 @@ fn named(name: &str) -> Option<Machine> {
 /// it asks DHCP for itself, where the loader cannot tell them.
 fn agent_args(settings: &ScriptSettings) -> String {
     format!(
-        "gc.server={} gc.http={} gc.https={} console=tty0 console=ttyS0,115200 loglevel=6",
+        "gc.server={} gc.http={} gc.https={}",
         settings.http.ip(),
         settings.http.port(),
         settings.https_port

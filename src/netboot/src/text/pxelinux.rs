@@ -3,7 +3,7 @@
 
 use groundcrew_core::hardware::MacAddr;
 
-use crate::ipxe::{AgentBoot, BootDecision, ScriptSettings, plain};
+use crate::ipxe::{AgentBoot, BootDecision, CONSOLES, ScriptSettings, plain};
 
 pub fn config(
     decision: &BootDecision,
@@ -56,9 +56,14 @@ fn load(
 ) {
     // From the root of the TFTP tree, wherever pxelinux itself lies.
     let path = |path: &str| format!("::{}", path.replace(' ', "?"));
-    let initrds: Vec<String> = agent.initrds.iter().map(|p| path(p.as_str())).collect();
+    let initrds: Vec<String> = agent
+        .files
+        .initrds
+        .iter()
+        .map(|p| path(p.as_str()))
+        .collect();
     let mac = mac.map_or(String::new(), |mac| format!(" gc.mac={mac}"));
-    let mut append = format!("{}{mac}", super::agent_args(settings));
+    let mut append = format!("{} {CONSOLES} loglevel=6{mac}", super::agent_args(settings));
     for arg in &agent.args {
         append.push(' ');
         append.push_str(arg.as_str());
@@ -69,7 +74,7 @@ fn load(
     )));
     lines.push("ONERROR LOCALBOOT 0".to_owned());
     lines.push("LABEL groundcrew".to_owned());
-    lines.push(format!("  LINUX {}", path(agent.kernel.as_str())));
+    lines.push(format!("  LINUX {}", path(agent.files.kernel.as_str())));
     lines.push(format!("  INITRD {}", initrds.join(",")));
     lines.push(format!("  APPEND {append}"));
 }

@@ -3,7 +3,7 @@ use std::net::SocketAddrV4;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ipxe::{AgentBoot, KernelArg, OnFailure};
+use crate::ipxe::{AgentBoot, AgentFiles, KernelArg, OnFailure};
 
 fn of(name: &str) -> Option<TextRequest> {
     TextRequest::of(&BootPath::from_tftp(name).unwrap())
@@ -22,8 +22,8 @@ fn settings() -> ScriptSettings {
 
 fn agent() -> BootDecision {
     BootDecision::Agent(AgentBoot {
-        kernel: BootPath::from_tftp("vmlinuz").unwrap(),
-        initrds: vec![BootPath::from_tftp("initrd.img").unwrap()],
+        files: AgentFiles::standard("").unwrap(),
+        arm64: AgentFiles::standard("arm64").unwrap(),
         args: vec![KernelArg::new("panic=10").unwrap()],
     })
 }
@@ -72,6 +72,9 @@ fn grub_loads_the_agent_or_starts_the_disk() {
         console=tty0 console=ttyS0,115200 loglevel=6 gc.mac=$net_default_mac gc.ip=$net_default_ip 'panic=10'; \
         then if initrd '(tftp,10.77.0.1)/initrd.img'; then boot; fi; fi\n";
     assert!(text.contains(kernel), "{text}");
+    let arm = "if [ \"$grub_cpu\" = arm64 ]; then\nif linux '(tftp,10.77.0.1)/arm64/vmlinuz' gc.server=10.77.0.1 \
+        gc.http=80 gc.https=443 console=tty0 console=ttyAMA0,115200 loglevel=6 ";
+    assert!(text.contains(arm), "{text}");
     assert!(text.starts_with(
         "echo 'groundcrew: crew serves site lab'\necho 'groundcrew: this device is S-1'\n"
     ));

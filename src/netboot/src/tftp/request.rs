@@ -61,6 +61,10 @@ impl Refusal {
     }
 }
 
+/// The longest retransmission timeout that is agreed to, in seconds. Loaders ask
+/// for 1 to 5; one that asked for 255 would keep a place for an hour of silence.
+const MAX_TIMEOUT: u64 = 10;
+
 /// Reads a packet received on the well-known port.
 pub fn parse_request(packet: &[u8]) -> Result<ReadRequest, Refusal> {
     if packet.starts_with(&ERROR) {
@@ -123,7 +127,7 @@ impl ReadRequest {
             OptionType::WindowSize if value >= 1 && self.window.is_none() => {
                 self.window = u16::try_from(value).ok();
             }
-            OptionType::Timeout if value >= 1 && self.timeout.is_none() => {
+            OptionType::Timeout if (1..=MAX_TIMEOUT).contains(&value) && self.timeout.is_none() => {
                 self.timeout = u8::try_from(value).ok();
             }
             OptionType::TransferSize => self.transfer_size = true,
@@ -191,7 +195,7 @@ mod tests {
     #[test]
     fn options_out_of_range_count_as_not_asked() {
         let request = parse_request(
-            b"\0\x01x\0octet\0blksize\x004\0windowsize\x0070000\0timeout\x000\0blksize\x00512\0blksize\x001024\0",
+            b"\0\x01x\0octet\0blksize\x004\0windowsize\x0070000\0timeout\x00255\0blksize\x00512\0blksize\x001024\0",
         )
         .unwrap();
         assert_eq!(

@@ -222,6 +222,11 @@ impl Transfer {
         self.repeats
     }
 
+    /// The peer acknowledged a block, so there is one.
+    pub fn is_answered(&self) -> bool {
+        self.acked > 0
+    }
+
     /// The block size and window in use.
     pub fn negotiated(&self) -> (u16, u16) {
         (self.block_size, self.window)

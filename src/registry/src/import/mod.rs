@@ -234,6 +234,11 @@ impl Importer {
         }
         let verdict = judge(&usable, registry.index());
         let known = same_device(&verdict).and_then(|id| registry.device(id));
+        // A stranger that claims to be several machines is one of them at most.
+        if let Some(line) = known.and_then(|known| self.lines.get(&known.id)) {
+            let fault = Fault::Duplicated { line: *line };
+            return Ok(Outcome::Refused(fault));
+        }
         let (device, let_in) = match known {
             Some(device) if let Some(&line) = self.lines.get(&device.id) => {
                 return Ok(Outcome::Refused(Fault::Duplicated { line }));

@@ -244,6 +244,7 @@ fn waits(answer: &Answer, cause: &Cause) -> bool {
     matches!(answer, Answer::Wait { reason, .. } if *reason == cause.to_string())
 }
 
+mod claims;
 mod forged;
 mod hardware;
 mod held;

@@ -7,8 +7,8 @@ use crate::dhcp::{Arch, Platform};
 use crate::story::attempt::{FileKind, Stage, for_uefi, kind};
 use crate::story::cause::Cause;
 use crate::story::event::{
-    AgentStep, Answer, ClientKind, Dhcp, Event, HttpFile, Message, Order, Overheard, ReplyWord,
-    Silence, TftpFile, TftpStep, What,
+    AgentStep, Answer, BootText, ClientKind, Dhcp, Event, HttpFile, Message, Order, Overheard,
+    ReplyWord, Silence, TftpFile, TftpStep, What,
 };
 
 /// A cause, and what in the story shows it.
@@ -124,18 +124,28 @@ impl<'a> View<'a> {
         }
     }
 
-    fn told(&self) -> Option<Finding> {
-        if self.reached > Stage::OwnDisk {
-            return None;
-        }
-        let text = self
-            .events
+    /// Its text left it to somebody, or was one for this once.
+    fn by_hand(&self) -> bool {
+        let text = self.text();
+        text.is_some_and(|text| matches!(text.told, Order::Menu | Order::Once))
+    }
+
+    /// The last text it was told.
+    fn text(&self) -> Option<&'a BootText> {
+        self.events
             .iter()
             .rev()
             .find_map(|event| match &event.what {
                 What::Text(text) => Some(text),
                 _ => None,
-            })?;
+            })
+    }
+
+    fn told(&self) -> Option<Finding> {
+        if self.reached > Stage::OwnDisk {
+            return None;
+        }
+        let text = self.text()?;
         match text.told {
             Order::OwnDisk => shown(Cause::OwnDiskByOrder, text.why.clone()),
             Order::Held => shown(Cause::Held, text.why.clone()),
@@ -291,6 +301,7 @@ impl<'a> View<'a> {
             Stage::LoaderBegun => plainly(Cause::TransferCut),
             Stage::LoaderSent => self.loader_sent(),
             Stage::LoaderRuns => plainly(Cause::HttpUnreachable),
+            Stage::Told if self.by_hand() => plainly(Cause::ByHand),
             Stage::Told => plainly(Cause::TextNotFollowed),
             Stage::KernelSent | Stage::InitrdSent => plainly(Cause::AgentNeverHeard),
             Stage::AgentRuns => plainly(Cause::HttpsUnreachable),

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use groundcrew::hq::found;
 use groundcrew::office::{Command, FileTerms, ImportRow, Office, Order, Outcome, PART, Part};
 use groundcrew::site::Site;
-use groundcrew::site::create::NewSite;
+use groundcrew::site::create::{FirstMode, NewSite};
 use groundcrew::store::{self, Store};
 use groundcrew_core::hardware::{Identity, MacAddr, SmbiosUuid};
 use groundcrew_core::{DeviceId, SiteId, UnixTime};
@@ -56,6 +56,7 @@ fn found_site(dir: &Path) -> Site {
         name: &name,
         address: "10.9.0.1/24".parse().unwrap(),
         interface: "eth9",
+        mode: FirstMode::default(),
     };
     found::create(dir, &new).unwrap()
 }

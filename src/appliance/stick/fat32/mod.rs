@@ -1,14 +1,23 @@
 //! A FAT32 file system, written once and in order: what UEFI firmware and GRUB
 //! start from.
 //!
+//! Its clusters are two halves, and a build lies in one of them but for the
+//! root folder, whose records fit one sector. So the next build is written into
+//! the other half, and the write of that sector is the change from one to the
+//! other: see [`swap`].
+//!
 //! Source: Microsoft's "FAT: General Overview of On-Disk Format" 1.03. Files
 //! lie one after the other, every time is the same and every name is an 8.3
 //! name in one case for base and extension each, so that the same files give
 //! the same bytes. (The crate `fatfs` writes directories that every checker
 //! reports, see its issue 117.)
 
+mod swap;
+
 use std::collections::BTreeMap;
 use std::io::{self, Seek, SeekFrom, Write};
+
+pub use swap::{Piece, Swap, root_at};
 
 const SECTOR: u64 = 512;
 /// Two sectors: enough clusters for FAT32 (65,525) from 66 MiB on.
@@ -18,6 +27,10 @@ const FATS: u64 = 2;
 const ROOT: u32 = 2;
 const END: u32 = 0x0fff_ffff;
 const MIN_CLUSTERS: u64 = 65_525;
+/// Records in a sector; the root folder has no more.
+const ROOT_RECORDS: usize = 16;
+/// Entries of the allocation table in a sector: no sector serves both halves.
+const ENTRIES: u32 = 128;
 /// 1980-01-01, the beginning of FAT's time.
 const DATE: u16 = 0x0021;
 const DIRECTORY: u8 = 0x10;
@@ -37,13 +50,22 @@ pub enum FatError {
     #[error("{0} bytes are no size for FAT32")]
     Size(u64),
     /// The files are too large together.
-    #[error("the start partition is full: {needed} bytes are needed and {there} are there")]
+    #[error(
+        "the start partition is full: {needed} bytes are needed, and {there} are there for each of \
+         two builds"
+    )]
     Full {
         /// Bytes in whole clusters.
         needed: u64,
-        /// Bytes in all clusters.
+        /// Bytes in the clusters of a half.
         there: u64,
     },
+    /// More than one sector of records.
+    #[error("the start partition's first folder has more than {ROOT_RECORDS} names")]
+    Root,
+    /// Not written by this program, or a form that no half holds.
+    #[error("the start partition was changed by another program: build the stick anew")]
+    Foreign,
     /// The medium.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -108,17 +130,7 @@ impl<'a> Fat32<'a> {
     ) -> Result<(), FatError> {
         let shape = Shape::of(bytes)?;
         let start = out.stream_position()?;
-        let mut placed = Vec::new();
-        let mut next = ROOT;
-        place(&self.root, None, &label, &mut next, &mut placed)?;
-        let used = u64::from(next - ROOT);
-        if used > shape.clusters {
-            return Err(FatError::Full {
-                needed: used * CLUSTER,
-                there: shape.clusters * CLUSTER,
-            });
-        }
-        placed.sort_by_key(|one| one.first);
+        let Laid { placed, next } = self.lay(&shape, Half::First, &label)?;
         out.write_all(&shape.reserved(hidden, id, &label, next))?;
         let fat = allocation_table(&placed);
         for copy in 0..FATS {
@@ -128,14 +140,47 @@ impl<'a> Fat32<'a> {
             out.write_all(&fat)?;
         }
         for one in &placed {
-            let at = shape.data() + u64::from(one.first - ROOT) * CLUSTER;
-            out.seek(SeekFrom::Start(start + at))?;
+            out.seek(SeekFrom::Start(start + shape.place_of(one.first)))?;
             match &one.content {
                 Content::File(content) => out.write_all(content)?,
                 Content::Made(content) => out.write_all(content)?,
             }
         }
         Ok(())
+    }
+}
+
+/// Where a build lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    First,
+    Second,
+}
+
+/// Everything of a build with its place.
+struct Laid<'a> {
+    placed: Vec<Placed<'a>>,
+    /// The cluster behind the last one.
+    next: u32,
+}
+
+impl<'a> Fat32<'a> {
+    /// Gives everything its place in a half, in the order of clusters.
+    fn lay(&self, shape: &Shape, half: Half, label: &[u8; 11]) -> Result<Laid<'a>, FatError> {
+        if self.root.folders.len() + self.root.files.len() + 1 > ROOT_RECORDS {
+            return Err(FatError::Root);
+        }
+        let (first, end) = shape.clusters_of(half);
+        let (mut next, mut placed) = (first, Vec::new());
+        place(&self.root, None, label, &mut next, &mut placed)?;
+        if next > end {
+            return Err(FatError::Full {
+                needed: u64::from(next - first) * CLUSTER,
+                there: u64::from(end - first) * CLUSTER,
+            });
+        }
+        placed.sort_by_key(|one| one.first);
+        Ok(Laid { placed, next })
     }
 }
 
@@ -172,6 +217,23 @@ impl Shape {
         (RESERVED + FATS * self.fat_sectors) * SECTOR
     }
 
+    /// Where a cluster is, counted like that.
+    fn place_of(&self, cluster: u32) -> u64 {
+        self.data() + u64::from(cluster - ROOT) * CLUSTER
+    }
+
+    /// The first cluster of a half and the one behind its last. The root folder
+    /// is in neither.
+    fn clusters_of(&self, half: Half) -> (u32, u32) {
+        // `of` made sure that there are fewer than 2^28.
+        let end = self.clusters as u32 + ROOT;
+        let middle = end / 2 / ENTRIES * ENTRIES;
+        match half {
+            Half::First => (ROOT + 1, middle),
+            Half::Second => (middle, end),
+        }
+    }
+
     /// The sectors before the tables: boot sector, FSInfo, and their copies.
     fn reserved(&self, hidden: u32, id: u32, label: &[u8; 11], next: u32) -> Vec<u8> {
         let mut boot = Vec::with_capacity(512);
@@ -196,20 +258,24 @@ impl Shape {
         boot.extend_from_slice(label);
         boot.extend_from_slice(b"FAT32   ");
         sign(&mut boot);
-        let free = self.clusters - u64::from(next - ROOT);
-        let mut info = b"RRaA".to_vec();
-        info.resize(484, 0);
-        info.extend_from_slice(b"rrAa");
-        info.extend_from_slice(&(free as u32).to_le_bytes());
-        info.extend_from_slice(&next.to_le_bytes());
-        sign(&mut info);
         let mut pair = boot;
-        pair.extend(info);
+        pair.extend(self.information(u64::from(next - ROOT), next));
         let mut out = pair.clone();
         out.resize(6 * 512, 0);
         out.extend(pair);
         out.resize((RESERVED * SECTOR) as usize, 0);
         out
+    }
+
+    /// The FSInfo sector: clusters that are free, and where to look for some.
+    fn information(&self, used: u64, next: u32) -> Vec<u8> {
+        let mut info = b"RRaA".to_vec();
+        info.resize(484, 0);
+        info.extend_from_slice(b"rrAa");
+        info.extend_from_slice(&(self.clusters.saturating_sub(used) as u32).to_le_bytes());
+        info.extend_from_slice(&next.to_le_bytes());
+        sign(&mut info);
+        info
     }
 }
 
@@ -218,7 +284,8 @@ fn sign(sector: &mut Vec<u8>) {
     sector.extend_from_slice(&[0x55, 0xaa]);
 }
 
-/// Gives a folder and all in it their clusters. Returns the folder's first.
+/// Gives a folder and all in it their clusters, the root folder its own. Returns
+/// the folder's first.
 fn place<'a>(
     folder: &Folder<'a>,
     parent: Option<u32>,
@@ -227,7 +294,10 @@ fn place<'a>(
     placed: &mut Vec<Placed<'a>>,
 ) -> Result<u32, FatError> {
     let records = folder.folders.len() + folder.files.len() + if parent.is_some() { 2 } else { 1 };
-    let first = take(next, records as u64 * 32);
+    let first = match parent {
+        None => ROOT,
+        Some(_) => take(next, records as u64 * 32),
+    };
     let mut table = Vec::with_capacity(records * 32);
     match parent {
         None => table.extend(record(*label, 0, LABEL, 0, 0)),
@@ -324,6 +394,8 @@ fn short_name(name: &str) -> Result<([u8; 11], u8), FatError> {
 fn allocation_table(placed: &[Placed<'_>]) -> Vec<u8> {
     let mut table: Vec<u32> = vec![0x0fff_fff8, END];
     for one in placed {
+        // Between the root folder and the second half lies the first one.
+        table.resize(table.len().max(one.first as usize), 0);
         let last = one.first + one.clusters - 1;
         table.extend((one.first..last).map(|cluster| cluster + 1));
         table.push(END);
@@ -332,106 +404,4 @@ fn allocation_table(placed: &[Placed<'_>]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs::File;
-    use std::process::Command;
-
-    fn written(fat: &Fat32<'_>, folder: &std::path::Path) -> std::path::PathBuf {
-        let path = folder.join("fat.img");
-        let mut file = File::create(&path).unwrap();
-        file.set_len(96 << 20).unwrap();
-        fat.write(&mut file, 96 << 20, 4096, 0x6763_0001, *b"GROUNDCREW ")
-            .unwrap();
-        path
-    }
-
-    fn run(program: &str, arguments: &[&str]) -> (bool, Vec<u8>) {
-        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
-        let done = Command::new(program)
-            .args(arguments)
-            .env("PATH", path)
-            .output()
-            .unwrap_or_else(|error| panic!("{program}: {error} (scripts/setup installs it)"));
-        (done.status.success(), [done.stdout, done.stderr].concat())
-    }
-
-    #[test]
-    fn dosfstools_and_mtools_find_every_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let large: Vec<u8> = (0..3_000_001_u32).map(|n| (n / 7) as u8).collect();
-        let many: Vec<String> = (0..100).map(|n| format!("many/f{n}.bin")).collect();
-        let mut fat = Fat32::default();
-        fat.file("EFI/BOOT/BOOTX64.EFI", b"shim").unwrap();
-        fat.file("EFI/BOOT/grubx64.efi", &large).unwrap();
-        fat.file("EFI/debian/grub.cfg", b"set timeout=5\n").unwrap();
-        fat.file("vmlinuz", &large[..CLUSTER as usize]).unwrap();
-        fat.file("empty", b"").unwrap();
-        for name in &many {
-            fat.file(name, name.as_bytes()).unwrap();
-        }
-        let image = written(&fat, dir.path());
-        let image = image.to_str().unwrap();
-        let (sound, said) = run("fsck.vfat", &["-n", "-v", image]);
-        assert!(sound, "{}", String::from_utf8_lossy(&said));
-        for (name, content) in [
-            ("::EFI/BOOT/BOOTX64.EFI", &b"shim"[..]),
-            ("::EFI/BOOT/grubx64.efi", &large),
-            ("::EFI/debian/grub.cfg", b"set timeout=5\n"),
-            ("::vmlinuz", &large[..1024]),
-            ("::many/f99.bin", b"many/f99.bin"),
-        ] {
-            let (found, bytes) = run("mcopy", &["-i", image, name, "-"]);
-            assert!(found && bytes == content, "{name}");
-        }
-        let (_, listing) = run("mdir", &["-i", image, "-/", "-b", "::"]);
-        let listing = String::from_utf8(listing).unwrap();
-        assert!(listing.contains("::/EFI/debian/grub.cfg"), "{listing}");
-        let again = tempfile::tempdir().unwrap();
-        let second = std::fs::read(written(&fat, again.path())).unwrap();
-        assert!(std::fs::read(image).unwrap() == second, "the same bytes");
-    }
-
-    #[test]
-    fn names_that_fat_would_change_are_refused() {
-        let mut fat = Fat32::default();
-        for bad in [
-            "",
-            "Mixed",
-            "toolongname",
-            "a.html",
-            "a b",
-            ".x",
-            "a/",
-            "a.b.c",
-            "Ä",
-        ] {
-            assert!(
-                matches!(fat.file(bad, b""), Err(FatError::Name(_))),
-                "{bad}"
-            );
-        }
-        fat.file("a/b", b"").unwrap();
-        for twice in ["a", "a/b", "a/b/c"] {
-            assert!(
-                matches!(fat.file(twice, b""), Err(FatError::Twice(_))),
-                "{twice}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_too_large_is_said_before_anything_is_written() {
-        let content = vec![1; 67 << 20];
-        let mut fat = Fat32::default();
-        fat.file("large", &content).unwrap();
-        let mut out = io::Cursor::new(Vec::new());
-        let error = fat
-            .write(&mut out, 67 << 20, 0, 1, *b"X          ")
-            .unwrap_err();
-        assert!(matches!(error, FatError::Full { .. }));
-        assert!(out.get_ref().is_empty());
-        let small = fat.write(&mut out, 10 << 20, 0, 1, *b"X          ");
-        assert!(matches!(small, Err(FatError::Size(_))));
-    }
-}
+mod tests;

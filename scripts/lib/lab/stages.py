@@ -1,0 +1,330 @@
+"""Stages: one machine each, and something done to it or at it that is no plain
+provisioning: a menu on its screen, an order for one boot, firmware that will not.
+
+A stage ends with what `groundcrew boot explain` says of the machine.
+
+    Stage    a row: machine, site, the story
+    Bench    what a story can do: switch on, wait for words, type, order, ask
+"""
+
+import argparse
+import json
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+from . import host, initrd, milestones, oem, scenario
+from .say import LabError
+
+MENU = r"Provision this device"
+SHELL = r"iPXE> ?$"
+AGENT = milestones.AGENT + r"agent \S+ started"
+KERNEL = r"Linux version \d"
+OWN_DISK = r"^oem login:"
+DOWN, ENTER = "\x1b[B", "\r"
+MOK_MANAGER = Path("/usr/lib/shim/mmx64.efi.signed")
+MEMTEST = {"memtest.bin": "/boot/memtest86+x64.bin", "memtest.efi": "/boot/memtest86+x64.efi"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    what: str
+    kind: str
+    play: Callable
+    boot: dict = field(default_factory=dict)  # lines of [boot] in site.toml
+    prepare: Callable = lambda boot: None  # changes the site's boot folder before it serves
+    disk: Callable = lambda image, folder: image  # the installed disk, changed
+    vga: bool = False
+    signed: bool = False  # by a fresh key that the machine does not know
+
+
+def _menu_choice(bench):
+    bench.power_on()
+    bench.until(MENU, "the menu")
+    bench.type(DOWN + ENTER)
+    bench.until(OWN_DISK, "its own disk", never=AGENT)
+    bench.until_explained("somebody at the device decides")
+
+
+def _menu_alone(bench):
+    bench.power_on()
+    shown = bench.until(MENU, "the menu")
+    loaded = bench.until(KERNEL, "the kernel, by itself")
+    if not loaded - shown >= 7.5:
+        raise LabError(f"the menu of 8 s was there for {loaded - shown:.1f} s, loading included")
+    bench.until(AGENT, "the agent")
+    bench.says(f"menu to kernel in {loaded - shown:.1f} s, 8 of them the menu's")
+
+
+def _once_shell(bench):
+    bench.once("shell")
+    bench.power_on()
+    bench.until(SHELL, "iPXE's shell", never=AGENT)
+    bench.explains("once")
+    bench.again()
+
+
+def _once_disk(bench):
+    bench.once("disk")
+    bench.power_on()
+    bench.until(OWN_DISK, "its own disk", never=AGENT)
+    bench.explains("told for once: own disk")
+    bench.again()
+
+
+def _once_menu(bench):
+    bench.once("menu")
+    bench.power_on()
+    bench.until(MENU, "the menu")
+    bench.type(DOWN + DOWN + ENTER)
+    bench.until(SHELL, "iPXE's shell, chosen", never=AGENT)
+    bench.again()
+
+
+def _once_memtest(bench):
+    bench.once("memtest")
+    bench.power_on()
+    bench.until(r"loading the memory test", "iPXE's word")
+    bench.until_screen(r"Memtest86\+ v[\d.]+", "the memory test's screen")
+    bench.again()
+
+
+def _sb_refused(bench):
+    bench.power_on()
+    bench.until(r"(?i)Access Denied|Security Violation", "firmware's refusal", never=r"iPXE initialising|" + AGENT)
+    bench.until(OWN_DISK, "its own disk")
+    bench.explains("Secure Boot")
+
+
+def _no_driver(bench):
+    bench.power_on()
+    bench.until(AGENT, "the agent")
+    bench.until(r"(?i)no network card|has no driver|driver .*(?:missing|needed)", "the agent's word on its card")
+    bench.power_off()
+    bench.until_explained("agent never heard")
+    bench.explains("no driver for this network card")
+
+
+def _own_disk(bench):
+    bench.power_on()
+    bench.until(milestones.AGENT + r"receipt stored", "the receipt")
+    bench.until(r"starting its own disk", "the appliance's word at the next start")
+    bench.until(r"^hq-\S+ login:", "its own disk")
+    bench.explains("starts its own disk, as it was told")
+
+
+def _disk_first(bench):
+    bench.power_on(disk_first=True)
+    bench.until(OWN_DISK, "its own disk, first in the boot order", never=AGENT)
+    bench.until_explained("asked nobody")
+
+
+def _mok(bench):
+    """A technician at MokManager, with db.cer of `image enroll-keys` on a stick."""
+    bench.insert_stick(bench.enrollment / "db.cer")
+    bench.power_on()
+    bench.until(r"Verification failed|Security Violation", "shim refuses the site's image", never=AGENT)
+    bench.explains("shimx64.efi")
+    bench.type(ENTER)
+
+
+def _with_mok_manager(boot):
+    """shim starts what is called grubx64.efi; the site's own image takes that place."""
+    if not MOK_MANAGER.exists():
+        raise LabError(f"missing: {MOK_MANAGER}; run scripts/setup")
+    shutil.copy(boot / "groundcrew.efi", boot / "grubx64.efi")
+    shutil.copy(MOK_MANAGER, boot / "mmx64.efi")
+
+
+def _with_memtest(boot):
+    missing = [path for path in MEMTEST.values() if not Path(path).exists()]
+    if missing:
+        raise LabError(f"missing: {', '.join(missing)}; run scripts/setup")
+    for name, path in MEMTEST.items():
+        shutil.copy(path, boot / name)
+
+
+def _without_driver(boot):
+    image = boot / "initrd.img"
+    image.write_bytes(initrd.without_alias(image.read_bytes(), "virtio_net"))
+
+
+def _with_networkd(image, folder):
+    """A copy of the installed disk whose system asks for an address itself, as office machines do."""
+    copy = folder / "networkd.img"
+    host.run(["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode", image, copy])
+    config = folder / "lan.network"
+    config.write_text("[Match]\nType=ether\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n", encoding="ascii")
+    wants = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
+    root = f"{copy}?offset={oem.ROOT[0] * oem.MIB}"
+    for order in (f"write {config} /etc/systemd/network/lan.network", f"symlink {wants} /lib/systemd/system/systemd-networkd.service"):
+        host.run(["debugfs", "-w", "-R", order, root])
+    return copy
+
+
+STAGES = [
+    Stage("menu-choice", "the site's menu on the screen, an entry chosen", "bios", _menu_choice, {"menu": True}),
+    Stage("menu-alone", "the site's menu goes on by itself after 8 s", "uefi", _menu_alone, {"menu": True}),
+    Stage("once-shell", "boot once shell", "bios", _once_shell),
+    Stage("once-disk", "boot once disk", "uefi", _once_disk),
+    Stage("once-menu", "boot once menu, the shell chosen", "uefi", _once_menu),
+    Stage("once-memtest", "boot once memtest", "bios", _once_memtest, prepare=_with_memtest, vga=True),
+    Stage("sb-refused", "Secure Boot refuses a loader that nobody signed", "sb-ipxe", _sb_refused),
+    Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-shim", _mok, prepare=_with_mok_manager, signed=True),
+    Stage("no-driver", "the boot image has no driver for the card", "bios", _no_driver, prepare=_without_driver),
+    Stage("own-disk-by-word", "provisioned: its next start is sent to its own disk", "bios", _own_disk),
+    Stage("own-disk-by-firmware", "its firmware starts the disk first", "bios", _disk_first, disk=_with_networkd),
+]
+
+
+def chosen(word):
+    """The stages of `--stage WORD`; nothing if one is unknown."""
+    known = {stage.name: stage for stage in STAGES}
+    names = list(known) if word == "all" else word.split(",")
+    return [known[name] for name in names] if all(name in known for name in names) else []
+
+
+def run(options, say):
+    """True when every stage ended as it should."""
+    rows = []
+    stages = chosen(options.stage)
+    for number, stage in enumerate(stages, 1):
+        say(f"{number} of {len(stages)}: {stage.name}, {stage.what}")
+        bench = Bench(stage, options, say)
+        started = time.monotonic()
+        try:
+            ok = bench.run()
+        except LabError as err:
+            say.error(f"{stage.name}: {err}")
+            ok = False
+        rows.append({"name": stage.name, "what": stage.what, "ok": ok, "seen": bench.seen, "seconds": round(time.monotonic() - started, 1)})
+    width = max(len(row["name"]) for row in rows)
+    say.plain("\n" + "\n".join(f"{row['name'].ljust(width)}  {'ok' if row['ok'] else 'FAILED'}  {'; '.join(row['seen'])}" for row in rows))
+    if options.json:
+        options.json.write_text(json.dumps({"stages": rows}, indent=2) + "\n", encoding="utf-8")
+    return all(row["ok"] for row in rows)
+
+
+class Bench(scenario.Lab):
+    """A lab with one machine, whose story is the stage's."""
+
+    def __init__(self, stage, options, say):
+        words = {**vars(options), "fw": stage.kind, "devices": 1, "mode": "known", "refuse": None, "proxy": False, "json": None}
+        super().__init__(argparse.Namespace(**words), say)
+        self.stage = stage
+        self.seen = []
+        self._story_text = ""
+
+    # -- what a story does -----------------------------------------------------------
+
+    def power_on(self, disk_first=False):
+        self._machine.power_on(disk_first=disk_first)
+        self.says("switched on" + (", disk first" if disk_first else ""), note=False)
+
+    def power_off(self):
+        self._machine.power_off()
+
+    def insert_stick(self, *files):
+        """A FAT stick with these files."""
+        stick = self._folder / "stick.img"
+        with open(stick, "wb") as file:
+            file.truncate(4 * oem.MIB)
+        host.run(["mkfs.vfat", "-n", "KEYS", stick])
+        host.run(["mcopy", "-i", stick, *files, "::"])
+        self._machine.extra += ["-drive", f"if=none,id=stick,format=raw,readonly=on,file={stick}", "-device", "virtio-blk-pci,drive=stick"]
+
+    def type(self, keys):
+        self._machine.type(keys)
+
+    def once(self, what):
+        self._appliance.boot_once(self._mac, what)
+        self.says(f"groundcrew boot once {self._mac} {what}")
+
+    def again(self):
+        """Switched off and on: the order is used up, the agent starts."""
+        self.power_off()
+        self.power_on()
+        self.until(AGENT, "the agent at the next start", never=MENU + "|" + SHELL)
+
+    def until(self, pattern, what, never=None):
+        """Seconds on the machine's clock at which its serial line said this."""
+        deadline = time.monotonic() + self.options.timeout
+        while True:
+            event = self._next(deadline)
+            if event is None:
+                raise LabError(f"timeout of {self.options.timeout} s while waiting for {what}")
+            if event.who is not self._machine or event.at < self._machine.powered_at:
+                continue
+            if event.kind == "exit":
+                raise LabError(f"QEMU ended with exit code {event.text} before {what}")
+            if never and re.search(never, event.text):
+                raise LabError(f"instead of {what}: {event.text[-200:]}")
+            if re.search(pattern, event.text):
+                at = event.at - self._machine.powered_at
+                self.says(f"{what} ({at:.1f} s)")
+                return at
+
+    def until_screen(self, pattern, what):
+        deadline = time.monotonic() + self.options.timeout
+        while True:
+            screen = self._machine.screen()
+            found = next((found[0] for line in screen if (found := re.search(pattern, line))), None)
+            if found:
+                return self.says(f"{what}: {found}")
+            if time.monotonic() > deadline:
+                raise LabError(f"the screen never showed {what}:\n" + "\n".join(filter(None, screen)))
+            self._next(time.monotonic() + 1)
+
+    def explains(self, words):
+        """`boot explain` has these words."""
+        story = self._appliance.explain(self._mac)
+        if words not in " ".join(story.split()):
+            raise LabError(f"`boot explain` does not say `{words}`:\n{story}")
+        self.says(f"boot explain: {words}")
+        self._story_text = story
+
+    def until_explained(self, words):
+        """Once the machine's own system has asked for its address."""
+        deadline = time.monotonic() + 150
+        while words not in self._appliance.explain(self._mac) and time.monotonic() < deadline:
+            self._next(time.monotonic() + 1)
+        self.explains(words)
+
+    def says(self, words, note=True):
+        if note:
+            self.seen.append(words)
+        self.say(words, self.stage.name)
+
+    # -- the lab's stages, as this one has them ---------------------------------------
+
+    def _signing_key(self):
+        if not self.stage.signed:
+            return None
+        key = self._appliance.new_key("boot-key")
+        self.enrollment = self._appliance.enroll_keys(key)
+        return key
+
+    def _change_site(self):
+        self._appliance.set_boot(self.stage.boot)
+        self.stage.prepare(self._appliance.site / "boot")
+
+    def _switch_on(self, stack, oem_images):
+        self._insert(stack, {arch: self.stage.disk(image, self._folder) for arch, image in oem_images.items()})
+        (device,) = self._devices
+        self._machine, self._mac = device.machine, device.machine.hardware.mac
+        if self.stage.vga:
+            self._machine.extra += ["-vga", "std"]
+
+    def _watch(self):
+        self.stage.play(self)
+
+    def _read_disks(self):
+        pass
+
+    def _verdict(self):
+        self.say.plain(self._story_text)
+        return True
