@@ -156,6 +156,50 @@ fn each_network_has_its_own_pool_and_boot_server() {
 }
 
 #[test]
+fn the_status_page_is_open_at_each_network_s_address_and_nowhere_else() {
+    let (cables, site) = (Cables::new(), site("mode = \"off\""));
+    let _appliance = Appliance::start(&cables.net, &site.dir());
+    let said = succeeded("page code", &site.groundcrew(&["page", "code"]));
+    for line in ["https://10.77.0.1/", "on gc1       https://10.99.0.1/"] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(
+        said.lines().all(|line| line.chars().count() <= 80),
+        "{said}"
+    );
+    let json = succeeded("page code", &site.groundcrew(&["page", "code", "--json"]));
+    let page: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(page["further"][0]["url"], "https://10.99.0.1/");
+    let code = format!("code={}", page["code"].as_str().unwrap());
+    let curl = |namespace: &str, url: &str| {
+        let mut curl = in_namespace(namespace, "curl");
+        curl.args(["-s", "-k", "-i", "--max-time", "5", "-d", "name=Kim"]);
+        let output = curl.args(["-d", &code, &format!("{url}login")]).output();
+        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+    };
+    for (namespace, own) in [
+        (&cables.net.client, "10.77.0.2/24"),
+        (&cables.second, "10.99.0.2/24"),
+        (&cables.unnamed, "10.55.0.2/24"),
+    ] {
+        run(
+            "ip",
+            format!("-n {namespace} address add {own} dev dev0").split(' '),
+        );
+    }
+    // One code opens the page from both networks, each at its own address.
+    for (namespace, url) in [
+        (&cables.net.client, "https://10.77.0.1/"),
+        (&cables.second, "https://10.99.0.1/"),
+    ] {
+        let answer = curl(namespace, url);
+        assert!(answer.starts_with("HTTP/1.1 303"), "{url}: {answer}");
+        assert!(answer.contains("__Host-groundcrew="), "{answer}");
+    }
+    assert_eq!(curl(&cables.unnamed, "https://10.55.0.1/"), "");
+}
+
+#[test]
 fn an_interface_that_is_not_named_gets_nothing() {
     let (cables, site) = (Cables::new(), site("mode = \"authoritative\""));
     let _appliance = Appliance::start(&cables.net, &site.dir());

@@ -88,6 +88,11 @@ impl Command {
             ["report", "--json"] => Ok(Self::Report(Form::Json)),
             ["report", "--csv"] => Ok(Self::Report(Form::Csv)),
             ["report", "--qr"] => Ok(Self::Report(Form::Qr)),
+            ["report", "--help" | "-h"] => Ok(Self::Help),
+            ["report", form, ..] => Err(UsageError(format!(
+                "`report` takes --json, --csv or --qr, not `{}`",
+                groundcrew_core::ids::shown(form)
+            ))),
             ["init"] => Err(UsageError(
                 "`init` provisions and restarts the machine; it runs only as PID 1 of a boot image"
                     .into(),

@@ -173,7 +173,13 @@ fn cpu(proc: &Path) -> Cpu {
     };
     // ARM kernels name no processor there, some name the board.
     let named = |key| info.lines().find_map(|line| field(line, key));
-    let model = named("model name").or_else(|| named("Hardware"));
+    let part = || {
+        let (maker, part) = (named("CPU implementer")?, named("CPU part")?);
+        Some(format!("ARM maker {maker} part {part}"))
+    };
+    let model = named("model name")
+        .or_else(|| named("Hardware"))
+        .or_else(part);
     let threads = info
         .lines()
         .filter(|line| field(line, "processor").is_some());
@@ -246,6 +252,8 @@ pub fn table(report: &HardwareReport) -> String {
             .map_or_else(|| "-".into(), |uuid| uuid.to_string()),
     ));
     let boot = match report.firmware {
+        // A board with a device tree has none.
+        Firmware::Bios if smbios.version.is_none() => "not UEFI".into(),
         Firmware::Bios => "BIOS".into(),
         Firmware::Uefi { secure_boot } => {
             format!(
@@ -268,7 +276,12 @@ pub fn table(report: &HardwareReport) -> String {
     rows.extend(report.nics.iter().map(|nic| ("Network", nic_row(nic))));
     rows.extend(report.disks.iter().map(|disk| ("Disk", disk_row(disk))));
     let row = |(name, value): &(&str, String)| {
-        let lines = wrapped(value, 80 - 14);
+        // Names that devices give themselves go to somebody's terminal.
+        let plain: String = value
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect();
+        let lines = wrapped(&plain, 80 - 14);
         let indented = lines.join(&format!("\n{:14}", ""));
         format!("{name:<13} {indented}\n")
     };
@@ -419,13 +432,18 @@ mod tests {
             &format!("{base}/compatible"),
             "example,board-4\0example,soc\0",
         );
-        write(root, "proc/cpuinfo", "processor\t: 0\nBogoMIPS\t: 108.00\n");
+        let info =
+            "processor\t: 0\nBogoMIPS\t: 108.00\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n";
+        write(root, "proc/cpuinfo", info);
         let report = gather_from(&root.join("sys"), &root.join("proc"));
         assert_eq!(
             summary(&report),
             "example Example Board 4 serial=10000000abcdef01"
         );
         assert_eq!((report.cpu.threads, report.smbios.version), (1, None));
+        assert_eq!(report.cpu.model, "ARM maker 0x41 part 0xd08");
+        let table = table(&report);
+        assert!(table.contains("Boot          not UEFI\n"), "{table}");
     }
 
     #[test]
@@ -434,5 +452,14 @@ mod tests {
         let report = gather_from(dir.path(), dir.path());
         assert_eq!(report, HardwareReport::default());
         assert_eq!(summary(&report), "unknown-maker unknown-model serial=none");
+    }
+
+    #[test]
+    fn a_device_cannot_write_escape_sequences_to_a_terminal() {
+        let mut report = HardwareReport::default();
+        report.smbios.serial = Some("\x1b]0;owned\x07".into());
+        let shown = table(&report);
+        assert!(shown.contains("?]0;owned?"), "{shown}");
+        assert!(!shown.contains(['\x1b', '\x07']));
     }
 }

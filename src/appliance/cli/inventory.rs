@@ -5,7 +5,7 @@
 //! count together once the last one came, so that all of a file is registered or
 //! nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{IsTerminal as _, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use groundcrew_core::ids::shown;
+use groundcrew_registry::device::Tag;
 use groundcrew_registry::export;
 use groundcrew_registry::import::{Fault, REFUSED, Rows};
 
@@ -42,7 +43,7 @@ pub struct DeviceImportArgs {
     pub ignore_columns: bool,
     /// A tag for rows that bring none
     #[arg(long, value_name = "TAG")]
-    pub tag: Option<groundcrew_registry::device::Tag>,
+    pub tag: Option<Tag>,
     /// Write the rows that are refused to a CSV file, each with its reason, to
     /// mend them and import that file
     #[arg(long, value_name = "FILE")]
@@ -72,8 +73,11 @@ pub fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
             path.display()
         );
     }
-    let link = client::connect(&Site::at(&args.site.dir))?;
-    let view = upload(args, &link)?;
+    let site = Site::at(&args.site.dir);
+    let link = client::connect(&site)?;
+    let mut tags = Tags::default();
+    let view = upload(args, &link, &mut tags)?;
+    tags.warn(&site);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&view)?);
     } else {
@@ -93,8 +97,42 @@ pub fn import(args: &DeviceImportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!view.refused.is_empty())))
 }
 
+/// The tags in a file, and how many rows have each.
+#[derive(Default)]
+struct Tags(BTreeMap<Tag, u64>);
+
+/// Different tags that are counted.
+const TAGS: usize = 200;
+
+impl Tags {
+    fn count(&mut self, tag: Option<&Tag>) {
+        let Some(tag) = tag else { return };
+        if let Some(count) = self.0.get_mut(tag) {
+            *count += 1;
+        } else if self.0.len() < TAGS {
+            self.0.insert(tag.clone(), 1);
+        }
+    }
+
+    /// Names those that select no profile: most are mistyped.
+    fn warn(&self, site: &Site) {
+        let Ok(settings) = site.settings() else {
+            return; // whoever needs them says what is wrong
+        };
+        let rows = |count| if count == 1 { "row" } else { "rows" };
+        for (tag, count) in &self.0 {
+            if !settings.profiles.takes_tag(tag) {
+                eprintln!(
+                    "warning: no profile in site.toml takes the tag `{tag}` ({count} {})",
+                    rows(*count)
+                );
+            }
+        }
+    }
+}
+
 /// Reads the file and brings it, part by part; then all of it is registered.
-fn upload(args: &DeviceImportArgs, link: &Link) -> anyhow::Result<ImportView> {
+fn upload(args: &DeviceImportArgs, link: &Link, tags: &mut Tags) -> anyhow::Result<ImportView> {
     let context = || format!("reading {}", args.file.display());
     let file = File::open(&args.file).with_context(context)?;
     let size = file.metadata().map_or(0, |meta| meta.len());
@@ -129,6 +167,7 @@ fn upload(args: &DeviceImportArgs, link: &Link) -> anyhow::Result<ImportView> {
         if let Some(hash) = row.hash.filter(|_| !args.dry_run) {
             part.hashes.push(Blob(trimmed(hash.to_bytes()?)));
         }
+        tags.count(registration.tag.as_ref().or(args.tag.as_ref()));
         let line = row.line;
         part.rows.push(ImportRow { line, registration });
         brought += 1;

@@ -9,7 +9,7 @@ use groundcrew_core::{DeviceId, UnixTime};
 
 use super::published;
 use super::{Inner, Office};
-use crate::site::{publish, staleness};
+use crate::site::{charter, publish, staleness};
 use crate::store;
 
 /// What HQ says at this moment: read and verified anew, because a technician may
@@ -27,7 +27,7 @@ impl Office {
     pub(super) fn listed(&self) -> Result<Listed, String> {
         let words = |error: anyhow::Error| format!("{error:#}");
         let repo = publish::load(&self.site).map_err(words)?;
-        let charter = publish::charter(&self.site, &self.name, &repo).map_err(words)?;
+        let charter = charter::of(&self.site, &self.name, &repo).map_err(words)?;
         Ok(Listed { repo, charter })
     }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::record::row;
 use super::{Blob, ImportRow, ImportView, Inner, Office, Outcome, RefusedRow};
 use crate::site::keys;
-use crate::store::{self, StagedParts, Store, Writer};
+use crate::store::{self, Commit, StagedParts, Store, Writer};
 
 /// Rows of one part: decided on under one lock and written in one commit, some
 /// milliseconds also on slow machines.
@@ -82,12 +82,19 @@ pub struct Import<'a> {
     /// The first part: a short file is registered without being staged.
     first: Vec<ImportRow>,
     staged: Staged<'a>,
+    /// The last part's way to the disk: it is awaited while the next one comes.
+    behind: Option<Commit>,
 }
 
 /// A file that counts, being registered part by part.
 pub struct Registering<'a> {
     work: Work<'a>,
     left: Left,
+    /// What was registered last, on its way to the disk while the next part is
+    /// decided on.
+    behind: Option<(Commit, Progress)>,
+    /// Whether parts are in the store.
+    staged: bool,
     registered: usize,
     refused: usize,
 }
@@ -201,6 +208,7 @@ impl Office {
                 writer: &self.writer,
                 parts: 0,
             },
+            behind: None,
         })
     }
 
@@ -245,7 +253,11 @@ impl<'a> Import<'a> {
             changes.push(self.stage(&rows)?);
         }
         let place = self.work.office.writer.place_in_time().await;
-        place.write(changes).done().await;
+        let commit = place.write(changes);
+        // Nothing is promised yet, so only memory says how far this runs ahead.
+        if let Some(before) = self.behind.replace(commit) {
+            before.done().await;
+        }
         Ok(Progress::default())
     }
 
@@ -278,7 +290,9 @@ impl<'a> Import<'a> {
         };
         Ok(Registering {
             work,
+            staged: matches!(left, Left::Parts(..)),
             left,
+            behind: None,
             registered: 0,
             refused: 0,
         })
@@ -291,28 +305,47 @@ impl Registering<'_> {
     /// # Errors
     /// Something that only a restart mends; the next start goes on.
     pub async fn next(&mut self) -> anyhow::Result<Option<Progress>> {
-        let (rows, done) = match std::mem::replace(&mut self.left, Left::Nothing) {
-            Left::Nothing => return Ok(None),
-            Left::Rows(rows) => (rows, None),
+        loop {
+            // The disk may be faster than this: others come first all the same.
+            tokio::task::yield_now().await;
+            let ahead = match self.take()? {
+                Some((rows, part)) => Some(self.work.register(rows, part).await?),
+                None => None,
+            };
+            let last = ahead.is_none();
+            match std::mem::replace(&mut self.behind, ahead) {
+                Some((commit, progress)) => {
+                    commit.done().await;
+                    self.registered += progress.registered;
+                    self.refused += progress.refused.len();
+                    if last {
+                        self.end().await;
+                    }
+                    return Ok(Some(progress));
+                }
+                None if last => return Ok(None),
+                None => {}
+            }
+        }
+    }
+
+    /// The next rows, and which part they are.
+    fn take(&mut self) -> anyhow::Result<Option<(Vec<ImportRow>, Option<u32>)>> {
+        Ok(match std::mem::replace(&mut self.left, Left::Nothing) {
+            Left::Nothing => None,
+            Left::Rows(rows) => Some((rows, None)),
             Left::Parts(staged, part, last) => {
                 let rows = serde_json::from_str(&staged.part(part)?)?;
                 if part < last {
                     self.left = Left::Parts(staged, part + 1, last);
                 }
-                (rows, Some(part))
+                Some((rows, Some(part)))
             }
-        };
-        let progress = self.work.register(rows, done).await?;
-        self.registered += progress.registered;
-        self.refused += progress.refused.len();
-        if matches!(self.left, Left::Nothing) {
-            self.end(done.is_some()).await;
-        }
-        Ok(Some(progress))
+        })
     }
 
-    async fn end(&mut self, staged: bool) {
-        if staged {
+    async fn end(&mut self) {
+        if self.staged {
             let place = self.work.office.writer.place_in_time().await;
             place.write(vec![store::Change::ImportOver]).done().await;
             self.work.underway.cut_off = false;
@@ -343,20 +376,16 @@ impl Work<'_> {
         &mut self,
         rows: Vec<ImportRow>,
         part: Option<u32>,
-    ) -> anyhow::Result<Progress> {
+    ) -> anyhow::Result<(Commit, Progress)> {
         let office = self.office;
         let place = office.writer.place_in_time().await;
-        let (commit, progress) = {
-            let mut inner = office.lock();
-            let plan = self.plan(&inner, rows)?;
-            let progress = Progress::of(&plan);
-            let mut rows = office.take_in(&mut inner, plan, &self.terms);
-            self.importer.recorded();
-            rows.extend(part.map(store::Change::ImportPartDone));
-            (place.write(rows), progress)
-        };
-        commit.done().await;
-        Ok(progress)
+        let mut inner = office.lock();
+        let plan = self.plan(&inner, rows)?;
+        let progress = Progress::of(&plan);
+        let mut rows = office.take_in(&mut inner, plan, &self.terms);
+        self.importer.recorded();
+        rows.extend(part.map(store::Change::ImportPartDone));
+        Ok((place.write(rows), progress))
     }
 }
 

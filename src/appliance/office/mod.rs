@@ -353,7 +353,12 @@ impl Office {
             }
             Command::Tag { device, tag } => {
                 let line = match &tag {
-                    Some(tag) => format!("{device} has the tag {tag}"),
+                    Some(tag) if self.profiles.takes_tag(tag) => {
+                        format!("{device} has the tag {tag}")
+                    }
+                    Some(tag) => {
+                        format!("{device} has the tag {tag}; no profile in site.toml takes it yet")
+                    }
                     None => format!("{device} has no tag"),
                 };
                 self.change(&device, line, |registry| {

@@ -33,7 +33,8 @@ pub struct Registration {
     pub source: String,
 }
 
-/// A tag: 1 to 128 printable characters, compared as they are.
+/// A tag: 1 to 128 printable characters. Profiles and charters take it in
+/// capital and small letters alike.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tag(String);

@@ -142,7 +142,8 @@ pub struct Profiles {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Selector {
     Device(DeviceId),
-    Tag(Tag),
+    /// In small letters.
+    Tag(String),
     Model(String, String),
     Maker(String),
     Default,
@@ -260,7 +261,7 @@ impl Profiles {
 
     /// Whether some profile takes this tag: an import warns where none does.
     pub fn takes_tag(&self, tag: &Tag) -> bool {
-        self.by.contains_key(&Selector::Tag(tag.clone()))
+        self.by.contains_key(&tag_selector(tag))
     }
 
     /// What a device is to get. `published` says which version of a bundle is
@@ -319,7 +320,7 @@ fn candidates(device: &Device) -> Vec<Selector> {
     let model = identity.product.as_deref().map(text_key);
     let all = [
         Some(Selector::Device(device.id.clone())),
-        device.tag.clone().map(Selector::Tag),
+        device.tag.as_ref().map(tag_selector),
         maker.clone().zip(model).map(|(m, p)| Selector::Model(m, p)),
         maker.map(Selector::Maker),
         Some(Selector::Default),
@@ -327,9 +328,13 @@ fn candidates(device: &Device) -> Vec<Selector> {
     all.into_iter().flatten().collect()
 }
 
+fn tag_selector(tag: &Tag) -> Selector {
+    Selector::Tag(tag.as_str().to_lowercase())
+}
+
 fn selectors(profile: &Profile) -> Vec<Selector> {
     let devices = profile.devices.iter().cloned().map(Selector::Device);
-    let tags = profile.tags.iter().cloned().map(Selector::Tag);
+    let tags = profile.tags.iter().map(tag_selector);
     let models = profile.models.iter().map(|rule| {
         let maker = text_key(&rule.manufacturer);
         match &rule.model {
@@ -458,7 +463,7 @@ mod tests {
 
     #[test]
     fn ties_are_refused_and_both_named() {
-        let tie = FIVE.replace("default = true", "tags = [\"x\", \"lab\", \"lab\"]");
+        let tie = FIVE.replace("default = true", "tags = [\"x\", \"Lab\", \"LAB\"]");
         assert_eq!(
             profiles(&tie).unwrap_err().to_string(),
             "the profiles `lab` and `rest` both take tag `lab`: only one may"

@@ -32,7 +32,7 @@ pub enum ImportError {
     Empty,
     /// A header with a column nobody knows.
     #[error(
-        "column `{0}` is not known; known are {KNOWN}. Rename it, delete it, or have it passed over"
+        "column `{0}` is not known; known are {KNOWN}. Rename it, or pass it over with --ignore-columns"
     )]
     Column(String),
     /// A header with the same column twice.

@@ -154,11 +154,11 @@ impl Record {
                     IdSource::Tpm => "from the TPM".to_owned(),
                     IdSource::Uefi => "from a UEFI variable".to_owned(),
                     IdSource::Registry => {
-                        "from Windows' registry (lost when it is installed anew)".to_owned()
+                        "from Windows' registry, lost when it is installed anew:".to_owned()
                     }
                     IdSource::Other(other) => format!("from source {other}"),
                 };
-                format!("{}, {source}", Digest::from_bytes(id.id).hex())
+                format!("{source} {}", Digest::from_bytes(id.id).hex())
             }
             Self::Uuid(uuid) => uuid.to_string(),
             Self::EkModulus(modulus) => {
