@@ -28,7 +28,7 @@ def broken(lab):
         "worn, at every write": (worn, r"(?s)(failed: .*?worn out.*?)Enter starts"),
     }
     for name, (drives, pattern) in kinds.items():
-        guest = lab._guest(name.replace(" ", "-").replace(",", ""), "bios")
+        guest = lab._guest(name.replace(" ", "-").replace(",", ""), "uefi")  # whose screen QEMU draws
         guest.start(drives(lab._stick(guest.name)) + lab._disk(guest), screen=True)
         guest.choose(0)
         said[name] = " ".join(guest.expect(pattern, 120)[1].split())
@@ -156,7 +156,7 @@ def device(lab):
         verified = subprocess.run(["sgdisk", "-v", node], capture_output=True, text=True, check=False)
         if "No problems found" not in verified.stdout:
             raise LabError(f"sgdisk -v: {verified.stdout}{verified.stderr}")
-        found["sgdisk -v"] = verified.stdout.strip().splitlines()[-1]
+        found["sgdisk -v"] = next(line for line in verified.stdout.splitlines() if "No problems" in line)
     for name, text in found.items():
         lab.say(f"{name}: {text}")
     return found
