@@ -48,7 +48,7 @@ def _while_it_runs(lab, usb):
     guest.start(["-drive", f"if=none,id=u0,format=raw,file={stick}", *usb] + lab._disk(guest))
     guest.choose(0)
     guest.unlock()
-    said["nearly full"] = guest.expect(r"the stick is nearly full[^\n]*", 120)[0].strip()
+    said["nearly full"] = guest.expect(r"the stick is nearly full[^\n]*\n", 120)[0].strip()
     guest.expect("receipt stored", 180)
     guest.pull()
     guest = lab._guest("worn-later", "bios")
@@ -63,7 +63,7 @@ def _while_it_runs(lab, usb):
     guest.unlock()
     guest.expect(r"enrolled id=", 120)
     guest.monitor("blockdev-reopen", options=[{"driver": "raw", "file": "dead", "node-name": "u0"}])
-    found = guest.expect(r"receipt stored|failed: [^\n]*", 180)[0]
+    found = guest.expect(r"receipt stored|failed: [^\n]*\n", 180)[0]
     if "receipt stored" in found:
         raise LabError("a receipt was acknowledged by a stick that takes no writes")
     said["worn, while it works"] = found.strip()
