@@ -28,7 +28,7 @@ def broken(lab):
         "worn, at every write": (worn, r"(?s)(failed: .*?worn out.*?)Enter starts"),
     }
     for name, (drives, pattern) in kinds.items():
-        guest = lab._guest(name.replace(" ", "-").replace(",", ""), "bios")
+        guest = lab._guest(name.replace(" ", "-").replace(",", ""), "uefi")  # whose screen QEMU draws
         guest.start(drives(lab._stick(guest.name)) + lab._disk(guest), screen=True)
         guest.choose(0)
         said[name] = " ".join(guest.expect(pattern, 120)[1].split())
@@ -48,7 +48,7 @@ def _while_it_runs(lab, usb):
     guest.start(["-drive", f"if=none,id=u0,format=raw,file={stick}", *usb] + lab._disk(guest))
     guest.choose(0)
     guest.unlock()
-    said["nearly full"] = guest.expect(r"the stick is nearly full[^\n]*", 120)[0].strip()
+    said["nearly full"] = guest.expect(r"the stick is nearly full[^\n]*\n", 120)[0].strip()
     guest.expect("receipt stored", 180)
     guest.pull()
     guest = lab._guest("worn-later", "bios")
@@ -63,7 +63,7 @@ def _while_it_runs(lab, usb):
     guest.unlock()
     guest.expect(r"enrolled id=", 120)
     guest.monitor("blockdev-reopen", options=[{"driver": "raw", "file": "dead", "node-name": "u0"}])
-    found = guest.expect(r"receipt stored|failed: [^\n]*", 180)[0]
+    found = guest.expect(r"receipt stored|failed: [^\n]*\n", 180)[0]
     if "receipt stored" in found:
         raise LabError("a receipt was acknowledged by a stick that takes no writes")
     said["worn, while it works"] = found.strip()
@@ -156,7 +156,7 @@ def device(lab):
         verified = subprocess.run(["sgdisk", "-v", node], capture_output=True, text=True, check=False)
         if "No problems found" not in verified.stdout:
             raise LabError(f"sgdisk -v: {verified.stdout}{verified.stderr}")
-        found["sgdisk -v"] = verified.stdout.strip().splitlines()[-1]
+        found["sgdisk -v"] = next(line for line in verified.stdout.splitlines() if "No problems" in line)
     for name, text in found.items():
         lab.say(f"{name}: {text}")
     return found

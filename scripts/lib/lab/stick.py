@@ -217,7 +217,7 @@ class StickLab:
 
     def check(self):
         """The third entry: pages on a small screen, and nothing else."""
-        guest = self._guest("check", "bios")
+        guest = self._guest("check", "uefi")  # QEMU draws no text mode where nobody looks
         hub = lessee.Hub()
         guest.start(self._usb(self._stick("check")) + self._disk(guest), _wire(hub, "52:54:00:77:01:02"), screen=True)
         answering = lessee.Servers(hub, ("10.99.0.1", "10.99.0.2"))

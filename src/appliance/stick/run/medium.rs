@@ -251,16 +251,17 @@ pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
     };
     match error.chain().find_map(errno).map(Errno::from_raw_os_error) {
         Some(Errno::IO | Errno::NODATA | Errno::NXIO | Errno::NODEV) => Some(
-            "The stick does not read or write as it should: it is worn out, or was pulled. Another \
-             port may help; `groundcrew stick backup` on another machine saves what it knows.",
+            "The stick does not read or write as it should: it is worn out, or was pulled.\n\
+             Another port may help; `groundcrew stick backup` on another machine saves what\n\
+             it knows.",
         ),
         Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Some(
-            "The stick takes no writes: slide its switch, or take another one; worn sticks write-protect \
-             themselves.",
+            "The stick takes no writes: slide its switch, or take another one. Worn sticks\n\
+             write-protect themselves.",
         ),
         Some(Errno::NOSPC) => Some(
-            "The stick is full: take bundles away with `groundcrew stick sync`, or put its `stick backup` \
-             onto a larger one.",
+            "The stick is full: take bundles away with `groundcrew stick sync`, or put its\n\
+             `groundcrew stick backup` onto a larger one.",
         ),
         _ => None,
     }
@@ -293,6 +294,9 @@ mod tests {
         assert!(of(Errno::IO).unwrap().contains("worn out"));
         assert!(of(Errno::ROFS).unwrap().contains("no writes"));
         assert!(of(Errno::NOSPC).unwrap().contains("full"));
+        for errno in [Errno::IO, Errno::ROFS, Errno::NOSPC] {
+            assert!(of(errno).unwrap().lines().all(|line| line.len() <= 80));
+        }
         assert_eq!(of(Errno::NOENT), None);
         let plain = anyhow::Error::from(Errno::IO).context("mounting /dev/sda4");
         assert!(advice(&plain).is_some());

@@ -62,7 +62,7 @@ pub fn appliance(
 /// port may be deaf for half a minute after plugging in.
 fn about_addresses(role: &str) -> &str {
     match role {
-        "listening" => "listening for another server first, 45 s",
+        "listening" => "listening first, for 45 s",
         "authoritative" => "given by this stick",
         "proxy" => "given by the network's own server",
         other => other,
@@ -207,7 +207,7 @@ mod tests {
                 !shown.contains('\u{1b}'),
                 "what a device says is no command"
             );
-            assert!(shown.contains("addresses     listening for another server first, 45 s"));
+            assert!(shown.contains("addresses     listening first, for 45 s"));
             assert_eq!(shown.contains("nobody yet"), count == 0);
         }
     }
