@@ -146,3 +146,61 @@ fn a_device_goes_to_another_site_of_the_same_hq_without_a_key_by_hand() {
     let (good, said) = groundcrew("device receive 1.release --site tokio");
     assert!(!good && said.contains("give --key"), "{said}");
 }
+
+#[test]
+fn a_region_named_after_a_site_reaches_it_under_a_passphrase_and_what_waits_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("pass"), "correct horse\n").unwrap();
+    let groundcrew = |arguments: &str| {
+        let output = Command::new(GROUNDCREW)
+            .args(arguments.split_whitespace())
+            .env("GROUNDCREW_PASSPHRASE_FILE", "pass")
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        (output.status.success(), text(&output))
+    };
+    let done = |arguments: &str| {
+        let (good, said) = groundcrew(arguments);
+        assert!(good, "{arguments}: {said}");
+        said
+    };
+    done("hq init --org Test --encrypt hq");
+    for (site, net) in [("berlin", 1), ("berlin-2", 2), ("tokio", 3)] {
+        done(&format!(
+            "hq site add {site} --days 7 --address 10.9.{net}.1/24 --interface eth1 --out {site}"
+        ));
+    }
+    let said = done("hq region add berlin");
+    assert!(
+        said.contains("region-berlin.pem, with a passphrase"),
+        "{said}"
+    );
+    assert!(said.contains("goes to: berlin, berlin-2."), "{said}");
+    let pem = std::fs::read_to_string(folder.path().join("hq/keys/region-berlin.pem")).unwrap();
+    assert!(pem.contains("ENCRYPTED"), "{pem}");
+    let said = done("hq region add apac");
+    assert!(said.contains("hq region join apac"), "{said}");
+    let (good, _) = groundcrew("hq key rotate target targets-2 --role targets");
+    assert!(!good);
+    done("hq key rotate targets targets-2 --role targets");
+
+    let said = done("hq renew");
+    assert!(
+        said.contains("tokio: charter version 2, 10000 devices, any tag"),
+        "{said}"
+    );
+    std::fs::remove_file(folder.path().join("hq/keys/targets-2.pem")).unwrap();
+    let said = done("hq site charter tokio --devices 5");
+    assert!(
+        said.contains("tokio: charter version 3, 5 devices"),
+        "{said}"
+    );
+    let shown: serde_json::Value = serde_json::from_str(&done("hq show --json")).unwrap();
+    assert_eq!(shown["organisation"], "Test");
+    let waiting = &shown["waiting"][0];
+    assert_eq!(waiting["purpose"], "charter site tokio");
+    assert_eq!(waiting["drafts"][0]["missing"], 1);
+    let (good, said) = groundcrew("hq site charter tokio");
+    assert!(!good && said.contains("nothing to change"), "{said}");
+}

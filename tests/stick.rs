@@ -353,6 +353,8 @@ fn sync_moves_what_differs_and_nothing_else() {
     let second = bench.sync(&stick);
     // The tree with the large file is the same blob as before.
     assert!(second["bytes"].as_u64().unwrap() < 200_000, "{second}");
+    // With what the file system and its journal say of them.
+    assert!(second["moved"].as_u64().unwrap() < 600_000, "{second}");
     let here = fs::read(bench.site.dir().join("trust/metadata/timestamp.json")).unwrap();
     assert!(bench.on_stick(&stick, "/site/trust/metadata/timestamp.json") == here);
     for blob in fs::read_dir(bench.site.dir().join("blobs/sha256"))
@@ -395,21 +397,25 @@ fn an_update_changes_what_starts_it_and_not_what_it_knows() {
     );
     // The site knows more by now, and its program is newer.
     bench.site.groundcrew(&["device", "list"]);
-    let mut newer = static_program();
-    newer.extend(b"newer");
-    fs::write(bench.at("groundcrew"), newer).unwrap();
-    bench.site.edit_settings("seconds = 10", "seconds = 33");
     let (site, program) = (bench.site.dir(), bench.at("groundcrew"));
-    run(&[
-        &"stick",
-        &"update",
-        &"--site",
-        &site,
-        &"--stick",
-        &stick,
-        &"--binary",
-        &program,
-    ]);
+    // Three times: each half of the start partition is written over once.
+    for (old, new) in [(10, 31), (31, 32), (32, 33)] {
+        let mut newer = static_program();
+        newer.extend(vec![new; usize::from(new) * 1000]);
+        fs::write(&program, newer).unwrap();
+        let line = |seconds| format!("seconds = {seconds}");
+        bench.site.edit_settings(&line(old), &line(new));
+        run(&[
+            &"stick",
+            &"update",
+            &"--site",
+            &site,
+            &"--stick",
+            &stick,
+            &"--binary",
+            &program,
+        ]);
+    }
 
     assert!(bench.on_stick(&stick, "/site/registry.db") == registry);
     assert!(bench.on_stick(&stick, "/vault.json") == vault);

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -77,6 +78,7 @@ class Machine:
         self.log = folder / "serial.log"
         self.powered_at = None
         self.extra = []  # further words for QEMU
+        self.pause = None  # see `lines`
         self.kind = KINDS[hardware.kind or hardware.fw]
 
     def insert_disk(self, oem_image, certificate=None):
@@ -174,8 +176,9 @@ class Machine:
 
     def _read_serial(self, process):
         with open(self.log, "a", encoding="utf-8") as log:
-            for raw in lines(process.stdout, milestones.PROMPT):
-                text = milestones.clean(raw)
+            for raw in lines(process.stdout, milestones.PROMPT, pause=self.pause):
+                # A form is a screen full of blanks in one line.
+                text = milestones.clean(raw, 20000 if self.pause else 2000)
                 if text:
                     at = time.monotonic()
                     log.write(f"{at - self.powered_at:8.2f} {text}\n")
@@ -219,10 +222,17 @@ def _nic(hw, place):
             "-device", f"{hw.nic},netdev=wire,mac={hw.mac},bootindex={place}{rom}"]
 
 
-def lines(stream, prompt=None, limit=65536):
-    """Lines of a byte stream as they come, without line ends; a prompt counts as one early."""
+def lines(stream, prompt=None, limit=65536, pause=None):
+    """Lines of a byte stream as they come, without line ends; a prompt counts as one early,
+    and after a `pause` (seconds) whatever stands there: a form that waits for a key."""
     buffer = b""
-    while chunk := os.read(stream.fileno(), 65536):
+    while True:
+        if pause and buffer and not select.select([stream], [], [], pause)[0]:
+            yield buffer
+            buffer = b""
+        chunk = os.read(stream.fileno(), 65536)
+        if not chunk:
+            break
         *whole, buffer = re.split(rb"[\r\n]+", buffer + chunk)
         yield from whole
         if len(buffer) > limit or (prompt and prompt.search(buffer)):

@@ -64,9 +64,10 @@ def run(options, say):
         ours = _lab(row.options, options, say)
         peer = _lab((*row.options, "--peer"), options, say) if options.peers and row.peer else None
         passed.append(_result(row, ours, peer))
+        say(table(passed[-1:]).splitlines()[1])
+        if options.json:  # an hour's work is not lost with its last minute
+            options.json.write_text(json.dumps({"rows": passed}, indent=2) + "\n", encoding="utf-8")
     say.plain("\n" + table(passed))
-    if options.json:
-        options.json.write_text(json.dumps({"rows": passed}, indent=2) + "\n", encoding="utf-8")
     return all(row["ok"] for row in passed)
 
 

@@ -133,7 +133,9 @@ def device(lab):
         if code or text.count("will be lost") != 1:
             raise LabError(f"asked and answered `yes`: exit {code}:\n{text}")
         found["asked"] = next(line for line in text.splitlines() if "will be lost" in line).strip()
-        host.run(["cmp", "-n", str(size), lab._image, node])
+        # All but the table, which is the medium's: from the first partition to the image's own copy.
+        host.run(["cmp", "-n", str(size - 2 * MIB), "-i", str(MIB), lab._image, node])
+        host.run(["cmp", "-n", "440", lab._image, node])
         subprocess.run(["partx", "--update", node], check=False, capture_output=True)
         at = lab._folder / "mounted"
         at.mkdir()
@@ -152,7 +154,9 @@ def device(lab):
         finally:
             host.run(["umount", at])
         verified = subprocess.run(["sgdisk", "-v", node], capture_output=True, text=True, check=False)
-        found["sgdisk -v"] = verified.stdout.strip().splitlines()[0] if verified.stdout.strip() else verified.stderr.strip()
+        if "No problems found" not in verified.stdout:
+            raise LabError(f"sgdisk -v: {verified.stdout}{verified.stderr}")
+        found["sgdisk -v"] = verified.stdout.strip().splitlines()[-1]
     for name, text in found.items():
         lab.say(f"{name}: {text}")
     return found

@@ -62,10 +62,10 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|[()][0-9A-B]|[ -~])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def clean(raw):
-    """A serial line as text: no escape sequences, no control characters, at most 2000 characters."""
-    text = raw[:8000].decode("utf-8", "replace")
-    return _CONTROL.sub("", _ESCAPES.sub("", text)).rstrip()[:2000]
+def clean(raw, most=2000):
+    """A serial line as text: no escape sequences, no control characters, at most so many characters."""
+    text = raw[:4 * most].decode("utf-8", "replace")
+    return _CONTROL.sub("", _ESCAPES.sub("", text)).rstrip()[:most]
 
 
 def clean_stream(text):

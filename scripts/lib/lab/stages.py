@@ -24,6 +24,7 @@ SHELL = r"iPXE> ?$"
 AGENT = milestones.AGENT + r"agent \S+ started"
 KERNEL = r"Linux version \d"
 OWN_DISK = r"^oem login:"
+FORM = 1.0  # seconds after which a form on the screen is taken to be complete
 DOWN, ENTER = "\x1b[B", "\r"
 MOK_MANAGER = Path("/usr/lib/shim/mmx64.efi.signed")
 MEMTEST = {"memtest.bin": "/boot/memtest86+x64.bin", "memtest.efi": "/boot/memtest86+x64.efi"}
@@ -124,12 +125,22 @@ def _disk_first(bench):
 
 
 def _mok(bench):
-    """A technician at MokManager, with db.cer of `image enroll-keys` on a stick."""
-    bench.insert_stick(bench.enrollment / "db.cer")
+    """What image/enroll-keys.txt tells a technician, key by key."""
     bench.power_on()
     bench.until(r"Verification failed|Security Violation", "shim refuses the site's image", never=AGENT)
-    bench.explains("shimx64.efi")
     bench.type(ENTER)
+    for pattern, form, keys in (
+        (r"Booting in", "MokManager", ENTER),
+        (r"Enroll key from disk", "its menu: enroll key from disk", DOWN + ENTER),
+        (r"ESP", "the disk with db.cer", ENTER),
+        (r"db\.cer", "db.cer is chosen", DOWN + ENTER),
+        (r"View key 0", "the key is read", DOWN + ENTER),
+        (r"Yes", "the key is enrolled", DOWN + ENTER),
+        (r"Reboot", "restart", ENTER),
+    ):
+        bench.until(pattern, form, never=AGENT)
+        bench.type(keys)
+    bench.until(AGENT, "the agent, in the site's image that shim trusts now")
 
 
 def _with_mok_manager(boot):
@@ -138,6 +149,13 @@ def _with_mok_manager(boot):
         raise LabError(f"missing: {MOK_MANAGER}; run scripts/setup")
     shutil.copy(boot / "groundcrew.efi", boot / "grubx64.efi")
     shutil.copy(MOK_MANAGER, boot / "mmx64.efi")
+
+
+def _with_certificate(image, folder):
+    """A copy of the installed disk with db.cer on its ESP."""
+    copy = _copy(image, folder)
+    host.run(["mcopy", "-i", f"{copy}@@{oem.ESP[0]}M", folder / "enroll-boot-key/db.cer", "::"])
+    return copy
 
 
 def _with_memtest(boot):
@@ -155,14 +173,19 @@ def _without_driver(boot):
 
 def _with_networkd(image, folder):
     """A copy of the installed disk whose system asks for an address itself, as office machines do."""
-    copy = folder / "networkd.img"
-    host.run(["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode", image, copy])
+    copy = _copy(image, folder)
     config = folder / "lan.network"
     config.write_text("[Match]\nType=ether\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n", encoding="ascii")
     wants = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
     root = f"{copy}?offset={oem.ROOT[0] * oem.MIB}"
     for order in (f"write {config} /etc/systemd/network/lan.network", f"symlink {wants} /lib/systemd/system/systemd-networkd.service"):
         host.run(["debugfs", "-w", "-R", order, root])
+    return copy
+
+
+def _copy(image, folder):
+    copy = folder / "oem.img"
+    host.run(["cp", "--sparse=always", "--reflink=auto", "--no-preserve=mode", image, copy])
     return copy
 
 
@@ -174,7 +197,7 @@ STAGES = [
     Stage("once-menu", "boot once menu, the shell chosen", "uefi", _once_menu),
     Stage("once-memtest", "boot once memtest", "bios", _once_memtest, prepare=_with_memtest, vga=True),
     Stage("sb-refused", "Secure Boot refuses a loader that nobody signed", "sb-ipxe", _sb_refused),
-    Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-shim", _mok, prepare=_with_mok_manager, signed=True),
+    Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-shim", _mok, prepare=_with_mok_manager, disk=_with_certificate, signed=True),
     Stage("no-driver", "the boot image has no driver for the card", "bios", _no_driver, prepare=_without_driver),
     Stage("own-disk-by-word", "provisioned: its next start is sent to its own disk", "bios", _own_disk),
     Stage("own-disk-by-firmware", "its firmware starts the disk first", "bios", _disk_first, disk=_with_networkd),
@@ -227,15 +250,6 @@ class Bench(scenario.Lab):
 
     def power_off(self):
         self._machine.power_off()
-
-    def insert_stick(self, *files):
-        """A FAT stick with these files."""
-        stick = self._folder / "stick.img"
-        with open(stick, "wb") as file:
-            file.truncate(4 * oem.MIB)
-        host.run(["mkfs.vfat", "-n", "KEYS", stick])
-        host.run(["mcopy", "-i", stick, *files, "::"])
-        self._machine.extra += ["-drive", f"if=none,id=stick,format=raw,readonly=on,file={stick}", "-device", "virtio-blk-pci,drive=stick"]
 
     def type(self, keys):
         self._machine.type(keys)
@@ -305,7 +319,7 @@ class Bench(scenario.Lab):
         if not self.stage.signed:
             return None
         key = self._appliance.new_key("boot-key")
-        self.enrollment = self._appliance.enroll_keys(key)
+        self._appliance.enroll_keys(key)
         return key
 
     def _change_site(self):
@@ -316,6 +330,7 @@ class Bench(scenario.Lab):
         self._insert(stack, {arch: self.stage.disk(image, self._folder) for arch, image in oem_images.items()})
         (device,) = self._devices
         self._machine, self._mac = device.machine, device.machine.hardware.mac
+        self._machine.pause = FORM
         if self.stage.vga:
             self._machine.extra += ["-vga", "std"]
 

@@ -276,7 +276,12 @@ pub fn table(report: &HardwareReport) -> String {
     rows.extend(report.nics.iter().map(|nic| ("Network", nic_row(nic))));
     rows.extend(report.disks.iter().map(|disk| ("Disk", disk_row(disk))));
     let row = |(name, value): &(&str, String)| {
-        let lines = wrapped(value, 80 - 14);
+        // Names that devices give themselves go to somebody's terminal.
+        let plain: String = value
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect();
+        let lines = wrapped(&plain, 80 - 14);
         let indented = lines.join(&format!("\n{:14}", ""));
         format!("{name:<13} {indented}\n")
     };
@@ -447,5 +452,14 @@ mod tests {
         let report = gather_from(dir.path(), dir.path());
         assert_eq!(report, HardwareReport::default());
         assert_eq!(summary(&report), "unknown-maker unknown-model serial=none");
+    }
+
+    #[test]
+    fn a_device_cannot_write_escape_sequences_to_a_terminal() {
+        let mut report = HardwareReport::default();
+        report.smbios.serial = Some("\x1b]0;owned\x07".into());
+        let shown = table(&report);
+        assert!(shown.contains("?]0;owned?"), "{shown}");
+        assert!(!shown.contains(['\x1b', '\x07']));
     }
 }

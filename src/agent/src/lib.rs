@@ -5,6 +5,7 @@
 //! init       PID 1: mounts, drivers (modules, uevent), the end
 //! provision  the run: net -> trust -> enroll -> download -> apply -> receipt
 //! net        link, DHCP, renewal          http, tls   to the appliance, one key
+//! root       the installed system's files: nothing leads out of it, nothing is half
 //! trust      image, disk, TUF over HTTP   enroll      request, code, grant
 //! system     which disk, mounted how      apply       the bundle's steps
 //! hardware   the report                   console     screen, serial, log
@@ -28,7 +29,7 @@ pub mod provision;
 pub mod random;
 pub mod report;
 pub mod reporter;
-pub mod rooted;
+pub mod root;
 pub mod state;
 pub mod steady;
 pub mod stick;

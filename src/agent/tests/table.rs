@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::device::{Agent, blob_of, refused, replace};
+use common::device::{Agent, blob_of, refused, refused_about, replace};
 use common::{DAY, Site, key, now, online, root_after};
 use groundcrew_agent::enroll;
 use groundcrew_agent::http::Api;
@@ -19,6 +19,7 @@ use groundcrew_core::hardware::HardwareReport;
 use groundcrew_core::trust::tuf::repo::RoleSpec;
 use groundcrew_core::trust::tuf::{MinimumVersions, RepoFile};
 use groundcrew_core::trust::{Downgrade, Downgrades, ImageTrust};
+use groundcrew_core::words::Trouble;
 
 const STEPS: &str =
     "[[step]]\nname = \"motd\"\nfile = { path = \"/etc/motd\", content = \"hello\\n\" }\n";
@@ -42,7 +43,9 @@ fn rollback() -> String {
     *site.files.lock().unwrap() = yesterday;
     let mut again = Agent::booted(&site);
     again.trust.remember(memory);
-    refused(again.refresh())
+    // One with an empty disk cannot know; its image's versions are its floor.
+    Agent::booted(&site).refresh().unwrap();
+    refused_about(again.refresh(), Trouble::TrustMismatch)
 }
 
 fn rollback_of_an_empty_disk() -> String {
@@ -57,8 +60,9 @@ fn rollback_of_an_empty_disk() -> String {
 fn freeze() -> String {
     let site = site();
     let mut agent = Agent::booted(&site);
+    // Proven past: the site's own signature was good for 7 days.
     agent.trust.proven(now().plus(8 * DAY));
-    refused(agent.refresh())
+    refused_about(agent.refresh(), Trouble::TrustExpired)
 }
 
 fn mix_and_match() -> String {
@@ -148,13 +152,15 @@ fn revoked_key() -> String {
     refresh(&site)
 }
 
+/// A good blob of another bundle, of the same length, under this one's name.
 fn swapped_blob() -> String {
-    let site = site();
+    let (site, other) = (site(), Site::serving(&STEPS.replace("hello", "hallo")));
     let mut agent = Agent::booted(&site);
     let granted = agent.enroll(&site).unwrap();
-    let swap = |bytes: &[u8]| bytes.iter().map(|byte| byte ^ 1).collect();
-    replace(&site, &blob_of(&site), swap);
-    refused(agent.download(&granted))
+    let path = blob_of(&other);
+    let foreign = other.files.lock().unwrap()[&path].clone();
+    replace(&site, &blob_of(&site), |_| foreign.clone());
+    refused_about(agent.download(&granted), Trouble::BundleChanged)
 }
 
 /// Signed by HQ all the same: the bundle's author is the attacker.
@@ -200,6 +206,7 @@ fn forged(change: impl Fn(Grant) -> Grant, by: u8) -> String {
     refused(agent.enroll(&site))
 }
 
+/// Another device has other keys.
 fn replayed_grant() -> String {
     let site = site();
     let stolen = Agent::booted(&site).enroll(&site).unwrap().envelope;
@@ -207,6 +214,7 @@ fn replayed_grant() -> String {
     refused(Agent::booted(&site).enroll(&site))
 }
 
+/// The same device, started again with its keys, has another nonce.
 fn stale_grant() -> String {
     forged(|grant| grant, 5)
 }
@@ -216,7 +224,9 @@ fn foreign_grant() -> String {
         site: "elsewhere".parse().unwrap(),
         ..grant
     };
+    // The other site's own key is not the one in this site's charter ...
     assert!(forged(elsewhere, 99).contains("no signature on the envelope matches"));
+    // ... and even with a stolen key it names another site.
     forged(elsewhere, 5)
 }
 
@@ -241,7 +251,7 @@ fn expired_charter() -> String {
     let mut agent = Agent::booted(&site);
     site.sign_again_until(now().plus(400 * DAY));
     agent.trust.proven(now().plus(200 * DAY));
-    refused(agent.refresh())
+    refused_about(agent.refresh(), Trouble::CharterExpired)
 }
 
 /// HQ's keys list a charter of another site under this one's name.

@@ -167,8 +167,8 @@ pub struct CheckArgs {
 Example:
   groundcrew serve --site /srv/gc/site
 
-Needs the right to bind ports 67, 69, 80 and 443 and to use raw sockets: run it as root, or by
-config/groundcrew.service. It says \"ready\" when every socket is bound. Ctrl-C or SIGTERM ends it.")]
+Needs the right to bind ports 67, 68, 69, 80, 123, 443 and 4011 (what site.toml asks for of them)
+and to use raw sockets: run it as root, or by config/groundcrew.service. It says \"ready\" when every socket is bound. Ctrl-C or SIGTERM ends it.")]
 pub struct ServeArgs {
     #[command(flatten)]
     /// The site
@@ -219,7 +219,8 @@ pub struct ImageBuildArgs {
     /// Debian's kernel package, where the machine cannot fetch it
     #[arg(long, value_name = "FILE")]
     pub kernel_deb: Option<PathBuf>,
-    /// The agent; default: `groundcrew-agent` beside this program
+    /// The agent; default: `../agent/groundcrew-agent` from this program's folder,
+    /// where `scripts/build-agent` puts it, then `groundcrew-agent` beside this program
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
     /// Debian's packages with loaders, read without installing them
@@ -388,7 +389,7 @@ pub struct DeviceShowArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-    /// Print the log that the device's agent sent last
+    /// Print the log that the device's agent sent last; with --json as `log`, or null
     #[arg(long)]
     pub log: bool,
 }
@@ -492,12 +493,9 @@ pub struct BundleBuildArgs {
 pub struct BundlePublishArgs {
     /// The bundle folder that `bundle build` wrote
     pub bundle: PathBuf,
-    /// HQ's folder, with its offline keys
-    #[arg(long, value_name = "DIR")]
-    pub hq: PathBuf,
     #[command(flatten)]
-    /// Passphrase of its keys
-    pub passphrase: super::hq_args::PassphraseArg,
+    /// HQ
+    pub hq: super::hq_args::HqArg,
     #[command(flatten)]
     /// The site
     pub site: SiteArg,

@@ -1,16 +1,17 @@
 //! `groundcrew backup` and `restore`: one file with what a site is, of a site
 //! that may be served meanwhile.
 
-use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Write as _};
+use std::fs;
+use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use groundcrew_registry::checkpoint::Verifier;
 
+use super::archive::{self, REGISTRY, unpack};
 use super::site_arg::SiteArg;
 use crate::site::{Site, charter, publish};
 use crate::store;
@@ -51,9 +52,6 @@ pub struct RestoreArgs {
     pub dir: PathBuf,
 }
 
-/// What the registry is called inside.
-const REGISTRY: &str = "registry.db";
-
 pub fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     let site = Site::at(&args.site.dir);
     site.settings()?;
@@ -70,13 +68,13 @@ pub fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     store::snapshot(&site.registry_file(), &snapshot)?;
     let mut file = tempfile::NamedTempFile::new_in(scratch.path())?; // mode 0600
     let zstd = zstd::Encoder::new(BufWriter::new(file.as_file_mut()), 3)?;
-    let mut archive = tar::Builder::new(zstd);
-    archive.follow_symlinks(false);
+    let mut archive = archive::builder(zstd);
     archive.append_path_with_name(&snapshot, REGISTRY)?;
     archive.append_path_with_name(site.settings_file(), "site.toml")?;
     // Metadata and what it names must be of one moment.
     let hold = publish::hold(&site)?;
-    let mut folders = vec![(site.trust_dir(), "trust"), (site.sources_dir(), "sources")];
+    let left_out = archive::append_sources(&mut archive, &site.sources_dir())?;
+    let mut folders = vec![(site.trust_dir(), "trust")];
     if !args.without_blobs {
         folders.push((site.blobs_dir(), "blobs"));
     }
@@ -95,6 +93,9 @@ pub fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     file.persist_noclobber(&args.file)
         .with_context(|| format!("writing {} (it must not exist yet)", args.file.display()))?;
     crate::durable::sync_folder_of(&args.file)?;
+    for (path, why) in left_out {
+        eprintln!("left out: {} {why}", path.display());
+    }
     let keys = if args.with_keys {
         "with the site's keys: keep it safe"
     } else {
@@ -164,55 +165,6 @@ pub fn unpacked(file: &Path, scratch: &Path) -> anyhow::Result<(Site, u64)> {
     Ok((site, entries))
 }
 
-/// Files and folders below the ones a backup has, and nothing else.
-fn unpack(file: &Path, into: &Path) -> anyhow::Result<()> {
-    let zstd = zstd::Decoder::with_buffer(BufReader::new(File::open(file)?))?;
-    let mut archive = tar::Archive::new(zstd);
-    fs::create_dir_all(into)?;
-    for entry in archive.entries()? {
-        let mut entry = entry.context("this is not a backup, or it is cut off")?;
-        let name = entry.path()?.into_owned();
-        let kind = entry.header().entry_type();
-        let plain = name
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-        let first = name
-            .components()
-            .next()
-            .and_then(|part| part.as_os_str().to_str());
-        let ours = matches!(
-            first,
-            Some(REGISTRY | "site.toml" | "trust" | "sources" | "blobs" | "keys")
-        );
-        if !plain || !ours || !(kind.is_file() || kind.is_dir()) {
-            bail!(
-                "it holds {}, which no backup has",
-                groundcrew_core::ids::shown(&name.display().to_string())
-            );
-        }
-        let path = into.join(&name);
-        if kind.is_dir() {
-            fs::create_dir_all(&path)?;
-            continue;
-        }
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let secret = matches!(first, Some("keys" | REGISTRY));
-        let program = !secret && entry.header().mode()? & 0o100 != 0;
-        let mut out = File::create_new(&path)?;
-        out.set_permissions(fs::Permissions::from_mode(if secret {
-            0o600
-        } else if program {
-            0o755
-        } else {
-            0o644
-        }))?;
-        std::io::copy(&mut entry, &mut out)?;
-    }
-    Ok(())
-}
-
 /// Settings, trust, and the journal to its last line.
 fn check(site: &Site) -> anyhow::Result<u64> {
     let name = site.settings()?.site;
@@ -222,4 +174,67 @@ fn check(site: &Site) -> anyhow::Result<u64> {
     let mut verifier = Verifier::new(&name, &store::checkpoints(&path)?, &key)?;
     store::each_journal_line(&path, |line| Ok(verifier.line(line)?))?;
     Ok(verifier.finish()?.entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::site::create::{FirstMode, NewSite};
+
+    fn site(folder: &Path) -> Site {
+        let new = NewSite {
+            organisation: "Test",
+            name: &"berlin".parse().unwrap(),
+            address: "10.9.0.1/24".parse().unwrap(),
+            interface: "eth9",
+            mode: FirstMode::default(),
+        };
+        let site = crate::hq::found::create(folder, &new).unwrap();
+        drop(store::Store::open(&site.registry_file()).unwrap());
+        site
+    }
+
+    #[test]
+    fn sources_come_back_with_their_links_long_names_and_holes() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = site(folder.path());
+        let welcome = site.sources_dir().join("welcome");
+        let deep = welcome.join("d".repeat(200)).join("e".repeat(200));
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("long"), "far down").unwrap();
+        symlink(
+            Path::new("..").join("e".repeat(200)).join("long"),
+            deep.join("link"),
+        )
+        .unwrap();
+        symlink("bundle.toml", welcome.join("again.toml")).unwrap();
+        symlink("/etc/hostname", welcome.join("away")).unwrap();
+        let sparse = fs::File::create(welcome.join("sparse")).unwrap();
+        sparse.set_len(8 << 20).unwrap();
+        let (file, dir) = (folder.path().join("backup"), folder.path().join("again"));
+        backup(&BackupArgs {
+            file: file.clone(),
+            site: SiteArg {
+                dir: site.dir().to_owned(),
+            },
+            with_keys: true,
+            without_blobs: false,
+        })
+        .unwrap();
+        let args = RestoreArgs {
+            file,
+            dir: dir.clone(),
+        };
+        restore(&args).unwrap();
+        let again = dir.join("sources/welcome");
+        let link = fs::read_link(again.join("again.toml")).unwrap();
+        assert_eq!(link, Path::new("bundle.toml"));
+        let below = deep.strip_prefix(&welcome).unwrap();
+        let text = fs::read_to_string(again.join(below).join("link")).unwrap();
+        assert_eq!(text, "far down");
+        assert_eq!(fs::metadata(again.join("sparse")).unwrap().len(), 8 << 20);
+        assert!(fs::symlink_metadata(again.join("away")).is_err());
+    }
 }

@@ -47,15 +47,15 @@ fn build(args: &BundleBuildArgs) -> anyhow::Result<()> {
 fn publish(args: &BundlePublishArgs) -> anyhow::Result<()> {
     let site = Site::at(&args.site.dir);
     let name = site.settings()?.site;
-    let hq = Hq::open(&args.hq)?;
+    let hq = Hq::open(&args.hq.dir)?;
     let site_keys = SiteKeys::read(&site.keys_dir())?;
     let (reference, file) = checked_manifest(&args.bundle)?;
-    let progress = listed(&hq, &reference, &file, &args.passphrase.passphrase())?;
+    let progress = listed(&hq, &reference, &file, &args.hq.passphrase.passphrase())?;
     let Progress::Done(hq) = progress else {
         super::hq::tell(&progress);
         println!(
             "Then: groundcrew trust export {name}.courier --hq {} --name {name} --bundle {}",
-            args.hq.display(),
+            args.hq.dir.display(),
             args.bundle.display()
         );
         return Ok(());

@@ -154,9 +154,16 @@ fn show(args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn show_log(site: &Site, args: &DeviceShowArgs) -> anyhow::Result<ExitCode> {
-    match client::execute(site, Command::DeviceLog(args.id.clone()))? {
-        Outcome::Log(Some(text)) => print!("{text}"),
-        _ => println!("{} has sent no log.", args.id),
+    let Outcome::Log(log) = client::execute(site, Command::DeviceLog(args.id.clone()))? else {
+        anyhow::bail!("the appliance answered something else");
+    };
+    match log {
+        log if args.json => {
+            let log = serde_json::json!({ "device": args.id, "log": log });
+            println!("{}", serde_json::to_string_pretty(&log)?);
+        }
+        Some(text) => print!("{text}"),
+        None => println!("{} has sent no log.", args.id),
     }
     Ok(ExitCode::SUCCESS)
 }

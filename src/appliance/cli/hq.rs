@@ -1,22 +1,25 @@
 //! `groundcrew hq …`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use groundcrew_core::enroll::BundleRef;
+use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::PublicKey;
-use groundcrew_core::trust::Downgrade;
+use groundcrew_core::trust::{Charter, Downgrade};
+use serde::Serialize;
 
 use super::hq_args::{
-    HqAllowDowngradeArgs, HqCommand, HqFinalizeArgs, HqInitArgs, HqKeyAddArgs, HqKeyCommand,
+    HqAllowDowngradeArgs, HqArg, HqCommand, HqFinalizeArgs, HqInitArgs, HqKeyAddArgs, HqKeyCommand,
     HqKeyNewArgs, HqKeyRemoveArgs, HqKeyRotateArgs, HqShowArgs, HqSignArgs, HqSiteAddArgs,
-    HqSiteCharterArgs, HqSiteCommand, HqSiteRekeyArgs, TermsArgs,
+    HqSiteCharterArgs, HqSiteCommand, HqSiteRekeyArgs, NewTermsArgs, TermsArgs,
 };
 use crate::durable::{self, Access};
-use crate::hq::ceremony::{Ceremony, file_name};
-use crate::hq::change::{Change, Progress, Terms};
-use crate::hq::{Hq, NewHq, found, secret};
+use crate::hq::ceremony::{Ceremony, DraftStanding, file_name};
+use crate::hq::change::{Change, NewTerms, Progress, Terms};
+use crate::hq::secret::NewKey;
+use crate::hq::{Hq, NewHq, State, found, secret};
 use crate::site::rekey::PublicKeys;
 
 pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
@@ -33,8 +36,9 @@ pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
         HqCommand::Region(command) => super::hq_region::run(command),
         HqCommand::Renew(args) => {
             let hq = Hq::open(&args.dir)?;
-            carry_out(&hq, &hq.renew()?, &args)?;
-            print!("{}", regions_left(&hq));
+            let change = hq.renew()?;
+            carry_out(&hq, &change, &args)?;
+            print!("{}{}", charters(&change), regions_left(&hq));
             Ok(())
         }
         HqCommand::Publish(args) => super::bundle::publish_at_hq(&args),
@@ -48,7 +52,7 @@ pub fn run(command: HqCommand) -> anyhow::Result<ExitCode> {
 fn init(args: &HqInitArgs) -> anyhow::Result<()> {
     let passphrase = args
         .encrypt
-        .then(|| args.passphrase.passphrase().ask("the new keys"));
+        .then(|| args.passphrase.passphrase().choose("the new keys"));
     let passphrase = passphrase.transpose()?;
     let new = NewHq {
         organisation: &args.org,
@@ -73,9 +77,9 @@ fn init(args: &HqInitArgs) -> anyhow::Result<()> {
 
 fn show(args: &HqShowArgs) -> anyhow::Result<()> {
     let hq = Hq::open(&args.hq.dir)?;
-    let state = hq.state();
+    let (state, waiting) = (hq.state(), hq.ceremonies()?);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(state)?);
+        println!("{}", as_json(&hq, &waiting)?);
         return Ok(());
     }
     println!("HQ of {}", state.organisation);
@@ -95,26 +99,47 @@ fn show(args: &HqShowArgs) -> anyhow::Result<()> {
     }
     for (name, region) in &state.regions {
         let sites: Vec<&str> = region.sites.iter().map(|site| site.as_str()).collect();
-        println!(
-            "region {name}: key {}, sites {}",
-            region.key.hex(),
-            sites.join(", ")
-        );
+        let sites = match sites.as_slice() {
+            [] => "no site (`hq region join`)".to_owned(),
+            sites => format!("sites {}", sites.join(", ")),
+        };
+        println!("region {name}: key {}, {sites}", region.key.hex());
     }
-    let mut waiting: Vec<_> = std::fs::read_dir(hq.dir().join("ceremonies"))?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        })
-        .collect();
-    waiting.sort();
-    for path in waiting {
+    for (path, ceremony) in waiting {
         println!("waiting for signatures: {}", path.display());
-        print!("{}", Ceremony::read(&path)?.describe()?);
+        print!("{}", ceremony.describe()?);
     }
     Ok(())
+}
+
+/// `hq show --json`: HQ's state, and the ceremonies that are not over.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    state: &'a State,
+    waiting: Vec<Waiting<'a>>,
+}
+
+#[derive(Serialize)]
+struct Waiting<'a> {
+    file: &'a Path,
+    purpose: &'a str,
+    drafts: Vec<DraftStanding>,
+}
+
+fn as_json(hq: &Hq, waiting: &[(PathBuf, Ceremony)]) -> anyhow::Result<String> {
+    let waiting = waiting.iter().map(|(file, ceremony)| {
+        Ok(Waiting {
+            file,
+            purpose: &ceremony.purpose,
+            drafts: ceremony.standings()?,
+        })
+    });
+    let shown = Shown {
+        state: hq.state(),
+        waiting: waiting.collect::<anyhow::Result<_>>()?,
+    };
+    Ok(serde_json::to_string_pretty(&shown)?)
 }
 
 fn site_add(args: &HqSiteAddArgs) -> anyhow::Result<()> {
@@ -145,11 +170,10 @@ fn site_add(args: &HqSiteAddArgs) -> anyhow::Result<()> {
 
 fn site_charter(args: &HqSiteCharterArgs) -> anyhow::Result<()> {
     let hq = Hq::open(&args.hq.dir)?;
-    carry_out(
-        &hq,
-        &hq.charter_site(&args.name, &terms(&args.terms))?,
-        &args.hq,
-    )
+    let change = hq.charter_site(&args.name, &new_terms(&args.terms))?;
+    carry_out(&hq, &change, &args.hq)?;
+    print!("{}", charters(&change));
+    Ok(())
 }
 
 fn site_rekey(args: &HqSiteRekeyArgs) -> anyhow::Result<()> {
@@ -192,10 +216,36 @@ fn terms(args: &TermsArgs) -> Terms {
     }
 }
 
+fn new_terms(args: &NewTermsArgs) -> NewTerms {
+    let named = args.any_tag || !args.tags.is_empty();
+    NewTerms {
+        tags: named.then(|| args.tags.clone()),
+        devices: args.devices,
+        lifetime: args.days.map(|days| days * 86_400),
+        minimum: args.minimum.clone(),
+    }
+}
+
+/// The terms that a change gives sites, for people.
+fn charters(change: &Change) -> String {
+    let line = |charter: &Charter| {
+        let tags: Vec<&str> = charter.tags.iter().map(Slug::as_str).collect();
+        let tags = match tags.as_slice() {
+            [] => "any tag".to_owned(),
+            tags => format!("the tags {}", tags.join(", ")),
+        };
+        format!(
+            "{}: charter version {}, {} devices, {tags}, until {}\n",
+            charter.site, charter.version, charter.devices, charter.expires
+        )
+    };
+    change.new_charters().map(line).collect()
+}
+
 fn key_new(args: &HqKeyNewArgs) -> anyhow::Result<()> {
     let passphrase = args
         .encrypt
-        .then(|| args.passphrase.passphrase().ask("the new key"));
+        .then(|| args.passphrase.passphrase().choose("the new key"));
     let key = secret::create(&args.file, passphrase.transpose()?.as_deref())?;
     let mut public = args.file.clone().into_os_string();
     public.push(".pub");
@@ -230,31 +280,58 @@ fn key_remove(args: &HqKeyRemoveArgs) -> anyhow::Result<()> {
 
 fn key_rotate(args: &HqKeyRotateArgs) -> anyhow::Result<()> {
     let hq = Hq::open(&args.hq.dir)?;
-    let key = match &args.public {
-        Some(path) => public_key(path)?,
-        None => {
-            let path = hq.dir().join("keys").join(format!("{}.pem", args.new));
-            secret::create(&path, None)?.public()
-        }
-    };
+    let file = hq.key_file(args.new.as_str());
+    let (key, made) = key_or_new(args.public.as_deref(), file)?;
     let change = hq.rotate_key(args.role, &args.old, &args.new, key)?;
-    carry_out(&hq, &change, &args.hq)
+    carry_out_with(&hq, &change, made, args.encrypt, &args.hq)
 }
 
-pub(super) fn carry_out(
+/// The key whose public half was named, or a new one for this file.
+pub(super) fn key_or_new(
+    public: Option<&Path>,
+    file: PathBuf,
+) -> anyhow::Result<(PublicKey, Option<NewKey>)> {
+    if let Some(path) = public {
+        return Ok((public_key(path)?, None));
+    }
+    let made = NewKey::at(file)?;
+    Ok((made.key().public(), Some(made)))
+}
+
+/// Carries a change out that a key was made for. It gets a passphrase where
+/// somebody says so, or HQ's others have one.
+pub(super) fn carry_out_with(
     hq: &Hq,
     change: &Change,
-    args: &super::hq_args::HqArg,
+    made: Option<NewKey>,
+    encrypt: bool,
+    args: &HqArg,
 ) -> anyhow::Result<()> {
-    let progress = hq.carry_out(change, &args.passphrase.passphrase())?;
-    tell(&progress);
-    if let Progress::Done(hq) = &progress {
-        let sites: Vec<&str> = hq
-            .state()
-            .sites
-            .keys()
-            .map(groundcrew_core::ids::Slug::as_str)
-            .collect();
+    let passphrase = args.passphrase.passphrase();
+    let Some(made) = made else {
+        return carry_out(hq, change, args);
+    };
+    let encrypt = encrypt || hq.uses_passphrases()?;
+    let chosen = encrypt
+        .then(|| passphrase.choose("the new key"))
+        .transpose()?;
+    let made = made.protected_by(chosen);
+    let progress = hq.carry_out_with(change, Some(&made), &passphrase)?;
+    println!("Made {made}.");
+    tell_next(&progress);
+    Ok(())
+}
+
+pub(super) fn carry_out(hq: &Hq, change: &Change, args: &HqArg) -> anyhow::Result<()> {
+    tell_next(&hq.carry_out(change, &args.passphrase.passphrase())?);
+    Ok(())
+}
+
+/// What became of a change, and where it has to go.
+fn tell_next(progress: &Progress) {
+    tell(progress);
+    if let Progress::Done(hq) = progress {
+        let sites: Vec<&str> = hq.state().sites.keys().map(Slug::as_str).collect();
         if !sites.is_empty() {
             println!(
                 "Bring it to {}: groundcrew trust export SITE.courier --hq {} --name SITE",
@@ -263,7 +340,6 @@ pub(super) fn carry_out(
             );
         }
     }
-    Ok(())
 }
 
 /// What `hq renew` cannot renew, for want of the regions' keys.

@@ -66,7 +66,7 @@ every change of keys and sites is a ceremony of `hq sign` by as many as the thre
     /// Regions: bundles signed by a key of a region's own
     #[command(subcommand)]
     Region(super::hq_region::HqRegionCommand),
-    /// Sign everything anew for its full time: roots, targets, charters
+    /// Sign everything anew: roots, targets, and charters for as many days as each has
     Renew(HqArg),
     /// List a bundle and sign the list; a courier brings it to sites
     Publish(HqPublishArgs),
@@ -118,7 +118,7 @@ pub struct HqShowArgs {
     #[command(flatten)]
     /// HQ
     pub hq: HqArg,
-    /// As JSON
+    /// As JSON: the state, and in `waiting` the ceremonies with who is still to sign
     #[arg(long)]
     pub json: bool,
 }
@@ -141,7 +141,14 @@ Example:
 The file is what `groundcrew trust rekey` wrote on the appliance; somebody there reads the
 fingerprint out.")]
     Rekey(HqSiteRekeyArgs),
-    /// Sign a new charter: other tags, another number of devices, more time
+    /// Sign a new charter: other tags, another number of devices, another time
+    #[command(after_help = "\
+Examples:
+  groundcrew hq site charter berlin --devices 50
+  groundcrew hq site charter stick-7 --days 7 --tag kiosk
+
+What is not named stays as it is, the day it ends too. `hq renew` gives each charter as many
+days anew as were named last.")]
     Charter(HqSiteCharterArgs),
 }
 
@@ -199,8 +206,28 @@ pub struct HqSiteCharterArgs {
     /// HQ
     pub hq: HqArg,
     #[command(flatten)]
-    /// The charter
-    pub terms: TermsArgs,
+    /// What changes
+    pub terms: NewTermsArgs,
+}
+
+/// What changes about a charter.
+#[derive(Debug, Args)]
+pub struct NewTermsArgs {
+    /// A tag that the site may hand out, in the place of those before; may be repeated
+    #[arg(long = "tag", value_name = "TAG", conflicts_with = "any_tag")]
+    pub tags: Vec<Slug>,
+    /// The site may hand out every tag
+    #[arg(long)]
+    pub any_tag: bool,
+    /// How many devices the site may admit
+    #[arg(long, value_name = "N")]
+    pub devices: Option<u32>,
+    /// For how many days from now: how long the site can go on without HQ
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=3650))]
+    pub days: Option<u64>,
+    /// The least version of a bundle that devices take; may be repeated
+    #[arg(long = "minimum", value_name = "BUNDLE=VERSION", value_parser = minimum)]
+    pub minimum: Vec<(Slug, Version)>,
 }
 
 /// `groundcrew hq site rekey`.
@@ -229,6 +256,13 @@ Example:
     /// Let a key sign no more: it is lost or stolen, or its owner left
     Remove(HqKeyRemoveArgs),
     /// Put a new key in the place of another
+    #[command(after_help = "\
+Examples:
+  groundcrew hq key rotate targets targets-2 --role targets
+  groundcrew hq key rotate root-1 root-4 --role root --public root-4.pem.pub
+
+Without --public a key is made in HQ's keys, after everything else was found right. It gets a
+passphrase with --encrypt, and always where a key that lies there has one.")]
     Rotate(HqKeyRotateArgs),
 }
 
@@ -293,6 +327,9 @@ pub struct HqKeyRotateArgs {
     /// The new key's public half in PEM; without it, a new key is made in HQ's keys
     #[arg(long, value_name = "FILE")]
     pub public: Option<PathBuf>,
+    /// Protect the key that is made with a passphrase
+    #[arg(long, conflicts_with = "public")]
+    pub encrypt: bool,
     /// What it signs
     #[arg(long, value_enum)]
     pub role: KeyRole,

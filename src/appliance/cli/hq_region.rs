@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use groundcrew_core::SiteId;
 use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::PublicKey;
 
 use super::bundle::checked_manifest;
-use super::hq::{carry_out, public_key};
+use super::hq::{carry_out, carry_out_with, key_or_new};
 use super::hq_args::HqArg;
-use crate::hq::{Hq, secret};
+use crate::hq::Hq;
+use crate::hq::secret::NewKey;
 
 /// `groundcrew hq region`.
 #[derive(Debug, Subcommand)]
@@ -18,10 +20,13 @@ pub enum HqRegionCommand {
     /// Hand bundles NAME and NAME-… and files NAME/… to a key of the region's own
     #[command(after_help = "\
 Examples:
+  groundcrew hq region add berlin --hq hq
   groundcrew hq region add emea --hq hq --site berlin --site paris
   groundcrew hq region add emea --hq hq --site berlin --public emea.pem.pub
 
-Without --public a key is made in HQ's keys. With it, the region's people sign their empty list
+Without --site its list goes to the sites NAME and NAME-… that there are now; others `join`.
+Without --public a key is made in HQ's keys, with a passphrase (--encrypt) where a key that lies
+there has one. With it, the region's people sign their empty list
 first: `groundcrew hq sign FILE --key emea.pem`, then `groundcrew hq finalize FILE`.")]
     Add(RegionAddArgs),
     /// Let more sites get what the region lists; nothing needs to be signed
@@ -32,6 +37,12 @@ Example:
   groundcrew hq region publish emea emea-kiosk.bundle --hq hq")]
     Publish(RegionPublishArgs),
     /// Put a new key in the place of a region's: it was lost or stolen
+    #[command(after_help = "\
+Example:
+  groundcrew hq region rotate emea --hq hq
+
+Without --public a key is made in HQ's keys, with a passphrase (--encrypt) where a key that lies
+there has one.")]
     Rotate(RegionKeyArgs),
     /// Have the region sign its list anew for its full time
     Renew(RegionArgs),
@@ -55,7 +66,7 @@ pub struct RegionAddArgs {
     #[command(flatten)]
     /// The region and its key
     pub key: RegionKeyArgs,
-    /// A site in the region; may be repeated
+    /// A site that gets its list; may be repeated. None: the sites NAME and NAME-…
     #[arg(long = "site", value_name = "SITE")]
     pub sites: Vec<SiteId>,
 }
@@ -80,6 +91,9 @@ pub struct RegionKeyArgs {
     /// Its key's public half in PEM; without it, a key is made in HQ's keys
     #[arg(long, value_name = "FILE")]
     pub public: Option<PathBuf>,
+    /// Protect the key that is made with a passphrase
+    #[arg(long, conflicts_with = "public")]
+    pub encrypt: bool,
 }
 
 /// `groundcrew hq region publish`.
@@ -100,9 +114,9 @@ pub fn run(command: HqRegionCommand) -> anyhow::Result<()> {
         HqRegionCommand::Publish(args) => publish(&args),
         HqRegionCommand::Rotate(args) => {
             let hq = open(&args.region)?;
-            let key = key_of(&hq, &args)?;
+            let (key, made) = key_of(&hq, &args)?;
             let change = hq.rotate_region(&args.region.name, key)?;
-            carry_out(&hq, &change, &args.region.hq)
+            carry_out_with(&hq, &change, made, args.encrypt, &args.region.hq)
         }
         HqRegionCommand::Renew(args) => {
             let hq = open(&args)?;
@@ -122,27 +136,33 @@ fn open(args: &RegionArgs) -> anyhow::Result<Hq> {
 fn add(args: &RegionAddArgs) -> anyhow::Result<()> {
     let region = &args.key.region;
     let hq = open(region)?;
-    let key = key_of(&hq, &args.key)?;
-    let change = hq.add_region(&region.name, key, &args.sites)?;
-    carry_out(&hq, &change, &region.hq)
+    let (key, made) = key_of(&hq, &args.key)?;
+    let sites = match args.sites.as_slice() {
+        [] => hq.sites_named_after(&region.name),
+        named => named.to_vec(),
+    };
+    let change = hq.add_region(&region.name, key, &sites)?;
+    carry_out_with(&hq, &change, made, args.key.encrypt, &region.hq)?;
+    let names: Vec<&str> = sites.iter().map(Slug::as_str).collect();
+    match names.as_slice() {
+        [] => println!(
+            "No site gets its list yet: groundcrew hq region join {} --site SITE",
+            region.name
+        ),
+        names => println!("Its list goes to: {}.", names.join(", ")),
+    }
+    Ok(())
 }
 
 /// The key named, or a new one, whose file's name tells it from an earlier one's.
-fn key_of(hq: &Hq, args: &RegionKeyArgs) -> anyhow::Result<PublicKey> {
-    if let Some(path) = &args.public {
-        return public_key(path);
-    }
-    let keys = hq.dir().join("keys");
+fn key_of(hq: &Hq, args: &RegionKeyArgs) -> anyhow::Result<(PublicKey, Option<NewKey>)> {
     let name = &args.region.name;
-    let free = (1u32..).find_map(|n| {
-        let file = match n {
-            1 => format!("region-{name}.pem"),
-            n => format!("region-{name}-{n}.pem"),
-        };
-        Some(keys.join(file)).filter(|path| !path.exists())
-    });
-    let path = free.unwrap_or_else(|| keys.join(format!("region-{name}.pem")));
-    Ok(secret::create(&path, None)?.public())
+    let first = hq.key_file(&format!("region-{name}"));
+    let later = (2u32..).map(|n| hq.key_file(&format!("region-{name}-{n}")));
+    let free = std::iter::once(first)
+        .chain(later)
+        .find(|path| !path.exists());
+    key_or_new(args.public.as_deref(), free.context("no name is free")?)
 }
 
 fn join(args: &RegionJoinArgs) -> anyhow::Result<()> {

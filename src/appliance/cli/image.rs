@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use groundcrew_core::trust::{Charter, ImageTrust};
+use groundcrew_core::trust::ImageTrust;
 
 use super::args::{ImageBuildArgs, ImageCommand};
 use super::secure;
@@ -13,7 +13,7 @@ use crate::image::{
     self, Arch, ImageReport, ImageSpec, LoaderSet, Packages, Progress, Recipe, UkiSpec,
 };
 use crate::site::settings::BiosLoader;
-use crate::site::{Settings, Site, publish};
+use crate::site::{Settings, Site, charter, publish};
 
 pub fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -99,23 +99,7 @@ fn command_line(settings: &Settings, arch: Arch) -> String {
 fn image_trust(site: &Site) -> anyhow::Result<Vec<u8>> {
     let settings = site.settings()?;
     let repo = publish::load(site)?;
-    let path = Charter::target_path(&settings.site);
-    let targets = repo.targets().context("the site has no targets metadata")?;
-    let target = targets.targets.get(&path).with_context(|| {
-        format!(
-            "HQ has signed no charter for `{}`; was `name` in site.toml changed after init?",
-            settings.site
-        )
-    })?;
-    let digest = target
-        .sha256()
-        .context("the charter is listed without a SHA-256 digest")?;
-    let file = site.trust_dir().join("targets/sites").join(format!(
-        "{}.{}.json",
-        digest.hex(),
-        settings.site
-    ));
-    let charter = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    let charter = charter::bytes(site, &settings.site, &repo)?;
     let issued = repo.timestamp().and_then(|timestamp| timestamp.issued_at);
     let trust = ImageTrust {
         built_at: issued.unwrap_or(groundcrew_core::time::RELEASED),

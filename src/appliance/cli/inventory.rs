@@ -364,7 +364,8 @@ pub fn export(args: &DeviceExportArgs) -> anyhow::Result<ExitCode> {
         left_out += page.left_out.len();
         rows.extend(page.rows);
         after = page.last;
-        while rows.len() >= export::ROWS || (after.is_none() && !rows.is_empty()) {
+        // A full file waits for one row more: it may have been the last.
+        while rows.len() > export::ROWS || (after.is_none() && !rows.is_empty()) {
             let rest = rows.split_off(rows.len().min(export::ROWS));
             let bytes = export::file(&rows);
             files += 1;
@@ -376,7 +377,7 @@ pub fn export(args: &DeviceExportArgs) -> anyhow::Result<ExitCode> {
                         format!("writing {} (it must not exist yet)", path.display())
                     })?;
                 }
-                None if !rest.is_empty() || files > 1 || after.is_some() => {
+                None if !rest.is_empty() || files > 1 => {
                     bail!(
                         "more than {} devices: Intune takes that many in one file. Give --out DIR",
                         export::ROWS

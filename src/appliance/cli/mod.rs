@@ -2,6 +2,7 @@
 //! of it. Exit status 0 done, 1 failed, 2 wrong usage (clap's).
 
 mod approve;
+mod archive;
 pub mod args;
 mod backup;
 mod boot;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::client;
 use super::site_arg::SiteArg;
 use crate::office::{Blob, Command, FileTerms, ImportRow, Outcome};
-use crate::site::{Site, charter};
+use crate::site::{Site, charter, publish};
 
 /// `groundcrew device transfer`.
 #[derive(Debug, Args)]
@@ -106,7 +106,10 @@ pub fn transfer(args: &DeviceTransferArgs) -> anyhow::Result<ExitCode> {
     let text = serde_json::to_string(&File {
         release,
         hash,
-        charter: charter::bytes(&site, &from).ok().map(Blob),
+        charter: publish::load(&site)
+            .and_then(|repo| charter::bytes(&site, &from, &repo))
+            .ok()
+            .map(Blob),
         from,
     })?;
     let written = writeln!(file, "{text}").and_then(|()| file.as_file().sync_all());

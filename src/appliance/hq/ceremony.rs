@@ -5,24 +5,23 @@
 //! begin (draft) -> sign -> sign -> … -> finish: everything at HQ is replaced, or nothing
 //! ```
 //! The file is not secret. Nothing in it is believed: who signs is shown what
-//! the drafts themselves say, and `finish` checks them against what HQ holds.
+//! the drafts themselves say, and `finish` works out what they lead to from
+//! what HQ holds (`outcome.rs`).
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use groundcrew_core::SiteId;
 use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::{PublicKey, SigningKey};
 use groundcrew_core::trust::tuf::repo::{
-    Standing, add_signatures, claimed_root, claimed_targets, delegated_authority, draft_root,
+    Standing, add_signatures, claimed_root, claimed_targets, delegated_authority,
 };
-use groundcrew_core::trust::tuf::{Repo, Root, TargetFile, Targets};
-use groundcrew_core::trust::{Charter, Downgrades};
+use groundcrew_core::trust::tuf::{Root, Targets};
 use serde::{Deserialize, Serialize};
 
-use super::{Hq, State, region};
+use super::{Hq, State};
 use crate::durable::{self, Access};
 
 /// Files on their way through the hands of those who sign.
@@ -35,7 +34,8 @@ pub struct Ceremony {
     pub purpose: String,
     /// What is to be signed.
     pub drafts: Vec<Draft>,
-    /// HQ's state once it is done.
+    /// HQ's state once it is done, as whoever began it meant it. HQ works it
+    /// out from what was signed, and refuses a file that says another.
     pub after: State,
 }
 
@@ -53,6 +53,19 @@ pub struct Draft {
     /// What says whose signatures count: a root (for a root the one before it),
     /// or for a region's list the targets that delegate to it.
     pub by: Option<Blob>,
+}
+
+/// How far one threshold of one draft is met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DraftStanding {
+    /// The draft, in words.
+    pub what: String,
+    /// Who signed.
+    pub signed_by: Vec<String>,
+    /// How many more must sign.
+    pub missing: u32,
+    /// Who may.
+    pub missing_of: Vec<String>,
 }
 
 /// Bytes, base64 in JSON.
@@ -134,6 +147,26 @@ impl Ceremony {
         Ok(out)
     }
 
+    /// The same for programs.
+    pub fn standings(&self) -> anyhow::Result<Vec<DraftStanding>> {
+        let mut standings = Vec::new();
+        for draft in &self.drafts {
+            for standing in draft.standings()? {
+                let names = |signed: bool| {
+                    let keys = standing.keys.iter().filter(|(_, has)| *has == signed);
+                    keys.map(|(key, _)| self.name_of(key)).collect()
+                };
+                standings.push(DraftStanding {
+                    what: draft.title()?,
+                    signed_by: names(true),
+                    missing: standing.missing(),
+                    missing_of: names(false),
+                });
+            }
+        }
+        Ok(standings)
+    }
+
     fn standing_in_words(&self, standing: &Standing) -> String {
         let names = |signed: bool| {
             let keys = standing.keys.iter().filter(|(_, has)| *has == signed);
@@ -162,138 +195,39 @@ impl Ceremony {
 
     /// Takes everything over at HQ. What was begun from another state than
     /// HQ's present one is refused, and so is what says other things than the
-    /// state that it would lead to.
+    /// state that the signatures lead to.
     pub fn finish(&self, hq: &Hq) -> anyhow::Result<Hq> {
         if !self.is_complete()? {
             bail!("signatures are missing:\n{}", self.describe()?);
         }
-        let mut repos = BTreeMap::<SiteId, Repo>::new();
-        for site in self.after.sites.keys() {
-            let repo = self.repo_after(hq, site)?;
-            repos.insert(site.clone(), repo);
-        }
-        let targets = self.targets_after(hq, &mut repos)?;
-        self.charters_hold(&targets)?;
-        region::delegations_hold(&self.after, &targets)?;
-        for (name, file) in self.region_drafts() {
-            region::list_holds(hq, name, file, &mut repos.values_mut())?;
-        }
+        let state = self.outcome(hq)?;
         for draft in &self.drafts {
-            let Some(site) = &draft.site else { continue };
-            let version = claimed_root(&draft.file.0)?.version.get();
-            let path = hq.root_file(site, version);
+            let path = match (&draft.site, &draft.region) {
+                (Some(site), _) => hq.root_file(site, claimed_root(&draft.file.0)?.version.get()),
+                (None, Some(region)) => hq.region_file(region),
+                (None, None) => hq.targets_file(),
+            };
             if let Some(folder) = path.parent() {
                 std::fs::create_dir_all(folder)?;
             }
             durable::write(&path, &draft.file.0, Access::Public)?;
         }
-        for (name, file) in self.region_drafts() {
-            let path = hq.region_file(name);
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            durable::write(&path, file, Access::Public)?;
-        }
-        if let Some(draft) = self.targets_draft() {
-            durable::write(&hq.targets_file(), &draft.file.0, Access::Public)?;
-        }
         let hq = Hq {
             dir: hq.dir.clone(),
-            state: self.after.clone(),
+            state,
         };
         hq.save()?;
         Ok(hq)
     }
 
-    fn targets_draft(&self) -> Option<&Draft> {
+    pub(super) fn targets_draft(&self) -> Option<&Draft> {
         let mut drafts = self.drafts.iter();
         drafts.find(|draft| draft.site.is_none() && draft.region.is_none())
     }
 
-    fn region_drafts(&self) -> impl Iterator<Item = (&Slug, &[u8])> {
+    pub(super) fn region_drafts(&self) -> impl Iterator<Item = (&Slug, &[u8])> {
         let drafts = self.drafts.iter();
         drafts.filter_map(|draft| Some((draft.region.as_ref()?, draft.file.0.as_slice())))
-    }
-
-    /// A site's repository with its new root, if there is one.
-    fn repo_after(&self, hq: &Hq, site: &SiteId) -> anyhow::Result<Repo> {
-        let held = hq.repo(site)?;
-        let draft = self.drafts.iter().find(|d| d.site.as_ref() == Some(site));
-        let Some(draft) = draft else {
-            return held.with_context(|| format!("no root for {site} is among the drafts"));
-        };
-        let file = &draft.file.0;
-        let claimed = claimed_root(file)?;
-        let record = self.after.sites.get(site).context("a draft of no site")?;
-        let spec = self.after.root_spec(record, claimed.expires);
-        let stale = || {
-            format!(
-                "the root of {site}: something else was signed since this ceremony began; begin it again"
-            )
-        };
-        let (repo, previous) = match held {
-            // Interrupted after this root was written: take it up again.
-            Some(repo) if repo.root_bytes() == file => return Ok(repo),
-            Some(mut repo) => {
-                let previous = repo.root_bytes().to_vec();
-                repo.import_root(file).with_context(stale)?;
-                (repo, Some(previous))
-            }
-            None => (Repo::new(file)?, None),
-        };
-        let rebuilt = claimed_root(&draft_root(&spec, previous.as_deref())?.bytes)?;
-        ensure!(
-            rebuilt == claimed,
-            "the root of {site} says something else than HQ's keys and this site's"
-        );
-        Ok(repo)
-    }
-
-    /// The targets that hold afterwards, accepted by every site's root.
-    fn targets_after(
-        &self,
-        hq: &Hq,
-        repos: &mut BTreeMap<SiteId, Repo>,
-    ) -> anyhow::Result<Targets> {
-        let held = hq.targets_bytes();
-        let draft = self.targets_draft().map(|draft| &draft.file.0);
-        let file = draft
-            .or(held.as_ref())
-            .context("no targets are among the drafts")?;
-        let targets = claimed_targets(file)?;
-        if let (Some(_), Some(held)) = (draft, held.as_ref().filter(|held| *held != file)) {
-            let next = claimed_targets(held)?.version.get().saturating_add(1);
-            ensure!(
-                targets.version.get() == next,
-                "targets.json: something else was signed since this ceremony began; begin it again"
-            );
-        }
-        for (site, repo) in repos {
-            repo.import_targets(file)
-                .with_context(|| format!("targets.json by the root of {site}"))?;
-        }
-        Ok(targets)
-    }
-
-    fn charters_hold(&self, targets: &Targets) -> anyhow::Result<()> {
-        for (site, record) in &self.after.sites {
-            let listed = targets.targets.get(&Charter::target_path(site));
-            let meant = TargetFile::of(&record.charter.to_json()?);
-            ensure!(
-                record.charter.site == *site
-                    && listed.is_some_and(|l| l.sha256() == meant.sha256()),
-                "the charter of {site} that is listed is not the one that HQ has decided on"
-            );
-        }
-        for (site, list) in &self.after.downgrades {
-            let listed = targets.targets.get(&Downgrades::target_path(site));
-            let meant = TargetFile::of(&list.to_json()?);
-            ensure!(
-                list.site == *site && listed.is_some_and(|l| l.sha256() == meant.sha256()),
-                "the downgrades of {site} that are listed are not those that HQ has decided on"
-            );
-        }
-        Ok(())
     }
 }
 
@@ -402,12 +336,28 @@ impl Draft {
 }
 
 /// The beginning of a key, for people to compare.
-fn short(key: &PublicKey) -> String {
+pub(super) fn short(key: &PublicKey) -> String {
     key.hex().chars().take(8).collect()
 }
 
+impl Hq {
+    /// The ceremonies that wait for signatures here, with their files.
+    pub fn ceremonies(&self) -> anyhow::Result<Vec<(PathBuf, Ceremony)>> {
+        let folder = self.dir().join("ceremonies");
+        let entries = std::fs::read_dir(&folder);
+        let entries = entries.with_context(|| format!("reading {}", folder.display()))?;
+        let mut paths: Vec<PathBuf> = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()?;
+        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+        paths.sort();
+        let read = |path: PathBuf| Ok((path.clone(), Ceremony::read(&path)?));
+        paths.into_iter().map(read).collect()
+    }
+}
+
 /// A file name for a ceremony.
-pub fn file_name(purpose: &str, hq: &Hq) -> std::path::PathBuf {
+pub fn file_name(purpose: &str, hq: &Hq) -> PathBuf {
     let words = purpose.split(|c: char| !c.is_ascii_alphanumeric());
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).take(8).collect();
     let name: Slug = words

@@ -15,7 +15,7 @@ use groundcrew_core::trust::{Charter, Downgrade, Downgrades};
 
 use super::ceremony::{self, Blob, Ceremony, Draft, FORM};
 use super::region::RegionChange;
-use super::secret::Passphrase;
+use super::secret::{NewKey, Passphrase};
 use super::{Hq, KeyRole, SiteRecord, State};
 use crate::site::SiteKeys;
 use crate::site::publish::OFFLINE_LIFETIME;
@@ -35,6 +35,18 @@ pub struct Change {
     targets: Vec<TargetChange>,
     renew: bool,
     pub(super) region: Option<RegionChange>,
+}
+
+impl Change {
+    /// The charters that it lists anew.
+    pub fn new_charters(&self) -> impl Iterator<Item = &Charter> {
+        let put = |path: &String| {
+            let mut targets = self.targets.iter();
+            targets.any(|change| matches!(change, TargetChange::Put(known, _) if known == path))
+        };
+        let charters = self.after.sites.values().map(|record| &record.charter);
+        charters.filter(move |charter| put(&Charter::target_path(&charter.site)))
+    }
 }
 
 /// What became of a change.
@@ -60,8 +72,26 @@ pub struct Terms {
     pub devices: u32,
     /// For how many seconds.
     pub lifetime: u64,
-    /// Least versions of bundles; nothing said: as before.
+    /// Least versions of bundles.
     pub minimum: Vec<(Slug, Version)>,
+}
+
+/// What is to change about a charter; nothing said: as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTerms {
+    /// Tags that the site may hand out; an empty list: any.
+    pub tags: Option<Vec<Slug>>,
+    /// How many devices it may admit.
+    pub devices: Option<u32>,
+    /// For how many seconds from now on.
+    pub lifetime: Option<u64>,
+    /// Least versions of these bundles; those of others stay.
+    pub minimum: Vec<(Slug, Version)>,
+}
+
+/// How long a charter is valid where nobody says a time, in seconds.
+pub(super) const fn full_lifetime() -> u64 {
+    OFFLINE_LIFETIME
 }
 
 impl Hq {
@@ -92,6 +122,7 @@ impl Hq {
             snapshot: keys.snapshot.public(),
             timestamp: keys.timestamp.public(),
             charter,
+            lifetime: terms.lifetime,
         };
         after.sites.insert(name.clone(), record);
         Ok(self.change(format!("add site {name}"), after, vec![put]))
@@ -122,18 +153,27 @@ impl Hq {
     }
 
     /// New terms for a site; its charter gets the next version.
-    pub fn charter_site(&self, name: &SiteId, terms: &Terms) -> anyhow::Result<Change> {
+    pub fn charter_site(&self, name: &SiteId, terms: &NewTerms) -> anyhow::Result<Change> {
         let mut record = self.site(name)?.clone();
+        ensure!(
+            *terms != NewTerms::default(),
+            "nothing to change: name new terms, such as --devices or --days"
+        );
+        record.lifetime = terms.lifetime.unwrap_or(record.lifetime);
+        let now = super::now()?.time();
+        let held = record.charter;
+        let mut minimum = held.minimum;
+        minimum.extend(terms.minimum.iter().cloned());
         record.charter = Charter {
-            version: record.charter.version.saturating_add(1),
-            tags: terms.tags.clone(),
-            expires: super::now()?.time().plus(terms.lifetime),
-            devices: terms.devices,
-            minimum: match terms.minimum.as_slice() {
-                [] => record.charter.minimum.clone(),
-                said => said.iter().cloned().collect(),
+            version: held.version.saturating_add(1),
+            tags: terms.tags.clone().unwrap_or(held.tags),
+            expires: match terms.lifetime {
+                Some(lifetime) => now.plus(lifetime),
+                None => held.expires,
             },
-            ..record.charter
+            devices: terms.devices.unwrap_or(held.devices),
+            minimum,
+            ..held
         };
         let put = put(&record.charter)?;
         let mut after = self.state().clone();
@@ -233,14 +273,15 @@ impl Hq {
         self.keys_changed(format!("rotate key {old} to {new}"), after)
     }
 
-    /// Everything signed anew, for its full time: roots, targets, charters.
+    /// Everything signed anew: roots and targets for their full time, each
+    /// charter for as long as HQ made it last.
     pub fn renew(&self) -> anyhow::Result<Change> {
         let now = super::now()?.time();
         let mut after = self.state().clone();
         let mut targets = Vec::new();
         for record in after.sites.values_mut() {
             record.charter.version = record.charter.version.saturating_add(1);
-            record.charter.expires = now.plus(OFFLINE_LIFETIME);
+            record.charter.expires = now.plus(record.lifetime);
             targets.push(put(&record.charter)?);
         }
         let mut change = self.change("renew everything".to_owned(), after, targets);
@@ -259,18 +300,36 @@ impl Hq {
 
     /// Signs with the keys at hand, and takes the change over if they suffice.
     pub fn carry_out(&self, change: &Change, passphrase: &Passphrase) -> anyhow::Result<Progress> {
+        self.carry_out_with(change, None, passphrase)
+    }
+
+    /// The same with a key that was made for it. The key is written when
+    /// everything else is right, and before anything names it.
+    pub fn carry_out_with(
+        &self,
+        change: &Change,
+        new: Option<&NewKey>,
+        passphrase: &Passphrase,
+    ) -> anyhow::Result<Progress> {
         let mut ceremony = self.begin(change)?;
         let keys = self.keys_at_hand(passphrase)?;
-        ceremony.sign(&keys.iter().collect::<Vec<_>>())?;
-        if ceremony.is_complete()? {
-            return Ok(Progress::Done(ceremony.finish(self)?));
-        }
+        let keys: Vec<_> = keys.iter().chain(new.map(NewKey::key)).collect();
+        ceremony.sign(&keys)?;
+        let complete = ceremony.is_complete()?;
         let file = ceremony::file_name(&ceremony.purpose, self);
-        if file.exists() {
+        if complete {
+            ceremony.outcome(self)?;
+        } else if file.exists() {
             bail!(
                 "{} is under way already: sign and finalize it, or delete it",
                 file.display()
             );
+        }
+        if let Some(new) = new {
+            new.save()?;
+        }
+        if complete {
+            return Ok(Progress::Done(ceremony.finish(self)?));
         }
         ceremony.write(&file)?;
         let standing = ceremony.describe()?;

@@ -51,7 +51,7 @@ pub fn export(hq: &Hq, site: &SiteId, bundles: &[&Path], file: &Path) -> anyhow:
     })
 }
 
-fn write(
+pub(super) fn write(
     path: &Path,
     package: &crate::site::import::Package,
     bundles: &[&Path],
@@ -102,14 +102,16 @@ fn append<W: std::io::Write>(
     append_from(tar, name, bytes.len() as u64, bytes)
 }
 
-/// The same content gives the same bytes: no owner, no date.
+/// The same content gives the same bytes: no owner, no date. POSIX's header
+/// (ustar) has room for the longest name there is here, 105 bytes, without an
+/// entry of its own for it; `site::courier` takes none of those.
 fn append_from<W: std::io::Write>(
     tar: &mut tar::Builder<W>,
     name: &str,
     size: u64,
     content: impl Read,
 ) -> anyhow::Result<()> {
-    let mut header = tar::Header::new_gnu();
+    let mut header = tar::Header::new_ustar();
     header.set_size(size);
     header.set_mode(0o644);
     header.set_mtime(0);

@@ -10,6 +10,9 @@ pub mod ceremony;
 pub mod change;
 pub mod courier;
 pub mod found;
+mod outcome;
+#[cfg(test)]
+mod outcome_tests;
 pub mod region;
 #[cfg(test)]
 mod region_tests;
@@ -88,6 +91,9 @@ pub struct SiteRecord {
     pub timestamp: PublicKey,
     /// Its charter.
     pub charter: Charter,
+    /// For how many seconds HQ gives it a charter; `hq renew` does it again.
+    #[serde(default = "change::full_lifetime")]
+    pub lifetime: u64,
 }
 
 /// A role whose keys HQ holds.
@@ -308,8 +314,29 @@ impl Hq {
         })
     }
 
+    /// Where a private key of this name lies, if it is at hand.
+    pub fn key_file(&self, name: &str) -> PathBuf {
+        self.dir.join("keys").join(format!("{name}.pem"))
+    }
+
     /// The private keys at hand that count for something, by their file.
     pub fn keys_at_hand(&self, passphrase: &Passphrase) -> anyhow::Result<Vec<SigningKey>> {
+        let files = self.key_files()?;
+        let keys = files.iter().map(|path| secret::read(path, passphrase));
+        keys.collect()
+    }
+
+    /// Whether a key at hand has a passphrase, so that new ones are to have one.
+    pub fn uses_passphrases(&self) -> anyhow::Result<bool> {
+        for path in self.key_files()? {
+            if secret::has_passphrase(&path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn key_files(&self) -> anyhow::Result<Vec<PathBuf>> {
         let folder = self.dir.join("keys");
         let entries =
             fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
@@ -318,10 +345,7 @@ impl Hq {
             .collect::<Result<_, _>>()?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "pem"));
         paths.sort();
-        paths
-            .iter()
-            .map(|path| secret::read(path, passphrase))
-            .collect()
+        Ok(paths)
     }
 
     fn roots(&self, site: &SiteId) -> Vec<Vec<u8>> {

@@ -87,6 +87,14 @@ impl Hq {
         Ok(self.region_change(format!("add region {name}"), after, name, Vec::new()))
     }
 
+    /// The sites that bear a region's name, as its bundles do: `NAME`, `NAME-…`.
+    pub fn sites_named_after(&self, region: &Slug) -> Vec<SiteId> {
+        let within = format!("{region}-");
+        let sites = self.state().sites.keys();
+        let here = |site: &&SiteId| *site == region || site.as_str().starts_with(&within);
+        sites.filter(here).cloned().collect()
+    }
+
     /// Another key for a region, whose list is signed anew by it.
     pub fn rotate_region(&self, name: &Slug, key: PublicKey) -> anyhow::Result<Change> {
         let mut after = self.state().clone();

@@ -1,6 +1,7 @@
 //! HQ's private keys on disk: PKCS#8 PEM that OpenSSL reads, with a passphrase
 //! (PBES2: PBKDF2-HMAC-SHA-256, AES-256-CBC) or without.
 
+use std::fmt;
 use std::fs;
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -26,6 +27,15 @@ pub struct Passphrase {
 }
 
 impl Passphrase {
+    /// A new passphrase for `what`; a terminal is asked twice.
+    pub fn choose(&self, what: &str) -> anyhow::Result<String> {
+        let chosen = self.ask(what)?;
+        if self.file.is_none() && typed(&format!("{what}, once more"))? != chosen {
+            bail!("the two passphrases differ; nothing was made");
+        }
+        Ok(chosen)
+    }
+
     /// The passphrase for `what`.
     pub fn ask(&self, what: &str) -> anyhow::Result<String> {
         let text = match &self.file {
@@ -46,16 +56,70 @@ impl Passphrase {
     }
 }
 
-/// Makes a key at `path`, where none may be, for its owner's eyes only.
+/// A key that is not on disk yet: what it is for is looked at first.
+#[derive(Debug)]
+pub struct NewKey {
+    key: SigningKey,
+    path: PathBuf,
+    passphrase: Option<String>,
+}
+
+impl NewKey {
+    /// A key for `path`, where none may be.
+    pub fn at(path: PathBuf) -> anyhow::Result<Self> {
+        if path.exists() {
+            bail!("{} exists already: choose another name", path.display());
+        }
+        Ok(Self {
+            key: SigningKey::from_seed(random()?)?,
+            path,
+            passphrase: None,
+        })
+    }
+
+    /// The same, to be written under a passphrase.
+    #[must_use]
+    pub fn protected_by(self, passphrase: Option<String>) -> Self {
+        Self { passphrase, ..self }
+    }
+
+    /// The key.
+    pub fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
+    /// Writes it, for its owner's eyes only.
+    pub fn save(&self) -> anyhow::Result<()> {
+        let pem = match &self.passphrase {
+            None => self.key.to_pem(),
+            Some(passphrase) => encrypted_pem(&self.key, passphrase)?,
+        };
+        durable::create(&self.path, pem.as_bytes(), Access::Secret)
+            .with_context(|| format!("writing {}", self.path.display()))
+    }
+}
+
+impl fmt::Display for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = match self.passphrase {
+            Some(_) => "with a passphrase",
+            None => "without a passphrase (--encrypt asks for one)",
+        };
+        write!(f, "{}, {how}", self.path.display())
+    }
+}
+
+/// Makes a key at `path`, where none may be, and writes it.
 pub fn create(path: &Path, passphrase: Option<&str>) -> anyhow::Result<SigningKey> {
-    let key = SigningKey::from_seed(random()?)?;
-    let pem = match passphrase {
-        None => key.to_pem(),
-        Some(passphrase) => encrypted_pem(&key, passphrase)?,
-    };
-    durable::create(path, pem.as_bytes(), Access::Secret)
-        .with_context(|| format!("writing {}", path.display()))?;
-    Ok(key)
+    let new = NewKey::at(path.to_owned())?.protected_by(passphrase.map(str::to_owned));
+    new.save()?;
+    Ok(new.key)
+}
+
+/// Whether the key in this file has a passphrase.
+pub fn has_passphrase(path: &Path) -> anyhow::Result<bool> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(is_encrypted(&text))
 }
 
 /// Reads a key; the passphrase is asked for only where there is one.

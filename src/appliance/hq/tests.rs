@@ -7,12 +7,12 @@ use groundcrew_core::ids::Slug;
 use groundcrew_core::keys::SigningKey;
 
 use super::ceremony::Ceremony;
-use super::change::{Change, Progress, Terms};
-use super::secret::Passphrase;
+use super::change::{Change, NewTerms, Progress};
+use super::secret::{NewKey, Passphrase};
 use super::{Hq, KeyRole, NewHq, courier, found};
 use crate::site::create::{FirstMode, NewSite};
 use crate::site::status::{self, Urgency};
-use crate::site::{Site, SiteKeys, courier as incoming, import, publish};
+use crate::site::{Site, SiteKeys, charter, courier as incoming, import, publish};
 
 pub(super) struct World {
     folder: tempfile::TempDir,
@@ -334,7 +334,7 @@ fn every_changed_byte_of_a_courier_is_refused_or_means_nothing() {
         }
         // Padding of the tar, or white space: what arrived is what HQ signed.
         let repo = publish::load(&world.site()).unwrap();
-        let charter = publish::charter(&world.site(), &settings.site, &repo).unwrap();
+        let charter = charter::of(&world.site(), &settings.site, &repo).unwrap();
         assert_eq!(charter.grant_key, keys.grant.public());
         assert_eq!(charter, world.hq().site(&settings.site).unwrap().charter);
     }
@@ -388,10 +388,10 @@ fn bundles_travel_with_their_blobs_and_only_whole() {
 fn terms_change_by_a_newer_charter() {
     let world = World::new(1, 1);
     world.add_site("berlin");
-    let terms = Terms {
-        tags: vec!["kiosk".parse().unwrap()],
-        devices: 3,
-        lifetime: 30 * 86_400,
+    let terms = NewTerms {
+        tags: Some(vec!["kiosk".parse().unwrap()]),
+        devices: Some(3),
+        lifetime: Some(30 * 86_400),
         minimum: Vec::new(),
     };
     let name: Slug = "berlin".parse().unwrap();
@@ -406,4 +406,90 @@ fn terms_change_by_a_newer_charter() {
     );
     let told = status::render(&status);
     assert!(told.contains("hq renew"), "{told}");
+}
+
+#[test]
+fn less_than_a_day_is_not_over_yet() {
+    let world = World::new(1, 1);
+    world.add_site("berlin");
+    let until = world.hq().state().sites[&"berlin".parse::<Slug>().unwrap()]
+        .charter
+        .expires
+        .seconds();
+    for (left, says) in [
+        (3600, "can go on without HQ"),
+        (0, "Devices refuse this site"),
+    ] {
+        let clock = groundcrew_core::UnixTime::new(until - left);
+        let told = status::render(&status::of_at(&world.site(), clock).unwrap());
+        assert!(told.contains(says), "{told}");
+    }
+}
+
+#[test]
+fn a_courier_s_names_are_never_read_without_a_limit() {
+    let world = World::new(1, 1);
+    world.add_site("berlin");
+    let good = fs::read(world.export("berlin")).unwrap();
+    for kind in [
+        tar::EntryType::GNULongName,
+        tar::EntryType::XHeader,
+        tar::EntryType::XGlobalHeader,
+    ] {
+        // It promises more than there is: whoever reads it all notices the end.
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let file = world.at("evil");
+        fs::write(&file, [header.as_bytes(), good.as_slice()].concat()).unwrap();
+        let error = world.import(&file).unwrap_err();
+        assert!(error.contains("no plain file"), "{kind:?}: {error}");
+    }
+}
+
+#[test]
+fn the_longest_name_of_a_bundle_travels() {
+    let world = World::new(1, 1);
+    world.add_site("berlin");
+    let file = world.export("berlin");
+    let path = format!(
+        "bundles/{}/{}.json",
+        "a".repeat(40),
+        ["4294967295"; 4].join(".")
+    );
+    let package = import::Package {
+        files: vec![(path.clone(), b"a manifest".to_vec())],
+        ..world
+            .hq()
+            .package(&"berlin".parse().unwrap(), Vec::new())
+            .unwrap()
+    };
+    courier::write(&file, &package, &[]).unwrap();
+    let read = incoming::read(fs::File::open(&file).unwrap()).unwrap();
+    assert_eq!(read.files, [(path, b"a manifest".to_vec())]);
+}
+
+#[test]
+fn a_mistyped_old_name_leaves_no_key_behind() {
+    let world = World::new(1, 1);
+    let hq = world.hq();
+    let [old, wrong, new]: [Slug; 3] =
+        ["targets", "target", "targets-2"].map(|n| n.parse().unwrap());
+    let file = hq.key_file("targets-2");
+    let made = || NewKey::at(file.clone()).unwrap();
+    let rotate = |hq: &Hq, old: &Slug| {
+        let made = made().protected_by(Some("correct horse".to_owned()));
+        let change = hq.rotate_key(KeyRole::Targets, old, &new, made.key().public())?;
+        hq.carry_out_with(&change, Some(&made), &Passphrase::default())
+    };
+    rotate(&hq, &wrong).unwrap_err();
+    // Right, but there is no site yet whose root could say it.
+    rotate(&hq, &old).unwrap_err();
+    assert!(!file.exists());
+    world.add_site("berlin");
+    rotate(&world.hq(), &old).unwrap();
+    assert!(super::secret::has_passphrase(&file).unwrap());
+    assert!(world.hq().uses_passphrases().unwrap());
+    NewKey::at(file.clone()).unwrap_err();
 }

@@ -539,10 +539,10 @@ fn a_stolen_stick_is_bounded_by_its_charter_and_outdated_by_the_next_one() {
     // A stick is a site of its own, with a charter that is tight.
     let world = World::new(1, 1);
     world.add_site("berlin");
-    let terms = super::change::Terms {
-        tags: vec![slug("kiosk")],
-        devices: 5,
-        lifetime: 30 * DAY,
+    let terms = super::change::NewTerms {
+        tags: Some(vec![slug("kiosk")]),
+        devices: Some(5),
+        lifetime: Some(30 * DAY),
         minimum: Vec::new(),
     };
     world.done(world.hq().charter_site(&slug("berlin"), &terms));

@@ -257,7 +257,7 @@ mod tests {
     fn find(folder: &Path, apt: &Fake) -> (Result<String, ImageError>, Vec<String>) {
         let mut said = Vec::new();
         let found = kernel_deb_among(Arch::Amd64, &[folder], folder, apt, &mut |p| {
-            said.push(p.to_string())
+            said.push(p.to_string());
         });
         (
             found.map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()),

@@ -261,7 +261,7 @@ impl Office {
                 let granted = self
                     .credible_now(inner)
                     .map_err(|refusal| refusal.to_string())
-                    .and_then(|now| self.grant(inner, now, device));
+                    .and_then(|now| self.grant(inner, now, device, &self.listed()?));
                 match granted {
                     Ok(more) => {
                         rows.extend(more);

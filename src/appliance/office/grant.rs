@@ -3,14 +3,34 @@
 use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::Grant;
 use groundcrew_core::time::Now;
+use groundcrew_core::trust::charter::Charter;
+use groundcrew_core::trust::tuf::repo::Repo;
 use groundcrew_core::{DeviceId, UnixTime};
 
 use super::published;
 use super::{Inner, Office};
-use crate::site::{publish, staleness};
+use crate::site::{charter, publish, staleness};
 use crate::store;
 
+/// What HQ says at this moment: read and verified anew, because a technician may
+/// have published since.
+pub(super) struct Listed {
+    repo: Repo,
+    charter: Charter,
+}
+
 impl Office {
+    /// Reads it; once is enough for all that is granted under one lock.
+    ///
+    /// # Errors
+    /// In words for a device's screen.
+    pub(super) fn listed(&self) -> Result<Listed, String> {
+        let words = |error: anyhow::Error| format!("{error:#}");
+        let repo = publish::load(&self.site).map_err(words)?;
+        let charter = charter::of(&self.site, &self.name, &repo).map_err(words)?;
+        Ok(Listed { repo, charter })
+    }
+
     /// Signs the grants of devices that were let in, and wakes them. One that
     /// cannot be granted anything yet is left waiting.
     pub(super) fn grant_each(
@@ -20,8 +40,13 @@ impl Office {
         ids: &[DeviceId],
     ) -> Vec<store::Change> {
         let mut rows = Vec::new();
+        if ids.is_empty() {
+            return rows;
+        }
+        let listed = self.listed();
         for id in ids {
-            match self.grant(inner, now, id) {
+            let listed = listed.as_ref().map_err(Clone::clone);
+            match listed.and_then(|listed| self.grant(inner, now, id, listed)) {
                 Ok(more) => rows.extend(more),
                 Err(reason) => {
                     tracing::warn!(device = %id, "let in, but cannot be granted anything yet: {reason}");
@@ -43,7 +68,9 @@ impl Office {
         inner: &mut Inner,
         now: UnixTime,
         id: &DeviceId,
+        listed: &Listed,
     ) -> Result<Vec<store::Change>, String> {
+        let Listed { repo, charter } = listed;
         let device = inner
             .registry
             .device(id)
@@ -52,10 +79,6 @@ impl Office {
             .admitted
             .as_ref()
             .ok_or("the device was not let in")?;
-        // Read anew each time: a technician may have published since.
-        let repo = publish::load(&self.site).map_err(|error| format!("{error:#}"))?;
-        let charter = publish::charter(&self.site, &self.name, &repo);
-        let charter = charter.map_err(|error| format!("{error:#}"))?;
         staleness::check(&self.site, self.staleness, now).map_err(|error| format!("{error:#}"))?;
         let others = inner.registry.granted_devices() - usize::from(device.was_granted());
         charter
@@ -65,7 +88,7 @@ impl Office {
         let plan = self
             .profiles
             .plan(device, &self.name, inner.registry.junk(), |name, wanted| {
-                published::choose(&self.site, &repo, name, wanted)
+                published::choose(&self.site, repo, name, wanted)
             })
             .map_err(|error| error.to_string())?;
         let tag = device.tag.as_ref().map(ToString::to_string);

@@ -425,7 +425,8 @@ impl Office {
             let change = decide(&inner.registry)?;
             let mut rows = self.record(&mut inner, now, vec![change]);
             // Granted in the same batch, so that no crash comes between.
-            let granted = self.grant(&mut inner, now, device);
+            let listed = self.listed();
+            let granted = listed.and_then(|listed| self.grant(&mut inner, now, device, &listed));
             let ungranted = granted.map(|more| rows.extend(more)).err();
             inner.sessions.wake(device);
             (place.write(rows), ungranted)

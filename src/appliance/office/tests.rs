@@ -8,7 +8,7 @@ use groundcrew_core::hardware::HardwareReport;
 use groundcrew_core::keys::{SealKey, SigningKey};
 
 use super::*;
-use crate::hq::change::{Progress, Terms};
+use crate::hq::change::{NewTerms, Progress};
 use crate::hq::secret::Passphrase;
 use crate::hq::{Hq, found};
 use crate::site::create::{FirstMode, NewSite};
@@ -21,7 +21,7 @@ pub(super) struct World {
 
 impl World {
     /// A site with its sample bundle published, under these terms.
-    pub(super) fn new(terms: &Terms) -> Self {
+    pub(super) fn new(terms: &NewTerms) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let name = "lab".parse().unwrap();
         let new = NewSite {
@@ -171,11 +171,11 @@ fn reopen(site: &Site) -> Office {
     }
 }
 
-pub(super) fn terms(devices: u32, tags: &[&str]) -> Terms {
-    Terms {
-        tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
-        devices,
-        lifetime: 100 * 86_400,
+pub(super) fn terms(devices: u32, tags: &[&str]) -> NewTerms {
+    NewTerms {
+        tags: Some(tags.iter().map(|tag| tag.parse().unwrap()).collect()),
+        devices: Some(devices),
+        lifetime: Some(100 * 86_400),
         minimum: Vec::new(),
     }
 }

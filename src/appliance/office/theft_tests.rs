@@ -2,7 +2,7 @@
 
 use super::tests::{World, terms, waits};
 use super::*;
-use crate::hq::change::Terms;
+use crate::hq::change::NewTerms;
 use groundcrew_core::enroll::Decision;
 
 #[tokio::test]
@@ -76,8 +76,8 @@ async fn an_expired_charter_and_a_spent_budget_let_nobody_in() {
     assert!(matches!(decision, Decision::Granted { .. }));
 
     // A charter of a moment.
-    let world = World::new(&Terms {
-        lifetime: 2,
+    let world = World::new(&NewTerms {
+        lifetime: Some(2),
         ..terms(9, &[])
     });
     world.import(&["SN-AAAA-1"]).await;

@@ -85,8 +85,12 @@ async fn script(State(boot): State<Arc<Boot>>, request: Request) -> Response {
         describe(&decision)
     );
     let flight = boot.office.flight();
-    let told = if once { Order::Once } else { told(&decision) };
-    flight.text(&query, peer, told, &texts::why(&decision));
+    let (told, why) = if once {
+        (Order::Once, describe(&decision))
+    } else {
+        (told(&decision), texts::why(&decision))
+    };
+    flight.text(&query, peer, told, &why);
     text(&decision.script(&boot.scripts, &device, query.firmware))
 }
 

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use groundcrew_netboot::sntp::{Request, SinceEpoch};
@@ -35,25 +35,51 @@ fn bind_to(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpS
 /// Answers until told to stop.
 pub async fn run(socket: UdpSocket, office: Arc<Office>, mut stop: Shutdown) {
     let mut buffer = [0; MOST];
+    let mut credible = Credible::new(&office);
     loop {
         tokio::select! {
             () = stop.ordered() => return,
             received = socket.recv_from(&mut buffer) => {
                 let Ok((length, client)) = received else { continue };
                 let packet = buffer.get(..length).unwrap_or_default();
-                answer(&socket, &office, packet, client);
+                answer(&socket, &mut credible, packet, client);
             }
         }
     }
 }
 
-fn answer(socket: &UdpSocket, office: &Office, packet: &[u8], client: SocketAddr) {
+/// Whether the clock is believed, asked once a second at most: a flood of packets
+/// must not keep the office busy.
+struct Credible<'a> {
+    office: &'a Office,
+    asked: Instant,
+    known: bool,
+}
+
+impl<'a> Credible<'a> {
+    fn new(office: &'a Office) -> Self {
+        Self {
+            office,
+            asked: Instant::now(),
+            known: office.knows_the_time(),
+        }
+    }
+
+    fn known(&mut self) -> bool {
+        if self.asked.elapsed() >= Duration::from_secs(1) {
+            *self = Self::new(self.office);
+        }
+        self.known
+    }
+}
+
+fn answer(socket: &UdpSocket, credible: &mut Credible<'_>, packet: &[u8], client: SocketAddr) {
     let received = since_epoch();
     let request = match Request::parse(packet) {
         Ok(request) => request,
         Err(error) => return tracing::debug!(%client, "SNTP packet dropped: {error}"),
     };
-    let known = office.knows_the_time();
+    let known = credible.known();
     let answer = request.answer(known.then(|| (received, since_epoch())));
     // A full socket buffer loses it, as the network might; the client asks again.
     match socket.try_send_to(&answer, client) {

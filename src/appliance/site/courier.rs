@@ -1,6 +1,7 @@
 //! Reading the courier's file (`hq::courier` writes it): bytes of a stick, so
 //! everything in it is judged before anything is written, and no entry chooses
-//! where it lands.
+//! where it lands. Entries are taken raw: the `tar` crate would read long names
+//! (GNU `L`, pax `x`) into memory without a limit, before anybody sees them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -100,7 +101,8 @@ pub fn read(file: impl Read) -> anyhow::Result<Package> {
     let (mut files, mut regions) = (Vec::new(), Vec::new());
     let mut left = ALL_SMALL;
     let mut tar = tar::Archive::new(file);
-    for found in tar.entries().context("no courier file of groundcrew")? {
+    let entries = tar.entries().context("no courier file of groundcrew")?;
+    for found in entries.raw(true) {
         let mut found = found.context("no courier file of groundcrew, or cut short")?;
         let name = name_of(&found)?;
         if name.starts_with(entry::BLOBS) {
@@ -193,7 +195,7 @@ pub fn each_blob(
     take: &mut dyn FnMut(&Digest, &[u8]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut tar = tar::Archive::new(file);
-    for found in tar.entries()? {
+    for found in tar.entries()?.raw(true) {
         let mut found = found?;
         let name = name_of(&found)?;
         let Some(hex) = name.strip_prefix(entry::BLOBS) else {

@@ -5,11 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
+use groundcrew_core::UnixTime;
 use groundcrew_core::time::Now;
-use groundcrew_core::trust::Charter;
 use groundcrew_core::trust::tuf::TargetFile;
 use groundcrew_core::trust::tuf::repo::{OnlineExpiry, Repo, RepoFile};
-use groundcrew_core::{SiteId, UnixTime};
 
 use super::{Site, SiteKeys};
 use crate::durable::{self, Access};
@@ -86,22 +85,6 @@ pub fn target_bytes(site: &Site, path: &str, target: &TargetFile) -> Option<Vec<
     let name = format!("{}.{name}", target.sha256()?.hex());
     let bytes = fs::read(site.trust_dir().join("targets").join(folder).join(name)).ok()?;
     target.verify(bytes).ok().map(|bytes| bytes.into_inner())
-}
-
-/// This site's charter as HQ signed it last; its expiry is not judged.
-pub fn charter(site: &Site, name: &SiteId, repo: &Repo) -> anyhow::Result<Charter> {
-    let path = Charter::target_path(name);
-    let target = repo
-        .targets()
-        .and_then(|targets| targets.targets.get(&path));
-    let target = target.with_context(|| format!("HQ lists no charter for the site {name}"))?;
-    let bytes = target_bytes(site, &path, target);
-    let bytes = bytes.with_context(|| {
-        format!(
-            "the newest charter of {name} is not here: bring what `groundcrew trust export` writes"
-        )
-    })?;
-    serde_json::from_slice(&bytes).context("the charter cannot be read, update this program")
 }
 
 /// Until when HQ vouches for the site: the latest time that can be believed. A

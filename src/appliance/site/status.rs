@@ -9,7 +9,7 @@ use groundcrew_core::trust::tuf::{Repo, Root, Snapshot, Targets, Timestamp};
 use groundcrew_core::{SiteId, UnixTime};
 use serde::Serialize;
 
-use super::{Site, publish, staleness};
+use super::{Site, charter, publish, staleness};
 
 const DAY: u64 = 86_400;
 
@@ -99,7 +99,7 @@ pub fn of_at(site: &Site, clock: UnixTime) -> anyhow::Result<Status> {
     }
     let repo = publish::load(site)?;
     status.now = publish::now_by(site, &repo, clock).time();
-    let charter = publish::charter(site, &name, &repo);
+    let charter = charter::of(site, &name, &repo);
     let limit = staleness::ends(site, settings.staleness);
     fill(&mut status, &repo, charter, limit, settings.staleness.warn);
     Ok(status)
@@ -274,12 +274,12 @@ pub fn render(status: &Status) -> String {
         let _ = writeln!(out, "  MEND missing: {missing}");
     }
     if let Some(until) = status.without_hq_until {
-        let left = until.since(status.now) / DAY;
-        let _ = match left {
+        let _ = match until.since(status.now) {
             0 => writeln!(out, "Devices refuse this site until HQ has signed anew."),
-            _ => writeln!(
+            left => writeln!(
                 out,
-                "This site can go on without HQ until {until} ({left} days)."
+                "This site can go on without HQ until {until} ({} days).",
+                left / DAY
             ),
         };
     }

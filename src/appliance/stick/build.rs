@@ -81,12 +81,6 @@ pub fn to_medium(plan: &Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::R
         .with_context(|| format!("opening {} for writing", medium.path.display()))?;
     tell(Progress::Part("writing the medium"));
     copy(image.as_file(), &target, report.bytes, tell)?;
-    // The copy of the table that an earlier use left at the medium's end would
-    // be offered for repair by every partitioning program.
-    let end = medium.bytes.saturating_sub(TAIL_SECTORS * SECTOR);
-    if end >= report.bytes {
-        target.write_all_at(&[0; (TAIL_SECTORS * SECTOR) as usize], end)?;
-    }
     target
         .sync_all()
         .context("the medium refuses to be written: is it worn out?")?;
@@ -98,7 +92,34 @@ pub fn to_medium(plan: &Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::R
         "{} does not hold what was written to it: it is worn out or not what it says it is",
         medium.path.display()
     );
+    span(&plan.table, medium.bytes / SECTOR, &target)?;
     Ok(report)
+}
+
+/// Writes the table once more for the medium's real size: its copy belongs to
+/// the medium's end, where partitioning programs look for it. The data partition
+/// grows when the stick is first started.
+fn span(table: &Table, sectors: u64, medium: &File) -> anyhow::Result<()> {
+    if sectors <= table.sectors {
+        return Ok(());
+    }
+    let spanning = Table {
+        sectors,
+        ..table.clone()
+    };
+    let (head, tail) = spanning.encode()?;
+    // The first sector has the boot code, and says the same of any size that counts.
+    let own = head.get(SECTOR as usize..).unwrap_or_default();
+    let mut steps = Steps::default();
+    // The old copy first: on a medium that is hardly larger the two overlap.
+    let none = vec![0; (TAIL_SECTORS * SECTOR) as usize];
+    steps.write((table.sectors - TAIL_SECTORS) * SECTOR, none);
+    steps.write((sectors - TAIL_SECTORS) * SECTOR, tail);
+    steps.sync();
+    steps.write(SECTOR, own.to_vec());
+    steps.carry_out(medium, &mut |_| {})?;
+    forget(medium)?;
+    steps.verify(medium)
 }
 
 /// Makes the image in a file without a name's right to stay, and checks it.

@@ -29,7 +29,7 @@ pub enum MediumError {
     Partition(PathBuf, String),
     /// Somebody's disk.
     #[error(
-        "{0} is built in ({1}) and is not overwritten; a stick hangs on USB or says that it is removable"
+        "{0} ({1}) is built in and is not overwritten; a stick hangs on USB or says that it is removable"
     )]
     Internal(PathBuf, String),
     /// In use.
@@ -85,7 +85,7 @@ impl Medium {
         Ok(Self {
             path: path.to_owned(),
             bytes,
-            model: groundcrew_core::ids::shown(model.trim()),
+            model: named(&model),
         })
     }
 
@@ -99,6 +99,14 @@ impl Medium {
             there: self.bytes >> 20,
             needed: bytes.div_ceil(1 << 20),
         })
+    }
+}
+
+/// What a medium calls itself, which loop devices and virtual disks do not.
+fn named(model: &str) -> String {
+    match model.trim() {
+        "" => "without a name".to_owned(),
+        model => groundcrew_core::ids::shown(model),
     }
 }
 
@@ -130,7 +138,7 @@ fn judge(path: &Path, sys: &Path, mounts: &str, swaps: &str) -> Result<(), Mediu
         .components()
         .any(|part| part.as_os_str().to_string_lossy().starts_with("usb"));
     if word(sys, "removable") != "1" && !usb && !name.starts_with("loop") {
-        let model = word(&sys.join("device"), "model");
+        let model = named(&word(&sys.join("device"), "model"));
         return Err(MediumError::Internal(path.to_owned(), model));
     }
     if word(sys, "ro") == "1" {

@@ -359,33 +359,8 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Finishes what a pulled stick left half-written (its journal), and
-    /// mends what can be mended without asking. `bytes` is its partition's
-    /// length.
-    pub fn settle(&self, bytes: u64) -> anyhow::Result<()> {
-        if !self.needs_recovery()? {
-            return mend(&self.name());
-        }
-        // e2fsck 1.47 forgets the offset when it reads the file system again
-        // after its journal: it gets one that begins where its file does.
-        if let Some(partition) = partition_node(&self.file, self.offset) {
-            return mend(&partition.display().to_string());
-        }
-        let folder = self.file.parent().unwrap_or(Path::new("."));
-        let copy = tempfile::Builder::new()
-            .prefix(".groundcrew-stick-")
-            .tempfile_in(folder)?;
-        let image = OpenOptions::new().read(true).write(true).open(&self.file)?;
-        copy.as_file().set_len(bytes)?;
-        differing((&image, self.offset), (copy.as_file(), 0), bytes)?;
-        mend(&copy.path().display().to_string())?;
-        differing((copy.as_file(), 0), (&image, self.offset), bytes)?;
-        image.sync_all()?;
-        Ok(())
-    }
-
     /// `INCOMPAT_RECOVER` of the superblock: it was not unmounted.
-    fn needs_recovery(&self) -> anyhow::Result<bool> {
+    pub fn needs_recovery(&self) -> anyhow::Result<bool> {
         let mut flags = [0; 4];
         File::open(&self.file)?.read_exact_at(&mut flags, self.offset + 1024 + 0x60)?;
         Ok(u32::from_le_bytes(flags) & 4 != 0)
@@ -470,11 +445,14 @@ impl Placed {
     }
 }
 
-fn mend(name: &str) -> anyhow::Result<()> {
+/// Replays the journal of a copy that begins where its file does (e2fsck 1.47
+/// forgets an offset when it reads the file system again after that), and mends
+/// what can be mended without asking.
+pub fn mend(copy: &Path) -> anyhow::Result<()> {
     let mut command = tool("e2fsck");
     // Without -f only the journal is replayed, and counts that ext4 corrects at
     // its next mount are left for `check` to complain about.
-    command.args(["-f", "-p", name]);
+    command.args(["-f", "-p"]).arg(copy);
     let done = command.output().context("starting e2fsck")?;
     match done.status.code() {
         // 1: something was mended.
@@ -484,42 +462,6 @@ fn mend(name: &str) -> anyhow::Result<()> {
             String::from_utf8_lossy(&done.stdout).trim()
         ),
     }
-}
-
-/// The node of the partition that begins at `offset` bytes of a medium.
-fn partition_node(medium: &Path, offset: u64) -> Option<PathBuf> {
-    let name = fs::canonicalize(medium).ok()?;
-    let folder = Path::new("/sys/class/block").join(name.file_name()?);
-    let entries = fs::read_dir(folder)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path());
-    let first = (offset / 512).to_string();
-    entries
-        .filter(|path| path.join("partition").exists())
-        .find(|path| fs::read_to_string(path.join("start")).is_ok_and(|text| text.trim() == first))
-        .and_then(|path| Some(Path::new("/dev").join(path.file_name()?)))
-}
-
-/// Makes the second place hold what the first one does; what is the same is
-/// not written, so holes stay holes.
-fn differing(from: (&File, u64), to: (&File, u64), bytes: u64) -> anyhow::Result<()> {
-    const PIECE: usize = 64 * 1024;
-    let (mut one, mut other) = (vec![0; PIECE], vec![0; PIECE]);
-    let mut at = 0;
-    while at < bytes {
-        let length = usize::try_from(bytes - at)?.min(PIECE);
-        let (Some(one), Some(other)) = (one.get_mut(..length), other.get_mut(..length)) else {
-            break;
-        };
-        from.0.read_exact_at(one, from.1 + at)?;
-        to.0.read_exact_at(other, to.1 + at)?;
-        if one != other {
-            to.0.write_all_at(one, to.1 + at)?;
-        }
-        at += length as u64;
-    }
-    Ok(())
 }
 
 /// A program of e2fsprogs, whose output is the same on every machine.

@@ -15,7 +15,7 @@ use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
 use ring::digest::{Context as Sha256, SHA256};
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, SeekFrom, fadvise};
 
 use super::ext4::{BLOCK, Placed};
 
@@ -57,13 +57,15 @@ impl Filling<'_> {
     /// Writes, reads back, compares every file with its digest, and returns the
     /// SHA-256 of the image. `tell` hears how many bytes were read back.
     pub fn run(&self, tell: &mut dyn FnMut(u64)) -> anyhow::Result<String> {
-        let rows = self.rows();
+        let rows = &self.rows();
         thread::scope(|scope| {
             let (progress, written) = sync_channel(1024);
             let (pieces, summed) = sync_channel(WAITING);
-            let writer = scope.spawn(|| self.write(&rows, progress));
-            let sums = scope.spawn(|| sum(summed));
-            let read = self.read_back(&rows, written, pieces, tell);
+            let writer = scope.spawn(move || self.write(rows, &progress));
+            let sums = scope.spawn(move || sum(&summed));
+            let read = self.read_back(rows, &written, &pieces, tell);
+            // Who still writes or sums learns that nobody listens any more.
+            drop((written, pieces));
             let lost = |_| anyhow::anyhow!("a part of the build ended by a fault; this is a bug");
             // The writer's error is why the others stopped.
             writer.join().map_err(lost)??;
@@ -94,7 +96,7 @@ impl Filling<'_> {
     }
 
     /// In the order of the medium; tells up to where everything is written.
-    fn write(&self, rows: &[Row], progress: SyncSender<u64>) -> anyhow::Result<()> {
+    fn write(&self, rows: &[Row], progress: &SyncSender<u64>) -> anyhow::Result<()> {
         let mut buffer = vec![0; PIECE as usize];
         let mut open: Option<(usize, File)> = None;
         for row in rows {
@@ -124,16 +126,24 @@ impl Filling<'_> {
         Ok(())
     }
 
+    fn is_hole(&self, at: u64, length: u64) -> bool {
+        match rustix::fs::seek(self.image, SeekFrom::Data(at)) {
+            Ok(data) => data >= at + length,
+            Err(error) => error == rustix::io::Errno::NXIO,
+        }
+    }
+
     /// Window by window behind the writer.
     fn read_back(
         &self,
         rows: &[Row],
-        written: Receiver<u64>,
-        pieces: SyncSender<Arc<Vec<u8>>>,
+        written: &Receiver<u64>,
+        pieces: &SyncSender<Arc<Vec<u8>>>,
         tell: &mut dyn FnMut(u64),
     ) -> anyhow::Result<()> {
         let mut digests = Digests::of(self);
         let (mut at, mut safe, mut rows) = (0, 0, rows);
+        let zeros = Arc::new(vec![0; PIECE as usize]);
         while at < self.bytes {
             let end = (at + WINDOW).min(self.bytes);
             while safe < end {
@@ -144,11 +154,16 @@ impl Filling<'_> {
             fadvise(self.image, at, (end - at).try_into().ok(), Advice::DontNeed)?;
             while at < end {
                 let length = usize::try_from((end - at).min(PIECE))?;
-                let mut piece = vec![0; length];
-                self.image
-                    .read_exact_at(&mut piece, at)
-                    .context("reading the image back")?;
-                let piece = Arc::new(piece);
+                // Of a hole the disk has nothing that could be read.
+                let piece = if length as u64 == PIECE && self.is_hole(at, length as u64) {
+                    Arc::clone(&zeros)
+                } else {
+                    let mut piece = vec![0; length];
+                    self.image
+                        .read_exact_at(&mut piece, at)
+                        .context("reading the image back")?;
+                    Arc::new(piece)
+                };
                 if pieces.send(Arc::clone(&piece)).is_err() {
                     bail!("the image's digest was lost by a fault; this is a bug");
                 }
@@ -227,7 +242,7 @@ fn read_again(filling: &Filling<'_>, file: &Placed) -> anyhow::Result<ring::dige
     Ok(sum.finish())
 }
 
-fn sum(pieces: Receiver<Arc<Vec<u8>>>) -> String {
+fn sum(pieces: &Receiver<Arc<Vec<u8>>>) -> String {
     let mut sum = Sha256::new(&SHA256);
     for piece in pieces {
         sum.update(&piece);

@@ -75,7 +75,7 @@ impl Kept {
         );
         let data = table.partitions.last().context("no data partition")?;
         let ext4 = Ext4::at(path, data.offset());
-        ext4.settle(data.bytes())?;
+        transaction::settle(&ext4, data.bytes())?;
         let scratch = tempfile::tempdir()?;
         let vault = scratch.path().join(file::VAULT);
         ext4.dump(&format!("/{}", file::VAULT), &vault)?;

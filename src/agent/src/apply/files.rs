@@ -10,8 +10,8 @@ use groundcrew_core::bundle::{DirectoryStep, FileEntry, FileStep, TreeStep};
 use groundcrew_core::digest::Hasher;
 use rustix::fs::{FileType, Stat};
 
-use super::root::{Folder, FsError, Ids, Meta, Prepared, meta};
 use super::{ApplyError, Context};
+use crate::root::{Folder, FsError, Ids, Meta, Prepared, meta};
 
 /// Bytes read at a time.
 const CHUNK: usize = 128 << 10;
@@ -167,7 +167,7 @@ fn tree_folders(context: &mut Context<'_>, step: &TreeStep, ids: Ids) -> Result<
         if context.root.folder(&path)?.is_none() {
             all = false;
             if !context.planning() {
-                context.root.make_folder(&path, Some(ids))?;
+                context.root.make_folder(&path, 0o755, Some(ids))?;
             }
         }
     }
@@ -219,7 +219,9 @@ fn commit(folder: &Folder<'_>, ready: Vec<Prepared<'_, '_>>) -> Result<(), FsErr
     ready.into_iter().try_for_each(Prepared::commit)
 }
 
-fn place_file(
+/// Makes one file in an open folder so; whatever else has its name goes, except a
+/// folder.
+pub(super) fn place_file(
     context: &mut Context<'_>,
     folder: &Folder<'_>,
     name: &str,
@@ -314,6 +316,8 @@ fn compare(
         })?;
     Ok(match (same, meta(&stat) == wanted) {
         (true, true) => Found::Same,
+        // With a second name it is somebody else's file too: a new one instead.
+        (true, false) if stat.st_nlink > 1 => Found::Other,
         (true, false) => Found::OtherMeta,
         (false, _) => Found::Other,
     })

@@ -13,14 +13,13 @@
 //!
 //! The caller mounts the installed system, and `/proc`, `/sys` and `/dev`
 //! below it where the bundle has commands. Paths never leave the root: see
-//! [`root`].
+//! [`crate::root`].
 
 pub mod accounts;
 pub mod command;
 pub mod files;
 pub mod hosts;
 pub mod owners;
-pub mod root;
 pub mod stage;
 mod users;
 
@@ -37,15 +36,15 @@ use groundcrew_core::bundle::{
 use groundcrew_core::enroll::{ReceiptResult, StepOutcome, StepReceipt};
 use groundcrew_core::ids::shown;
 
+pub use crate::root::Root;
 pub use command::{ChrootRunner, Runner, exec_in_root};
-pub use root::Root;
 
+use crate::root::{Folder, FsError, Ids};
 use accounts::AccountError;
 use command::{CommandError, Invocation, failure};
 use files::{Body, Needs};
 use hosts::HostnameError;
 use owners::{Owners, UnknownOwner};
-use root::{Folder, FsError, Ids};
 use stage::{ContentError, Stage};
 
 /// What to apply, and to what.
@@ -509,7 +508,7 @@ impl<'a> Context<'a> {
         if self.planning() {
             self.root.folder(path)
         } else {
-            self.root.make_folder(path, Some(owner)).map(Some)
+            self.root.make_folder(path, 0o755, Some(owner)).map(Some)
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use groundcrew_core::bundle::AccountName;
 
 use super::accounts::Table;
-use super::root::{FsError, Ids, Root};
+use crate::root::{FsError, Ids, Root};
 
 /// Largest account file that is read, bytes.
 pub const MAX_FILE: u64 = 8 << 20;

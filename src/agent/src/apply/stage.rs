@@ -22,7 +22,7 @@ use groundcrew_core::bundle::{Bundle, Descriptor, FileEntry, limits};
 use groundcrew_core::digest::Hasher;
 
 use super::files::Needs;
-use super::root::{Folder, FsError, Ids, Meta, Prepared, Root};
+use crate::root::{Folder, FsError, Ids, Meta, Prepared, Root};
 
 /// Bytes handled at a time.
 const CHUNK: usize = 256 << 10;
@@ -178,7 +178,7 @@ impl<'a> Stage<'a> {
     }
 
     fn make_folder(&mut self, root: &'a Root, owner: Ids) -> Result<&Folder<'a>, FsError> {
-        let top = root.make_folder("", None)?;
+        let top = root.make_folder("", 0o755, None)?;
         top.remove_all(STAGE)?;
         let folder = top.new_folder(STAGE, 0o700, Some(owner))?;
         Ok(&self.folder.insert((top, folder)).1)

@@ -5,9 +5,10 @@ use groundcrew_core::bundle::{AccountName, UserStep};
 use rustix::fs::FileType;
 
 use super::accounts::{Account, Accounts, Table};
+use super::files::{Body, place_file};
 use super::owners::MAX_FILE;
-use super::root::{Folder, FsError, Ids, Meta, meta};
 use super::{ApplyError, Context, hosts};
+use crate::root::{Folder, FsError, Ids, Meta, meta};
 
 /// Most files copied from `/etc/skel`, in one folder of it.
 const MAX_SKEL: usize = 256;
@@ -180,7 +181,7 @@ fn copy_skel(from: &Folder<'_>, to: &Folder<'_>, ids: Ids, depth: usize) -> Resu
 /// Writes `~/.ssh/authorized_keys`. Nothing in the home folder is followed:
 /// whoever owned it could have put a link there.
 fn keys(
-    context: &Context<'_>,
+    context: &mut Context<'_>,
     step: &UserStep,
     account: &Account,
     ids: Ids,
@@ -207,22 +208,8 @@ fn keys(
         }
         None => home.new_folder(".ssh", 0o700, Some(ids))?,
     };
-    let name = "authorized_keys";
-    let link = ssh
-        .look(name)?
-        .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
-    let found = if link {
-        None
-    } else {
-        ssh.read(name, MAX_FILE)?
-    };
-    if found == Some((content.clone().into_bytes(), file_meta)) {
-        return Ok(false);
-    }
-    if !context.planning() {
-        ssh.write(name, file_meta, content.as_bytes())?;
-    }
-    Ok(true)
+    let body = Body::Bytes(content.as_bytes());
+    place_file(context, &ssh, "authorized_keys", file_meta, body)
 }
 
 /// Lets `sudo` ask for no password: the account has none.
@@ -234,11 +221,5 @@ fn sudo(context: &mut Context<'_>, name: &AccountName) -> Result<bool, ApplyErro
     let file = format!("groundcrew-{name}");
     let content = format!("{name} ALL=(ALL:ALL) NOPASSWD: ALL\n").into_bytes();
     let wanted = Meta { mode: 0o440, ids };
-    if folder.read(&file, MAX_FILE)? == Some((content.clone(), wanted)) {
-        return Ok(false);
-    }
-    if !context.planning() {
-        folder.write(&file, wanted, &content)?;
-    }
-    Ok(true)
+    place_file(context, &folder, &file, wanted, Body::Bytes(&content))
 }

@@ -11,13 +11,16 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 pub use screen::{Ending, Screen, clean, wrapped};
 
 /// How much of the log is kept: the first and the last of these many bytes.
 const LOG_LIMIT: usize = 256 * 1024;
+
+/// It is held for microseconds by whoever has no defect.
+const PAGE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Every line begins with this.
 pub const PREFIX: &str = "groundcrew: ";
@@ -81,29 +84,33 @@ impl Console {
             self.0.began.elapsed().as_secs_f64()
         );
         let mut page = self.page();
-        page.log.add(&stamped);
-        page.screen.message(&text);
         for sink in &self.0.lines {
             sink.write(stamped.replace('\n', "\r\n"));
         }
-        self.draw(&page.screen);
+        if let Some(page) = &mut page {
+            page.log.add(&stamped);
+            page.screen.message(&text);
+            self.draw(&page.screen);
+        }
     }
 
     /// Changes what the page shows.
     pub fn show(&self, change: impl FnOnce(&mut Screen)) {
-        let mut page = self.page();
-        change(&mut page.screen);
-        self.draw(&page.screen);
+        if let Some(mut page) = self.page() {
+            change(&mut page.screen);
+            self.draw(&page.screen);
+        }
     }
 
     /// What stands on the page.
     pub fn screen(&self) -> Screen {
-        self.page().screen.clone()
+        self.page()
+            .map_or_else(Screen::default, |page| page.screen.clone())
     }
 
     /// Every line so far.
     pub fn log(&self) -> String {
-        self.page().log.text()
+        self.page().map_or_else(String::new, |page| page.log.text())
     }
 
     /// Time since the agent began.
@@ -119,8 +126,19 @@ impl Console {
         }
     }
 
-    fn page(&self) -> MutexGuard<'_, Page> {
-        self.0.page.lock().unwrap_or_else(PoisonError::into_inner)
+    /// None where it stays locked: a panic while the page is held comes back
+    /// here through PID 1's panic hook, in the same thread, and waiting for
+    /// ever would leave the machine hanging instead of restarting.
+    fn page(&self) -> Option<MutexGuard<'_, Page>> {
+        let deadline = Instant::now() + PAGE_PATIENCE;
+        loop {
+            match self.0.page.try_lock() {
+                Ok(page) => return Some(page),
+                Err(TryLockError::Poisoned(page)) => return Some(page.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
     }
 
     fn draw(&self, screen: &Screen) {
@@ -258,6 +276,21 @@ mod tests {
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.starts_with("groundcrew: [   "), "{text}");
         assert_eq!(console.log().replace('\n', "\r\n"), text);
+    }
+
+    #[test]
+    fn a_defect_while_the_page_is_held_is_still_told() {
+        let out = Shared::default();
+        let console = Console::of_stream(Instant::now(), out.clone());
+        let began = Instant::now();
+        // What the panic hook does.
+        console.show(|_| console.line("failed: the agent has a defect"));
+        console.flush(Duration::from_secs(5));
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("the agent has a defect"), "{text}");
+        console.line("and on it goes");
+        assert!(console.log().contains("and on it goes"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use groundcrew_core::Digest;
 use groundcrew_core::bundle::{Bundle, Descriptor, Manifest, Variables};
+use groundcrew_core::dsse::Envelope;
 use groundcrew_core::enroll::{BundleRef, ReceiptResult, StepOutcome, StepReceipt};
 use groundcrew_core::words::Trouble;
 
@@ -65,7 +66,7 @@ impl Run<'_> {
             .join()
             .map_err(|_| Failure::failed("looking at the disks broke off", ""))?;
         still_the_same(installed, seen)?;
-        let mut mounted = mounted(installed)?;
+        let mounted = mounted(installed)?;
         let state =
             State::open(mounted.root()).map_err(|error| disk("opening our folder", &error))?;
         // Before the long part: a start after a power cut goes on with these keys.
@@ -83,7 +84,7 @@ impl Run<'_> {
             .reporter
             .tell("verify", 1, 1, format!("{reference} verified"));
         self.phase("apply");
-        mounted
+        let furniture = mounted
             .furnish()
             .map_err(|error| disk("preparing the system for commands", &error))?;
         let outcome = self.apply(&mounted, &bundle, &blobs, admitted)?;
@@ -95,7 +96,17 @@ impl Run<'_> {
         trust.applied(&reference);
         let kept = state.save_memory(&trust.memory());
         kept.map_err(|error| disk("keeping what this device has", &error))?;
-        self.finish(mounted, state, admitted, progress, &blobs)
+        let envelope = self.keep_receipt(&state, admitted, progress, &blobs)?;
+        processes::end_other_processes();
+        // Its open folder would keep the file system busy.
+        drop(state);
+        drop(furniture);
+        drop(mounted);
+        rustix::fs::sync();
+        progress.receipt_sent = true;
+        self.console
+            .show(|screen| "sending the receipt".clone_into(&mut screen.phase));
+        self.send_receipt(admitted, &envelope)
     }
 
     /// The manifest that the grant names, verified by the site's metadata.
@@ -169,15 +180,13 @@ impl Run<'_> {
         blobs: &Blobs,
         admitted: &Admitted,
     ) -> Result<apply::Outcome, Failure> {
-        let root = apply::Root::open(mounted.path())
-            .map_err(|error| disk("opening the system", &error))?;
         let variables = Variables::of_grant(&admitted.granted.grant).map_err(|error| {
             Failure::refused(error, "Correct the variable at the site.")
                 .about(Trouble::BundleInvalid)
         })?;
         let folder = blobs.folder();
         let job = Job {
-            root: &root,
+            root: mounted.root(),
             bundle,
             blobs: &folder,
             variables: &variables,
@@ -195,16 +204,14 @@ impl Run<'_> {
         Ok(outcome)
     }
 
-    /// Everything is applied: receipt and log to the disk, the disk away,
-    /// then the receipt to the appliance.
-    fn finish(
+    /// Everything is applied: receipt and log to the disk.
+    fn keep_receipt(
         &mut self,
-        mounted: Mounted,
-        state: State,
+        state: &State<'_>,
         admitted: &Admitted,
         progress: &mut Progress,
         blobs: &Blobs,
-    ) -> Result<(), Failure> {
+    ) -> Result<Envelope, Failure> {
         self.phase("receipt");
         let steps = std::mem::take(&mut progress.steps);
         let envelope = self.receipt(
@@ -218,15 +225,7 @@ impl Run<'_> {
             .save_receipt(&envelope)
             .and_then(|()| state.save_log(&super::full_log(self.console)));
         saved.map_err(|error| disk("keeping the receipt", &error))?;
-        processes::end_other_processes();
-        // Its open folder would keep the file system busy.
-        drop(state);
-        drop(mounted);
-        rustix::fs::sync();
-        progress.receipt_sent = true;
-        self.console
-            .show(|screen| "sending the receipt".clone_into(&mut screen.phase));
-        self.send_receipt(admitted, &envelope)
+        Ok(envelope)
     }
 }
 
@@ -291,13 +290,15 @@ fn disk(what: &str, error: &dyn std::fmt::Display) -> Failure {
 
 /// In memory where the bundle is small against it (nothing to clean up, no
 /// wear), else on the disk, where a download is resumed after a power cut.
-fn staging(manifest: &Manifest, state: &State) -> Result<Blobs, Failure> {
+fn staging(manifest: &Manifest, state: &State<'_>) -> Result<Blobs, Failure> {
     let info = rustix::system::sysinfo();
     let free = (info.freeram as u64).saturating_mul(u64::from(info.mem_unit));
     let dir = if manifest.total_size().saturating_mul(4) <= free {
         PathBuf::from(MEMORY_STAGING)
     } else {
-        state.directory().path().join("staging")
+        state
+            .staging()
+            .map_err(|error| disk("making room for the download", &error))?
     };
     Blobs::at(&dir).map_err(|error: io::Error| disk("making room for the download", &error))
 }

@@ -18,7 +18,7 @@ use superblock::Content;
 use crate::failure::Failure;
 use crate::hardware::is_disk;
 use crate::modules::{self, Loader, Missing};
-use crate::rooted::Rooted;
+use crate::root::Root;
 use crate::uevent::Uevents;
 
 /// How long to wait for a first disk, for a first Linux, and for more of them
@@ -273,20 +273,20 @@ fn nothing(scan: &Scan) -> SystemError {
 }
 
 /// Whether a mounted file system is a Linux that can start, and its name.
-fn identify(root: &Rooted) -> Option<String> {
+fn identify(root: &Root) -> Option<String> {
     let inits = [
-        "/sbin/init",
-        "/usr/lib/systemd/systemd",
-        "/usr/sbin/init",
-        "/bin/init",
+        "sbin/init",
+        "usr/lib/systemd/systemd",
+        "usr/sbin/init",
+        "bin/init",
     ];
-    if !inits.iter().any(|path| root.exists(path)) {
+    if !inits.iter().any(|path| root.exists(path).unwrap_or(false)) {
         return None;
     }
-    let text = ["/etc/os-release", "/usr/lib/os-release"]
+    let text = ["etc/os-release", "usr/lib/os-release"]
         .iter()
-        .find_map(|path| root.read(path, 64 * 1024).ok())?;
-    Some(pretty_name(&String::from_utf8_lossy(&text)))
+        .find_map(|path| root.read(path, 64 * 1024).ok().flatten())?;
+    Some(pretty_name(&String::from_utf8_lossy(&text.0)))
 }
 
 /// `PRETTY_NAME` of os-release(5), without its quotes.
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn a_folder_with_init_and_os_release_is_a_system() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Rooted::open(dir.path()).unwrap();
+        let root = Root::open(dir.path()).unwrap();
         fs::create_dir_all(dir.path().join("etc")).unwrap();
         fs::write(dir.path().join("etc/os-release"), "PRETTY_NAME=Test").unwrap();
         assert_eq!(identify(&root), None);

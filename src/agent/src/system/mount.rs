@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::Installed;
 use super::superblock::Content;
-use crate::rooted::Rooted;
+use crate::root::Root;
 
 /// Where candidates are looked at, and where the chosen one is worked on.
 const PROBE: &str = "/run/groundcrew/probe";
@@ -51,9 +51,15 @@ pub enum Access {
 /// order: open descriptors first, or the kernel calls the file system busy.
 #[derive(Debug)]
 pub struct Mounted {
-    root: Rooted,
-    inside: Vec<MountPoint>,
+    root: Root,
     point: MountPoint,
+}
+
+/// What is mounted inside a system for its commands; unmounted when dropped.
+#[derive(Debug)]
+pub struct Furniture<'a> {
+    system: &'a Mounted,
+    points: Vec<MountPoint>,
 }
 
 /// Unmounts when dropped.
@@ -105,14 +111,13 @@ impl Mounted {
         mount(device, at, kind, flags, data.as_c_str())?;
         let point = MountPoint(at.into());
         Ok(Self {
-            root: Rooted::open(Path::new(at))?,
-            inside: Vec::new(),
+            root: Root::open(Path::new(at))?,
             point,
         })
     }
 
     /// The system's files.
-    pub const fn root(&self) -> &Rooted {
+    pub const fn root(&self) -> &Root {
         &self.root
     }
 
@@ -123,20 +128,26 @@ impl Mounted {
 
     /// Mounts what commands inside expect: `/proc`, `/sys`, `/dev` and an
     /// empty `/run` (nothing a command leaves there may live on).
-    pub fn furnish(&mut self) -> io::Result<()> {
+    pub fn furnish(&self) -> io::Result<Furniture<'_>> {
+        let mut inside = Furniture {
+            system: self,
+            points: Vec::new(),
+        };
         let none = MountFlags::empty();
         let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        self.mount_inside("proc", "proc", safe)?;
-        self.mount_inside("sys", "sysfs", safe | MountFlags::RDONLY)?;
-        self.mount_inside("dev", "devtmpfs", none)?;
-        self.mount_inside("run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV)?;
+        inside.mount("proc", "proc", safe)?;
+        inside.mount("sys", "sysfs", safe | MountFlags::RDONLY)?;
+        inside.mount("dev", "devtmpfs", none)?;
+        inside.mount("run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV)?;
         // Without pseudo terminals most commands still work.
-        let _ = self.mount_inside("dev/pts", "devpts", none);
-        Ok(())
+        let _ = inside.mount("dev/pts", "devpts", none);
+        Ok(inside)
     }
+}
 
-    fn mount_inside(&mut self, name: &str, kind: &str, flags: MountFlags) -> io::Result<()> {
-        let at = self.point.0.join(name);
+impl Furniture<'_> {
+    fn mount(&mut self, name: &str, kind: &str, flags: MountFlags) -> io::Result<()> {
+        let at = self.system.path().join(name);
         // A symlink of that name could lead the mount anywhere.
         match fs::symlink_metadata(&at) {
             Ok(found) if found.is_dir() => {}
@@ -149,7 +160,7 @@ impl Mounted {
         }
         mount(kind, &at, kind, flags, None)?;
         // Dropped first to last: what was mounted last goes first.
-        self.inside.insert(0, MountPoint(at));
+        self.points.insert(0, MountPoint(at));
         Ok(())
     }
 }

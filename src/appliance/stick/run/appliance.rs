@@ -107,7 +107,8 @@ pub fn run(terminal: &mut Terminal, kept: &mut Kept, coming: Coming) -> anyhow::
             "the appliance ended; its log says why"
         );
         let warning = medium::free_bytes().ok().and_then(medium::nearly_full);
-        let mut page = screens::appliance(&settings, &wire, &door, &service.devices());
+        let mut page =
+            screens::appliance(&settings, &wire, &service.role(), &door, &service.devices());
         page.extend(warning);
         if page != shown {
             terminal.page(&page);

@@ -169,7 +169,7 @@ impl Stick {
             return Ok(None);
         };
         let end = (sectors - TAIL_SECTORS) / ALIGN * ALIGN;
-        if sectors <= table.sectors || end <= data.first + data.sectors {
+        if sectors < table.sectors || end <= data.first + data.sectors {
             return Ok(None);
         }
         data.sectors = end - data.first;

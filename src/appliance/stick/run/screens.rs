@@ -14,6 +14,7 @@ const ROWS: usize = 23;
 pub fn appliance(
     settings: &Settings,
     wire: &Wire,
+    role: &str,
     door: &PageCode,
     devices: &[DeviceView],
 ) -> Vec<String> {
@@ -31,6 +32,7 @@ pub fn appliance(
         String::new(),
         format!("status page   {}", door.url),
         format!("set-up code   {}", door.code),
+        format!("addresses     {}", about_addresses(role)),
         String::new(),
         "a: approve a device by its code".to_owned(),
         "q: end and switch off".to_owned(),
@@ -54,6 +56,17 @@ pub fn appliance(
         )),
     }
     page
+}
+
+/// Who gives addresses to devices. The silence at the beginning is long: a switch
+/// port may be deaf for half a minute after plugging in.
+fn about_addresses(role: &str) -> &str {
+    match role {
+        "listening" => "listening for another server first, 45 s",
+        "authoritative" => "given by this stick",
+        "proxy" => "given by the network's own server",
+        other => other,
+    }
 }
 
 fn row(device: &DeviceView) -> String {
@@ -186,7 +199,7 @@ mod tests {
         };
         for count in [0, 1, 200] {
             let devices: Vec<_> = (0..count).map(device).collect();
-            let page = appliance(&settings, &wire, &door, &devices);
+            let page = appliance(&settings, &wire, "listening", &door, &devices);
             assert!(page.len() <= 24, "{count}: {} lines", page.len());
             let shown = page.join("\n");
             assert!(shown.contains("serving 10.77.0.1/24") && shown.contains("K7QF-2M9X"));
@@ -194,6 +207,7 @@ mod tests {
                 !shown.contains('\u{1b}'),
                 "what a device says is no command"
             );
+            assert!(shown.contains("addresses     listening for another server first, 45 s"));
             assert_eq!(shown.contains("nobody yet"), count == 0);
         }
     }

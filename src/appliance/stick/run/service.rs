@@ -70,6 +70,15 @@ impl Service {
         every_device("", None, |command| self.execute(command)).unwrap_or_default()
     }
 
+    /// What is done about addresses at this moment: `listening`, `proxy`, ….
+    pub fn role(&self) -> String {
+        match self.execute(Command::ShowNet) {
+            Ok(Outcome::Net(net)) => net.interfaces.into_iter().next().map(|net| net.role),
+            _ => None,
+        }
+        .unwrap_or_default()
+    }
+
     /// Carries a technician's order out.
     pub fn execute(&self, command: Command) -> anyhow::Result<Outcome> {
         let by = BY.to_owned();

@@ -178,14 +178,17 @@ fn split_for_tar(path: &str) -> Option<(&str, &str)> {
 /// Where a symlink at `link` pointing to `target` leads, when it stays in
 /// `top`, a folder above it. Lexical: both are names inside the bundle.
 pub fn link_stays_in(top: &RelPath, link: &RelPath, target: &str) -> bool {
-    let Some(inner) = link.below(top) else {
-        return false;
-    };
+    link.below(top)
+        .is_some_and(|inner| leads_inside(inner.matches('/').count(), target))
+}
+
+/// Whether a symlink to `target`, in a folder `depth` folders below some top,
+/// leads to a place below that top. Lexical.
+pub fn leads_inside(mut depth: usize, target: &str) -> bool {
     let plain = !target.is_empty()
         && target.len() <= MAX_TARGET
         && !target.starts_with('/')
         && !target.chars().any(char::is_control);
-    let mut depth = inner.matches('/').count();
     plain
         && target.split('/').all(|part| match part {
             "" | "." => true,

@@ -179,3 +179,40 @@ fn a_home_folder_cannot_redirect_the_keys() {
     assert_eq!(bench.run().result, ReceiptResult::Provisioned);
     assert!(bench.read("etc/shadow").starts_with("root:*:"));
 }
+
+#[test]
+fn what_a_user_left_in_the_way_of_the_keys_is_replaced() {
+    if !is_root() {
+        return;
+    }
+    let steps = everything();
+    let steps = steps.split("[[step]]\nname = \"tree\"").next().unwrap();
+    let bench = Bench::new(steps, &[]);
+    let ssh = bench.root().join("home/crew/.ssh");
+    fs::create_dir_all(ssh.join(".authorized_keys.groundcrew-tmp/deep/er")).unwrap();
+    let mode = rustix::fs::Mode::RUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, ssh.join("authorized_keys"), mode).unwrap();
+    assert_eq!(bench.run().result, ReceiptResult::Provisioned);
+    assert!(
+        bench
+            .read("home/crew/.ssh/authorized_keys")
+            .contains("ssh-")
+    );
+    assert_eq!(fs::read_dir(&ssh).unwrap().count(), 1);
+}
+
+#[test]
+fn a_file_with_a_second_name_is_replaced_and_not_given_away() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let steps = "[[step]]\nname = \"f\"\n\
+        file = { path = \"/srv/empty\", content = \"\", mode = \"0666\" }\n";
+    let bench = Bench::new(steps, &[]);
+    let path = |name: &str| bench.root().join(name);
+    fs::create_dir(path("srv")).unwrap();
+    fs::write(path("etc/securetty"), "").unwrap();
+    fs::set_permissions(path("etc/securetty"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::hard_link(path("etc/securetty"), path("srv/empty")).unwrap();
+    assert_eq!(bench.run().result, ReceiptResult::Provisioned);
+    let mode = |name: &str| fs::metadata(path(name)).unwrap().mode() & 0o777;
+    assert_eq!((mode("srv/empty"), mode("etc/securetty")), (0o666, 0o600));
+}

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use groundcrew_core::Digest;
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{self, AtFlags, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use super::{Folder, FsError, Ids, Meta, meta, set_meta};
@@ -134,30 +134,11 @@ impl<'a> Folder<'a> {
         self.root.mark(self)
     }
 
-    /// Removes the folder `name` and all that is in it; links are removed, not
-    /// followed. Nothing there is fine.
-    pub fn remove_all(&self, name: &str) -> Result<(), FsError> {
-        let Some(stat) = self.look(name)? else {
-            return Ok(());
-        };
-        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let flags = if is_folder {
-            AtFlags::REMOVEDIR
-        } else {
-            AtFlags::empty()
-        };
-        if is_folder {
-            let folder = self.folder(name)?;
-            for inner in folder.names(usize::MAX)? {
-                folder.remove_all(&inner)?;
-            }
-        }
-        fs::unlinkat(&self.fd, name, flags).map_err(|err| self.failed("remove", name, err))
-    }
-
     fn remove_leftover(&self, temporary: &str) -> Result<(), FsError> {
         match fs::unlinkat(&self.fd, temporary, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // Not ours: whoever owns this folder put it there.
+            Err(Errno::ISDIR) => self.remove_all(temporary),
             Err(err) => Err(self.failed("remove what was left of", temporary, err)),
         }
     }

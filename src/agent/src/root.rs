@@ -2,7 +2,12 @@
 //! it: every path is resolved by the kernel with `openat2(RESOLVE_IN_ROOT)`,
 //! where `..` and absolute symlinks end at the tree's own top, and the last
 //! part of a path that is written is never followed at all.
+//!
+//! Paths have no leading slash. What was named (a file, a folder, a link) lasts
+//! through a power cut once [`Root::sync`] has returned, and not before.
 
+mod links;
+mod remove;
 mod write;
 
 pub use write::Prepared;
@@ -11,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
@@ -20,6 +25,10 @@ use rustix::io::Errno;
 /// Folders whose entries were changed and not yet synced; more than this many
 /// open files are not kept.
 const MAX_UNSYNCED: usize = 64;
+
+/// How a file is opened to be read. NONBLOCK: opening a FIFO must not wait for
+/// a writer.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 
 /// Something about a file of the device could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +53,12 @@ pub enum FsError {
     },
 }
 
+impl From<FsError> for io::Error {
+    fn from(error: FsError) -> Self {
+        Self::other(error)
+    }
+}
+
 /// A numeric owner and group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ids {
@@ -51,6 +66,16 @@ pub struct Ids {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+}
+
+impl Ids {
+    /// Whom files of this program belong to.
+    pub fn own() -> Self {
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        }
+    }
 }
 
 /// Permission bits and owner that a file is to have.
@@ -63,13 +88,21 @@ pub struct Meta {
 }
 
 /// The top of the installed system.
+#[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
     path: PathBuf,
-    unsynced: RefCell<BTreeMap<(u64, u64), OwnedFd>>,
+    unsynced: RefCell<BTreeMap<Inode, OwnedFd>>,
+    /// Every folder that was synced, in order.
+    #[cfg(test)]
+    synced: RefCell<Vec<Inode>>,
 }
 
+/// Device and inode: which folder it is, whatever it is called.
+type Inode = (u64, u64);
+
 /// An open folder of the installed system.
+#[derive(Debug)]
 pub struct Folder<'a> {
     root: &'a Root,
     fd: OwnedFd,
@@ -86,6 +119,8 @@ impl Root {
             fd,
             path: path.to_owned(),
             unsynced: RefCell::default(),
+            #[cfg(test)]
+            synced: RefCell::default(),
         })
     }
 
@@ -95,27 +130,38 @@ impl Root {
     }
 
     /// The folder at `path` (no leading slash; empty for the top), links in it
-    /// followed within the installed system. None where there is nothing.
+    /// followed within the installed system, as far as whoever made them may
+    /// write there too (see `links`). None where there is nothing.
     pub fn folder(&self, path: &str) -> Result<Option<Folder<'_>>, FsError> {
-        match self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(fd) => Ok(Some(Folder {
-                root: self,
-                fd,
-                path: path.to_owned(),
-            })),
-            Err(Errno::NOENT) => Ok(None),
-            Err(err) => Err(failed("open", path, err)),
-        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let found = match self.resolve_how(path, flags, ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => links::follow(self, path)?,
+            Err(Errno::NOENT) => None,
+            Ok(fd) => Some(fd),
+            Err(err) => return Err(failed("open", path, err)),
+        };
+        Ok(found.map(|fd| Folder {
+            root: self,
+            fd,
+            path: path.to_owned(),
+        }))
     }
 
-    /// The same, and made where it is missing, with everything above it: 0755,
-    /// and owned by `ids`.
-    pub fn make_folder(&self, path: &str, ids: Option<Ids>) -> Result<Folder<'_>, FsError> {
+    /// The same, and made where it is missing, with `mode`; what is missing
+    /// above it is made too, with 0755. `ids` owns what is made; none: whoever
+    /// the system says. A folder that is there stays as it is.
+    pub fn make_folder(
+        &self,
+        path: &str,
+        mode: u32,
+        ids: Option<Ids>,
+    ) -> Result<Folder<'_>, FsError> {
         if let Some(found) = self.folder(path)? {
             return Ok(found);
         }
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        self.make_folder(parent, ids)?.new_folder(name, 0o755, ids)
+        self.make_folder(parent, 0o755, ids)?
+            .new_folder(name, mode, ids)
     }
 
     /// Whether something is at `path`, links followed within the installed
@@ -129,26 +175,48 @@ impl Root {
     }
 
     /// The content of a regular file of at most `limit` bytes, and its mode
-    /// and owner. None where there is nothing.
+    /// and owner; links are followed within the installed system. None where
+    /// there is nothing.
     pub fn read(&self, path: &str, limit: u64) -> Result<Option<(Vec<u8>, Meta)>, FsError> {
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        match self.folder(parent)? {
-            Some(folder) => folder.read(name, limit),
-            None => Ok(None),
+        match self.resolve(path, READ) {
+            Ok(fd) => content(fd, path, limit).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(err) => Err(failed("open", path, err)),
         }
     }
 
-    /// Makes every change of names durable.
+    /// Makes every change of names durable. One folder that fails keeps none
+    /// of the others from it; the first failure is told.
     pub fn sync(&self) -> Result<(), FsError> {
-        for (_, fd) in std::mem::take(&mut *self.unsynced.borrow_mut()) {
-            fs::fsync(fd).map_err(|err| failed("sync a folder of", "", err))?;
+        let mut done = Ok(());
+        for (_inode, fd) in std::mem::take(&mut *self.unsynced.borrow_mut()) {
+            let synced = fs::fsync(fd).map_err(|err| failed("sync a folder of", "", err));
+            #[cfg(test)]
+            self.synced.borrow_mut().push(_inode);
+            done = done.and(synced);
         }
-        Ok(())
+        done
+    }
+
+    /// Which folders were synced since this was last asked, in order.
+    #[cfg(test)]
+    pub(crate) fn synced(&self) -> Vec<Inode> {
+        self.synced.take()
+    }
+
+    /// How many folders wait to be synced.
+    #[cfg(test)]
+    pub(crate) fn unsynced(&self) -> usize {
+        self.unsynced.borrow().len()
     }
 
     fn resolve(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        self.resolve_how(path, flags, ResolveFlags::NO_MAGICLINKS)
+    }
+
+    fn resolve_how(&self, path: &str, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { "." } else { path };
-        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let how = how | ResolveFlags::IN_ROOT;
         let mut tries = 0;
         loop {
             match fs::openat2(&self.fd, path, flags | OFlags::CLOEXEC, Mode::empty(), how) {
@@ -163,14 +231,11 @@ impl Root {
         if self.unsynced.borrow().len() >= MAX_UNSYNCED {
             self.sync()?;
         }
-        let stat = fs::fstat(&folder.fd).map_err(|err| failed("look at", &folder.path, err))?;
         let copy = folder
             .fd
             .try_clone()
             .map_err(|err| failed("open", &folder.path, err))?;
-        self.unsynced
-            .borrow_mut()
-            .insert((stat.st_dev, stat.st_ino), copy);
+        self.unsynced.borrow_mut().insert(folder.inode()?, copy);
         Ok(())
     }
 }
@@ -192,34 +257,22 @@ impl<'a> Folder<'a> {
 
     /// Opens the regular file `name`. None where there is nothing.
     pub fn file(&self, name: &str) -> Result<Option<(File, Stat)>, FsError> {
-        // NONBLOCK: opening a FIFO must not wait for a writer
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = READ | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::LOOP) => return Err(self.in_the_way(name, "is a symlink, not a file")),
             Err(err) => return Err(self.failed("open", name, err)),
         };
-        let stat = fs::fstat(&fd).map_err(|err| self.failed("look at", name, err))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(self.in_the_way(name, "is not a regular file"));
-        }
-        Ok(Some((File::from(fd), stat)))
+        regular(fd, &self.below(name)).map(Some)
     }
 
     /// Reads the regular file `name` of at most `limit` bytes.
     pub fn read(&self, name: &str, limit: u64) -> Result<Option<(Vec<u8>, Meta)>, FsError> {
-        let Some((file, stat)) = self.file(name)? else {
+        let Some((file, _)) = self.file(name)? else {
             return Ok(None);
         };
-        let mut bytes = Vec::new();
-        file.take(limit + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|err| self.failed("read", name, err))?;
-        if bytes.len() as u64 > limit {
-            return Err(self.in_the_way(name, "is larger than such a file can be"));
-        }
-        Ok(Some((bytes, meta(&stat))))
+        content(file.into(), &self.below(name), limit).map(Some)
     }
 
     /// The folder `name`; a link is not followed.
@@ -246,7 +299,9 @@ impl<'a> Folder<'a> {
         mode: u32,
         ids: Option<Ids>,
     ) -> Result<Folder<'a>, FsError> {
-        match fs::mkdirat(&self.fd, name, Mode::RWXU) {
+        // Its mode from the start, as far as it lets nobody in before the owner
+        // is set: a power cut in between must not leave /usr/local shut.
+        match fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode & 0o755)) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 return Err(self.in_the_way(
@@ -309,11 +364,15 @@ impl<'a> Folder<'a> {
         fs::syncfs(&self.fd).map_err(|err| failed("sync the disk of", &self.path, err))
     }
 
-    /// The device number of the file system that this folder is on.
-    pub fn device(&self) -> Result<u64, FsError> {
-        Ok(fs::fstat(&self.fd)
-            .map_err(|err| failed("look at", &self.path, err))?
-            .st_dev)
+    /// A path that leads here for as long as this is open, whatever symlinks
+    /// stand on the disk.
+    pub fn proc_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+
+    fn inode(&self) -> Result<Inode, FsError> {
+        let stat = fs::fstat(&self.fd).map_err(|err| failed("look at", &self.path, err))?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     fn below(&self, name: &str) -> String {
@@ -348,6 +407,34 @@ pub fn meta(stat: &Stat) -> Meta {
     }
 }
 
+/// The file behind `fd`, if it is one.
+fn regular(fd: OwnedFd, path: &str) -> Result<(File, Stat), FsError> {
+    let stat = fs::fstat(&fd).map_err(|err| failed("look at", path, err))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(FsError::InTheWay {
+            path: path.to_owned(),
+            why: "is not a regular file",
+        });
+    }
+    Ok((File::from(fd), stat))
+}
+
+/// All of a regular file of at most `limit` bytes.
+fn content(fd: OwnedFd, path: &str, limit: u64) -> Result<(Vec<u8>, Meta), FsError> {
+    let (file, stat) = regular(fd, path)?;
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|err| failed("read", path, err))?;
+    if bytes.len() as u64 > limit {
+        return Err(FsError::InTheWay {
+            path: path.to_owned(),
+            why: "is larger than such a file can be",
+        });
+    }
+    Ok((bytes, meta(&stat)))
+}
+
 fn set_meta(file: impl AsFd, wanted: Meta) -> Result<(), Errno> {
     let found = meta(&fs::fstat(&file)?);
     if found.ids != wanted.ids {
@@ -370,134 +457,4 @@ fn failed(doing: &'static str, path: &str, err: impl Into<io::Error>) -> FsError
 }
 
 #[cfg(test)]
-mod tests {
-    use super::write::temporary_name;
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn ids() -> Ids {
-        Ids {
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-        }
-    }
-
-    #[test]
-    fn links_in_the_installed_system_end_at_its_own_top() {
-        let outside = tempfile::tempdir().unwrap();
-        std::fs::create_dir(outside.path().join("etc")).unwrap();
-        let inside = tempfile::tempdir().unwrap();
-        let root = Root::open(inside.path()).unwrap();
-        symlink(outside.path(), inside.path().join("absolute")).unwrap();
-        symlink("../../../../../../..", inside.path().join("up")).unwrap();
-        symlink("/proc/self/root", inside.path().join("magic")).unwrap();
-        symlink("loop", inside.path().join("loop")).unwrap();
-        assert!(root.folder("absolute/etc").unwrap().is_none());
-        assert!(root.make_folder("absolute/etc", None).is_err());
-        let up = root.make_folder("up/made", None).unwrap();
-        up.write(
-            "x",
-            Meta {
-                mode: 0o600,
-                ids: ids(),
-            },
-            b"x",
-        )
-        .unwrap();
-        assert!(inside.path().join("made/x").exists());
-        assert!(root.folder("magic/etc").unwrap().is_none());
-        assert!(root.folder("loop/x").is_err());
-        assert_eq!(
-            std::fs::read_dir(outside.path().join("etc"))
-                .unwrap()
-                .count(),
-            0
-        );
-    }
-
-    #[test]
-    fn the_last_part_is_never_followed() {
-        let outside = tempfile::tempdir().unwrap();
-        let victim = outside.path().join("victim");
-        std::fs::write(&victim, "safe").unwrap();
-        let inside = tempfile::tempdir().unwrap();
-        symlink(&victim, inside.path().join("file")).unwrap();
-        symlink(&victim, inside.path().join(temporary_name("file"))).unwrap();
-        let root = Root::open(inside.path()).unwrap();
-        let top = root.folder("").unwrap().unwrap();
-        assert!(top.read("file", 10).is_err());
-        top.write(
-            "file",
-            Meta {
-                mode: 0o644,
-                ids: ids(),
-            },
-            b"new",
-        )
-        .unwrap();
-        assert_eq!(std::fs::read(&victim).unwrap(), b"safe");
-        assert!(
-            inside
-                .path()
-                .join("file")
-                .symlink_metadata()
-                .unwrap()
-                .is_file()
-        );
-    }
-
-    #[test]
-    fn what_is_not_committed_leaves_nothing() {
-        let inside = tempfile::tempdir().unwrap();
-        let root = Root::open(inside.path()).unwrap();
-        let top = root.folder("").unwrap().unwrap();
-        let meta = Meta {
-            mode: 0o644,
-            ids: ids(),
-        };
-        drop(top.prepare("a", meta, |_| Ok(())).unwrap());
-        assert!(
-            top.prepare("b", meta, |_| Err(io::Error::other("full")))
-                .is_err()
-        );
-        assert_eq!(top.names(9).unwrap(), Vec::<String>::new());
-        top.write(
-            &"n".repeat(255),
-            Meta {
-                mode: 0o4711,
-                ids: ids(),
-            },
-            b"long",
-        )
-        .unwrap();
-        let stat = top.look(&"n".repeat(255)).unwrap().unwrap();
-        assert_eq!(super::meta(&stat).mode, 0o4711);
-    }
-
-    #[test]
-    fn a_fifo_does_not_stop_us() {
-        let inside = tempfile::tempdir().unwrap();
-        fs::mknodat(
-            fs::CWD,
-            inside.path().join("fifo"),
-            FileType::Fifo,
-            Mode::RUSR,
-            0,
-        )
-        .unwrap();
-        let root = Root::open(inside.path()).unwrap();
-        assert!(root.read("fifo", 10).is_err());
-    }
-
-    #[test]
-    fn removing_a_tree_spares_what_links_point_to() {
-        let outside = tempfile::tempdir().unwrap();
-        std::fs::write(outside.path().join("keep"), "x").unwrap();
-        let inside = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(inside.path().join("t/u")).unwrap();
-        symlink(outside.path(), inside.path().join("t/u/link")).unwrap();
-        let root = Root::open(inside.path()).unwrap();
-        root.folder("").unwrap().unwrap().remove_all("t").unwrap();
-        assert!(outside.path().join("keep").exists() && !inside.path().join("t").exists());
-    }
-}
+mod tests;
