@@ -32,6 +32,8 @@ impl PassphraseArg {
 pub struct HqArg {
     /// HQ's folder, with its offline keys
     #[arg(
+        // A command may take a site's folder, too, whose name here is `dir`.
+        id = "hq-dir",
         long = "hq",
         value_name = "DIR",
         env = "GROUNDCREW_HQ",
