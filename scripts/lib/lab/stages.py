@@ -113,7 +113,7 @@ def _no_driver(bench):
 def _own_disk(bench):
     bench.power_on()
     bench.until(milestones.AGENT + r"receipt stored", "the receipt")
-    bench.until(r"starting its own disk", "the appliance's word at the next start")
+    bench.until(r"has welcome \S+ since", "the appliance's word at the next start")
     bench.until(r"^hq-\S+ login:", "its own disk")
     bench.explains("starts its own disk, as it was told")
 
