@@ -32,6 +32,7 @@ impl PassphraseArg {
 pub struct HqArg {
     /// HQ's folder, with its offline keys
     #[arg(
+        id = "hq",
         long = "hq",
         value_name = "DIR",
         env = "GROUNDCREW_HQ",
