@@ -31,7 +31,9 @@ impl PassphraseArg {
 #[derive(Debug, Args)]
 pub struct HqArg {
     /// HQ's folder, with its offline keys
+    // Its own id: it stands beside `--site`, whose field is called the same.
     #[arg(
+        id = "hq",
         long = "hq",
         value_name = "DIR",
         env = "GROUNDCREW_HQ",
