@@ -106,8 +106,27 @@ fn whole_files(site: &TestSite, acknowledged: &[u32]) -> usize {
     per_round.len()
 }
 
+/// Kills in one site: a start reads its journal, which grows by each file.
+const IN_ONE_SITE: u32 = 9;
+
 #[test]
 fn a_served_site_that_is_killed_has_all_of_a_file_or_nothing() {
+    let rounds = rounds().div_ceil(3);
+    let (mut cut, mut registered) = (0, 0);
+    for first in (0..rounds).step_by(IN_ONE_SITE as usize) {
+        let moments = (first..rounds.min(first + IN_ONE_SITE))
+            .map(|round| 1.1 * f64::from((round * 7) % rounds) / f64::from(rounds));
+        let (more, whole) = kill_at(&moments.collect::<Vec<_>>());
+        cut += more;
+        registered += whole;
+    }
+    assert!(cut > 0, "no kill came in time: the test proves nothing");
+    eprintln!("served: {rounds} kills, {cut} imports cut, {registered} files whole, none in part");
+}
+
+/// Kills an appliance at each of these parts of an import; how many were cut, and
+/// how many files the site has, each to its last row.
+fn kill_at(moments: &[f64]) -> (usize, usize) {
     let (net, site) = (Net::new(), TestSite::new());
     let file = site.folder.path().join("devices.csv");
     let import = || {
@@ -116,40 +135,31 @@ fn a_served_site_that_is_killed_has_all_of_a_file_or_nothing() {
         command.arg(site.dir()).stdout(Stdio::null());
         command.stderr(Stdio::null()).spawn().unwrap()
     };
-    let rounds = rounds().div_ceil(3);
-    let (mut whole, mut acknowledged, mut cut) = (None, Vec::new(), 0);
-    for round in 0..=rounds {
+    std::fs::write(&file, csv(0)).unwrap();
+    let mut appliance = Appliance::start(&net, &site.dir());
+    let begun = Instant::now();
+    assert!(import().wait().unwrap().success());
+    let whole = begun.elapsed();
+    let (mut acknowledged, mut cut) = (vec![0], 0);
+    for (round, part) in (1..).zip(moments) {
+        appliance.signal(nix::sys::signal::Signal::SIGKILL);
+        appliance.end();
         std::fs::write(&file, csv(round)).unwrap();
-        let mut appliance = Appliance::start(&net, &site.dir());
-        let begun = Instant::now();
+        appliance = Appliance::start(&net, &site.dir());
         let mut child = import();
-        if let Some(whole) = whole {
-            // Spread evenly over staging and registering.
-            let part = f64::from((round * 7) % rounds) / f64::from(rounds);
-            let moment: std::time::Duration = whole;
-            std::thread::sleep(moment.mul_f64(1.1 * part));
-            appliance.signal(nix::sys::signal::Signal::SIGKILL);
-        }
+        std::thread::sleep(whole.mul_f64(*part));
+        appliance.signal(nix::sys::signal::Signal::SIGKILL);
         let told = child.wait().unwrap();
         assert_eq!(told.signal(), None, "the command itself lives on: {told}");
         match told.success() {
             true => acknowledged.push(round),
             false => cut += 1,
         }
-        if whole.is_none() {
-            whole = Some(begun.elapsed());
-            appliance.signal(nix::sys::signal::Signal::SIGKILL);
-        }
-        appliance.end();
         succeeded("verify", &site.groundcrew(&["journal", "verify"]));
-        whole_files(&site, &acknowledged);
     }
-    assert!(cut > 0, "no kill came in time: the test proves nothing");
-    let registered = whole_files(&site, &acknowledged);
-    eprintln!(
-        "served: {rounds} kills, {cut} imports cut, {} acknowledged, {registered} registered, none in part",
-        acknowledged.len()
-    );
+    appliance.signal(nix::sys::signal::Signal::SIGKILL);
+    appliance.end();
+    (cut, whole_files(&site, &acknowledged))
 }
 
 /// What was acknowledged to whom asked over the control socket.

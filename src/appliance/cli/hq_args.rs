@@ -31,6 +31,7 @@ impl PassphraseArg {
 #[derive(Debug, Args)]
 pub struct HqArg {
     /// HQ's folder, with its offline keys
+    // Its own id: it stands beside `--site`, whose field is called the same.
     #[arg(
         // A command may take a site's folder, too, whose name here is `dir`.
         id = "hq-dir",
