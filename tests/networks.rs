@@ -173,7 +173,7 @@ fn the_status_page_is_open_at_each_network_s_address_and_nowhere_else() {
     let code = format!("code={}", page["code"].as_str().unwrap());
     let curl = |namespace: &str, url: &str| {
         let mut curl = in_namespace(namespace, "curl");
-        curl.args(["-s", "-k", "-i", "--max-time", "5", "-d", "name=Kim"]);
+        curl.args(["-s", "-k", "-i", "--max-time", "5", "-d", "name=desk"]);
         let output = curl.args(["-d", &code, &format!("{url}login")]).output();
         String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
     };

@@ -52,7 +52,7 @@ impl Page {
     /// The cookie of somebody who logs in.
     fn log_in(&self) -> String {
         let code = format!("code={}", self.code());
-        let answer = self.curl(&["-d", "name=Kim", "-d", &code, "https://10.77.0.1/login"]);
+        let answer = self.curl(&["-d", "name=desk", "-d", &code, "https://10.77.0.1/login"]);
         assert!(answer.starts_with("HTTP/1.1 303"), "{answer}");
         let line = answer
             .lines()
@@ -124,7 +124,7 @@ fn strangers_see_a_log_in_and_technicians_approve_by_code() {
     }
     let wrong = page.curl(&[
         "-d",
-        "name=Kim",
+        "name=desk",
         "-d",
         "code=AAAA-AAAA",
         "https://10.77.0.1/login",
@@ -165,7 +165,7 @@ fn strangers_see_a_log_in_and_technicians_approve_by_code() {
     );
     let journal = succeeded("journal", &page.site.groundcrew(&["journal", "show"]));
     assert!(
-        journal.contains("approved by Kim (status page)"),
+        journal.contains("approved by desk (status page)"),
         "{journal}"
     );
 
@@ -306,11 +306,11 @@ fn chromium_shows_it_live_and_without_scripts() {
     assert!(browser.wait().unwrap().success());
     let journal = succeeded("journal", &page.site.groundcrew(&["journal", "show"]));
     assert!(
-        journal.contains(&format!("{waiting}  approved by Kim Lee (status page)")),
+        journal.contains(&format!("{waiting}  approved by front desk (status page)")),
         "{journal}"
     );
     assert!(
-        journal.contains("rejected by Kim Lee (status page): not ours"),
+        journal.contains("rejected by front desk (status page): not ours"),
         "{journal}"
     );
 }

@@ -129,7 +129,7 @@ class Browser:
     def log_in(self, code):
         self.open(URL)
         self.until("the log-in", lambda: self.find("#name"))
-        self.type("#name", "Kim Lee")
+        self.type("#name", "front desk")
         self.type("#code", code)
         self.click(".login button")
         self.until("logged in", lambda: self.find("#live"))
@@ -181,7 +181,7 @@ def main(code, device, failed, shots):
         desk.open(URL)
         desk.check("log-in")
         desk.shot(shots / "login-1280.png")
-        desk.type("#name", "Kim Lee")
+        desk.type("#name", "front desk")
         desk.type("#code", "AAAA-AAAA")
         desk.click(".login button")
         desk.until("refused", lambda: desk.find(".news.bad"))

@@ -14,7 +14,7 @@ fn whose() -> Whose {
 fn visitor() -> Visitor {
     let gate = Gate::new("https://10.0.0.1/".into(), &Digest::of(b"key")).unwrap();
     let (now, code) = (Instant::now(), gate.code().code.to_string());
-    let cookie = gate.enter([10, 0, 0, 2].into(), "Kim", &code, now).unwrap();
+    let cookie = gate.enter([10, 0, 0, 2].into(), "desk", &code, now).unwrap();
     gate.visitor(&cookie, now).unwrap()
 }
 
@@ -71,7 +71,7 @@ fn nothing_is_loaded_from_elsewhere() {
     let all = found(vec![device("S-1")], 1);
     for html in [
         devices(&whose(), &visitor(), &View::default(), &all, &all, None),
-        login(&whose(), Some("no"), "Kim"),
+        login(&whose(), Some("no"), "desk"),
     ] {
         for part in html.split(['"', '(', ')', '\'']) {
             assert!(

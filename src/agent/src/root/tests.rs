@@ -209,28 +209,28 @@ fn a_user_s_link_leads_to_that_user_s_folders_only() {
     }
     let inside = tempfile::tempdir().unwrap();
     let path = |name: &str| inside.path().join(name);
-    for folder in ["etc/profile.d", "home/bob/own/sub", "usr/lib"] {
+    for folder in ["etc/profile.d", "home/crew/own/sub", "usr/lib"] {
         std::fs::create_dir_all(path(folder)).unwrap();
     }
-    for folder in ["home/bob", "home/bob/own", "home/bob/own/sub"] {
+    for folder in ["home/crew", "home/crew/own", "home/crew/own/sub"] {
         chown(path(folder), Some(1000), Some(1000)).unwrap();
     }
     let link = |target: &str, name: &str| {
         symlink(target, path(name)).unwrap();
         lchown(path(name), Some(1000), Some(1000)).unwrap();
     };
-    link("/etc/profile.d", "home/bob/evil");
-    link("evil", "home/bob/twice");
-    link("../..", "home/bob/up");
-    link("own", "home/bob/good");
-    link("nowhere", "home/bob/dangling");
-    symlink("/home/bob/evil", path("etc/root-s")).unwrap();
+    link("/etc/profile.d", "home/crew/evil");
+    link("evil", "home/crew/twice");
+    link("../..", "home/crew/up");
+    link("own", "home/crew/good");
+    link("nowhere", "home/crew/dangling");
+    symlink("/home/crew/evil", path("etc/root-s")).unwrap();
     symlink("usr/lib", path("lib")).unwrap();
     let root = Root::open(inside.path()).unwrap();
     for bad in [
-        "home/bob/evil",
-        "home/bob/twice",
-        "home/bob/up/etc",
+        "home/crew/evil",
+        "home/crew/twice",
+        "home/crew/up/etc",
         "etc/root-s",
     ] {
         let why = root.folder(bad).unwrap_err().to_string();
@@ -240,9 +240,9 @@ fn a_user_s_link_leads_to_that_user_s_folders_only() {
                 .is_err()
         );
     }
-    for good in ["lib", "home/bob/good", "home/bob/good/sub"] {
+    for good in ["lib", "home/crew/good", "home/crew/good/sub"] {
         assert!(root.folder(good).unwrap().is_some(), "{good}");
     }
-    assert!(root.folder("home/bob/dangling").unwrap().is_none());
+    assert!(root.folder("home/crew/dangling").unwrap().is_none());
     assert_eq!(std::fs::read_dir(path("etc/profile.d")).unwrap().count(), 0);
 }
