@@ -14,7 +14,9 @@ fn whose() -> Whose {
 fn visitor() -> Visitor {
     let gate = Gate::new("https://10.0.0.1/".into(), &Digest::of(b"key")).unwrap();
     let (now, code) = (Instant::now(), gate.code().code.to_string());
-    let cookie = gate.enter([10, 0, 0, 2].into(), "desk", &code, now).unwrap();
+    let cookie = gate
+        .enter([10, 0, 0, 2].into(), "desk", &code, now)
+        .unwrap();
     gate.visitor(&cookie, now).unwrap()
 }
 

@@ -160,16 +160,16 @@ fn admit(
                 .tftp(peer, request.path.as_str(), TftpStep::Busy);
             tracing::debug!(%peer, "TFTP: too many transfers of one address");
         }
-        Admit::Busy { ends } => {
+        Admit::Busy => {
             shelf
                 .flight
                 .tftp(peer, request.path.as_str(), TftpStep::Busy);
             tracing::debug!(%peer, "TFTP: too many transfers");
-            if let Some(calls) = ends.and_then(|peer| state.calls.get(&peer)) {
+        }
+        Admit::Begin { ends } => {
+            if let Some(calls) = ends.and_then(|peer| state.calls.remove(&peer)) {
                 calls.end.notify_one();
             }
-        }
-        Admit::Begin => {
             let calls = Arc::new(Calls::default());
             state.calls.insert(peer, Arc::clone(&calls));
             let job = Job {
@@ -178,13 +178,13 @@ fn admit(
                 address: listener.address,
                 request,
                 shelf: shelf.clone(),
-                calls,
+                calls: Arc::clone(&calls),
                 desk: desk.clone(),
             };
             let (desk, stop) = (desk.clone(), stop.clone());
             tokio::spawn(async move {
                 // Signs off even if the transfer panics.
-                let _off = SignOff { desk, peer };
+                let _off = SignOff { desk, peer, calls };
                 job.run(stop).await;
             });
         }
@@ -194,13 +194,18 @@ fn admit(
 struct SignOff {
     desk: Desk,
     peer: SocketAddr,
+    calls: Arc<Calls>,
 }
 
 impl Drop for SignOff {
     fn drop(&mut self) {
         let mut state = self.desk.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.admission.finished(self.peer);
-        state.calls.remove(&self.peer);
+        // One that made room is off the books, and its peer may have begun anew.
+        let own = |calls: &Arc<Calls>| Arc::ptr_eq(calls, &self.calls);
+        if state.calls.get(&self.peer).is_some_and(own) {
+            state.admission.finished(self.peer);
+            state.calls.remove(&self.peer);
+        }
     }
 }
 

@@ -26,19 +26,20 @@ impl Default for Caps {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admit {
     /// Begin a transfer; call [`Admission::finished`] when it ends.
-    Begin,
+    Begin {
+        /// That peer's transfer made room and must end; it is finished already
+        /// as far as this goes. Its peer was never heard since it asked, and it
+        /// is the oldest such: a machine that is alive answers in milliseconds,
+        /// a forged request never.
+        ends: Option<SocketAddr>,
+    },
     /// The same peer port has one running: the client repeats itself. Tell that
     /// transfer ([`Transfer::repeated`](super::Transfer::repeated)).
     Repeat,
     /// Too many of this address; drop it, the client will ask again.
     AddressBusy,
-    /// Too many in all; drop it and count it. A transfer whose peer was never
-    /// heard since it asked, the oldest, has to end for the next request: a
-    /// machine that is alive answers in milliseconds, a forged request never.
-    Busy {
-        /// End that peer's transfer; `None` if all are alive.
-        ends: Option<SocketAddr>,
-    },
+    /// Too many in all, and all are alive; drop it, the client will ask again.
+    Busy,
 }
 
 /// The transfers under way, by their peers. Bounded by [`Caps::total`].
@@ -69,22 +70,26 @@ impl Admission {
         if self.peers.contains_key(&peer) {
             return Admit::Repeat;
         }
-        if self.peers.len() >= self.caps.total {
-            let ends = self.oldest_unheard();
-            return Admit::Busy { ends };
-        }
-        let running = self.of_address.entry(peer.ip()).or_default();
-        if *running >= self.caps.per_address {
+        let running = self.of_address.get(&peer.ip()).copied().unwrap_or(0);
+        if running >= self.caps.per_address {
             return Admit::AddressBusy;
         }
-        *running += 1;
+        let mut ends = None;
+        if self.peers.len() >= self.caps.total {
+            ends = self.oldest_unheard();
+            let Some(silent) = ends else {
+                return Admit::Busy;
+            };
+            self.finished(silent);
+        }
+        *self.of_address.entry(peer.ip()).or_default() += 1;
         self.peers.insert(peer, false);
         if self.unheard.len() >= self.caps.total.saturating_mul(2) {
             let peers = &self.peers;
             self.unheard.retain(|peer| peers.get(peer) == Some(&false));
         }
         self.unheard.push_back(peer);
-        Admit::Begin
+        Admit::Begin { ends }
     }
 
     /// The peer answered, so the request was its own.
@@ -126,6 +131,8 @@ impl Admission {
 mod tests {
     use super::*;
 
+    const BEGIN: Admit = Admit::Begin { ends: None };
+
     #[test]
     fn caps_and_repeats() {
         let mut admission = Admission::new(Caps {
@@ -133,21 +140,21 @@ mod tests {
             per_address: 2,
         });
         let peer = |host: u8, port| SocketAddr::from(([10, 77, 0, host], port));
-        assert_eq!(admission.admit(peer(1, 1)), Admit::Begin);
+        assert_eq!(admission.admit(peer(1, 1)), BEGIN);
         assert_eq!(admission.admit(peer(1, 1)), Admit::Repeat);
-        assert_eq!(admission.admit(peer(1, 2)), Admit::Begin);
+        assert_eq!(admission.admit(peer(1, 2)), BEGIN);
         assert_eq!(admission.admit(peer(1, 3)), Admit::AddressBusy);
-        assert_eq!(admission.admit(peer(2, 1)), Admit::Begin);
+        assert_eq!(admission.admit(peer(2, 1)), BEGIN);
+        let ends = Some(peer(1, 1));
+        assert_eq!(admission.admit(peer(3, 1)), Admit::Begin { ends });
+        admission.finished(peer(1, 1));
         assert_eq!(
-            admission.admit(peer(3, 1)),
-            Admit::Busy {
-                ends: Some(peer(1, 1))
+            admission.admit(peer(1, 1)),
+            Admit::Begin {
+                ends: Some(peer(1, 2))
             }
         );
-        admission.finished(peer(1, 1));
-        admission.finished(peer(1, 1));
-        assert_eq!(admission.admit(peer(1, 3)), Admit::Begin);
-        for (host, port) in [(1, 2), (1, 3), (2, 1)] {
+        for (host, port) in [(1, 1), (3, 1), (2, 1)] {
             admission.finished(peer(host, port));
         }
         assert_eq!((admission.running(), admission.of_address.len()), (0, 0));
@@ -157,24 +164,29 @@ mod tests {
     fn whoever_never_answered_makes_room_and_nobody_else() {
         let caps = Caps {
             total: 3,
-            per_address: 3,
+            per_address: 9,
         };
         let mut admission = Admission::new(caps);
         let peer = |port| SocketAddr::from(([10, 77, 0, 9], port));
         for port in 1..=3 {
-            assert_eq!(admission.admit(peer(port)), Admit::Begin);
+            assert_eq!(admission.admit(peer(port)), BEGIN);
         }
         admission.heard(peer(1));
-        let busy = |ends| Admit::Busy { ends };
-        assert_eq!(admission.admit(peer(4)), busy(Some(peer(2))));
-        assert_eq!(admission.admit(peer(4)), busy(Some(peer(3))), "each once");
-        assert_eq!(admission.admit(peer(4)), busy(None), "one is alive");
-        admission.finished(peer(2));
-        assert_eq!(admission.admit(peer(4)), Admit::Begin);
+        let instead_of = |port| Admit::Begin {
+            ends: Some(peer(port)),
+        };
+        assert_eq!(admission.admit(peer(4)), instead_of(2));
+        assert_eq!(admission.admit(peer(5)), instead_of(3), "each once");
+        admission.heard(peer(4));
+        admission.heard(peer(5));
+        assert_eq!(admission.admit(peer(6)), Admit::Busy, "all are alive");
+        admission.finished(peer(4));
+        admission.finished(peer(5));
+        assert_eq!(admission.admit(peer(4)), BEGIN);
         // Memory stays bounded however many come and go.
         for port in 5..1000 {
             admission.finished(peer(port - 1));
-            assert_eq!(admission.admit(peer(port)), Admit::Begin);
+            assert_eq!(admission.admit(peer(port)), BEGIN);
             assert!(admission.unheard.len() <= 6);
         }
     }
