@@ -19,6 +19,14 @@ pub(super) async fn ready(file: &Arc<File>, at: u64, count: usize) -> io::Result
         .map_err(io::Error::other)?
 }
 
+/// Fills `into` from `at` on if that needs no disk. `false`: it may hold anything.
+pub(super) fn read_now(file: &File, into: &mut [u8], at: u64) -> bool {
+    let length = into.len();
+    let mut into = [IoSliceMut::new(into)];
+    let read = rustix::io::preadv2(file, &mut into, at, ReadWriteFlags::NOWAIT);
+    read.is_ok_and(|count| count == length)
+}
+
 /// Whether the page cache holds both ends of a stretch. A guess: what lies
 /// between may be gone, and then this thread waits for a disk once.
 fn in_memory(file: &File, at: u64, count: usize) -> bool {

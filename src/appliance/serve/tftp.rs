@@ -397,26 +397,25 @@ impl Content {
     async fn read(&self, window: &Window) -> Option<Vec<u8>> {
         match self {
             Self::File(file) => {
-                let ready = super::cached::ready(file, window.offset, window.length);
-                ready.await.ok()?;
-                read(file, window)
+                let mut data = vec![0; window.length];
+                if !super::cached::read_now(file, &mut data, window.offset) {
+                    let ready = super::cached::ready(file, window.offset, window.length);
+                    ready.await.ok()?;
+                    file.read_exact_at(&mut data, window.offset).ok()?;
+                }
+                packets(&data, window)
             }
             Self::Text(text) => {
                 let start = usize::try_from(window.offset).ok()?;
-                let data = text.get(start..start.checked_add(window.length)?)?;
-                let mut packets = Vec::new();
-                window.write(data, &mut packets).then_some(packets)
+                packets(text.get(start..start.checked_add(window.length)?)?, window)
             }
         }
     }
 }
 
-/// One window of packets; nothing if the file is not what it was.
-fn read(file: &File, window: &Window) -> Option<Vec<u8>> {
-    let mut data = vec![0; window.length];
-    file.read_exact_at(&mut data, window.offset).ok()?;
+fn packets(data: &[u8], window: &Window) -> Option<Vec<u8>> {
     let mut packets = Vec::with_capacity(window.length + 4 * usize::from(window.blocks));
-    window.write(&data, &mut packets).then_some(packets)
+    window.write(data, &mut packets).then_some(packets)
 }
 
 /// The most bytes one UDP send may carry, segmented or not.
