@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use groundcrew_core::hardware::report::{Cpu, Disk, Firmware, HardwareReport, Nic, Smbios, Tpm};
+use groundcrew_core::hardware::report::{
+    Arch, Cpu, Disk, Firmware, HardwareReport, Nic, Smbios, Tpm,
+};
 use groundcrew_core::hardware::{MacAddr, smbios};
 
 use crate::console::wrapped;
@@ -186,6 +188,7 @@ fn cpu(proc: &Path) -> Cpu {
     Cpu {
         model: model.unwrap_or_default(),
         threads: u32::try_from(threads.count()).unwrap_or(u32::MAX),
+        arch: Arch::HERE,
     }
 }
 

@@ -2,7 +2,7 @@
 //! and a QR code.
 
 use groundcrew_core::UnixTime;
-use groundcrew_core::hardware::hash4k::{HardwareHash, HashError, Origin};
+use groundcrew_core::hardware::hash4k::{HardwareHash, HashError};
 use groundcrew_core::hardware::{HardwareReport, Identity};
 use qrcode::{EcLevel, QrCode, render::unicode::Dense1x2};
 
@@ -18,24 +18,11 @@ const COLUMNS: usize = 80;
 /// A CSV file with one row: serial number and 4K hardware hash. Intune takes no
 /// quotes, so a serial number that would need them stays in the hash alone.
 pub fn csv(report: &HardwareReport, at: UnixTime) -> Result<String, HashError> {
-    let origin = Origin {
-        at,
-        architecture: architecture(std::env::consts::ARCH),
-    };
-    let hash = HardwareHash::from_report(report, origin)?.to_text()?;
+    let hash = HardwareHash::from_report(report, at)?.to_text()?;
     let serial = Identity::from(report).serial.unwrap_or_default();
     let plain = serial.is_ascii() && !serial.contains([',', '"']);
     let serial = if plain { serial.as_str() } else { "" };
     Ok(format!("{HEADER}\r\n{serial},,{hash}\r\n"))
-}
-
-/// Windows' `PROCESSOR_ARCHITECTURE`.
-fn architecture(name: &str) -> u8 {
-    match name {
-        "aarch64" => 12,
-        "x86" => 0,
-        _ => 9,
-    }
 }
 
 /// A QR code for a screen of 80 columns and 24 lines, white on black. It says
@@ -186,17 +173,5 @@ mod tests {
             }
         }
         assert!(rows.len() >= code.width() + 4);
-    }
-
-    #[test]
-    fn architectures_have_windows_numbers() {
-        assert_eq!(
-            (
-                architecture("x86_64"),
-                architecture("aarch64"),
-                architecture("x86")
-            ),
-            (9, 12, 0)
-        );
     }
 }

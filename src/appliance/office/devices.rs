@@ -191,11 +191,7 @@ impl Office {
         let Event::Requested { request } = entry.event() else {
             return Ok(None);
         };
-        let origin = groundcrew_core::hardware::hash4k::Origin {
-            at: entry.at(),
-            architecture: 9,
-        };
-        Ok(HardwareHash::from_report(&request.report, origin).ok())
+        Ok(HardwareHash::from_report(&request.report, entry.at()).ok())
     }
 }
 

@@ -113,6 +113,41 @@ pub struct Cpu {
     pub model: String,
     /// Logical processors.
     pub threads: u32,
+    /// What it runs.
+    #[serde(default, skip_serializing_if = "Arch::is_x64")]
+    pub arch: Arch,
+}
+
+/// What a processor runs, as far as Windows and this agent know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arch {
+    /// x86-64.
+    #[default]
+    X64,
+    /// 64-bit ARM.
+    Arm64,
+}
+
+impl Arch {
+    /// Of the machine that this program was built for.
+    pub const HERE: Self = if cfg!(target_arch = "aarch64") {
+        Self::Arm64
+    } else {
+        Self::X64
+    };
+
+    /// Windows' `PROCESSOR_ARCHITECTURE`.
+    pub const fn windows(self) -> u8 {
+        match self {
+            Self::X64 => 9,
+            Self::Arm64 => 12,
+        }
+    }
+
+    fn is_x64(&self) -> bool {
+        *self == Self::X64
+    }
 }
 
 /// A TPM.

@@ -10,15 +10,6 @@ use crate::hardware::identity::{Identity, clean};
 use crate::hardware::report::{Disk, HardwareReport, Nic, Tpm};
 use crate::time::UnixTime;
 
-/// What a hash says of its making that no report holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// When it is made.
-    pub at: UnixTime,
-    /// 0 x86, 9 x64, 12 ARM64.
-    pub architecture: u8,
-}
-
 /// `NDIS_PHYSICAL_MEDIUM` of Ethernet.
 const ETHERNET: u32 = 14;
 
@@ -75,8 +66,9 @@ impl HardwareHash {
 
     /// Builds a hash from a report, with the records that a report can fill.
     /// Disks and NICs that no longer fit are left out, the last ones first.
-    pub fn from_report(report: &HardwareReport, origin: Origin) -> Result<Self, HashError> {
-        let mut records = vec![tool(origin), cpu_topology(report, origin)];
+    /// `at`: when it is made.
+    pub fn from_report(report: &HardwareReport, at: UnixTime) -> Result<Self, HashError> {
+        let mut records = vec![tool(report, at), cpu_topology(report)];
         records.push(Record::Memory(Memory {
             gigabytes: report.memory_mib.div_ceil(1024),
             most: report.memory_mib.div_ceil(1024),
@@ -112,29 +104,29 @@ fn blank(bytes: &[u8; 16]) -> bool {
     *bytes == [0; 16] || *bytes == [0xff; 16]
 }
 
-fn tool(origin: Origin) -> Record {
+fn tool(report: &HardwareReport, at: UnixTime) -> Record {
     let version = ToolVersion {
         major: 10,
         minor: 0,
         build: 26100,
         revision: 1,
     };
-    let seconds = origin.at.seconds().saturating_sub(WINDOWS_EPOCH);
+    let seconds = at.seconds().saturating_sub(WINDOWS_EPOCH);
     Record::Tool(Tool {
         tool: version,
         os: version,
         seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
         zone: 0,
         os_type: 2,
-        architecture: origin.architecture,
+        architecture: report.cpu.arch.windows(),
         format: 9,
     })
 }
 
-fn cpu_topology(report: &HardwareReport, origin: Origin) -> Record {
+fn cpu_topology(report: &HardwareReport) -> Record {
     let threads = u16::try_from(report.cpu.threads).unwrap_or(u16::MAX);
     Record::CpuTopology(CpuTopology {
-        architecture: u16::from(origin.architecture),
+        architecture: u16::from(report.cpu.arch.windows()),
         packages: 1,
         cores: threads,
         threads,

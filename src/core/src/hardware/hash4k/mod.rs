@@ -17,7 +17,6 @@ use data_encoding::BASE64;
 
 use crate::digest::Digest;
 
-pub use convert::Origin;
 pub use graphics::GraphicsMemory;
 pub use record::{
     Chassis, CpuTopology, Display, DisplaySize, IdSource, Memory, NetworkAdapter, OfflineDeviceId,

@@ -129,11 +129,8 @@ fn a_tpm_and_an_nvme_disk_are_written_as_windows_does() {
         ],
         ..HardwareReport::default()
     };
-    let origin = Origin {
-        at: UnixTime::new(1_800_000_000),
-        architecture: 9,
-    };
-    let hash = HardwareHash::from_report(&report, origin).unwrap();
+    let at = UnixTime::new(1_800_000_000);
+    let hash = HardwareHash::from_report(&report, at).unwrap();
     let text = hash.text(TextKind::TpmVersion).unwrap();
     // As a published hash of a QEMU guest with swtpm says it.
     assert_eq!(
@@ -198,18 +195,15 @@ fn a_report_becomes_a_hash_of_the_same_identity() {
         };
         32
     ];
-    let origin = Origin {
-        at: UnixTime::new(1_800_000_000),
-        architecture: 9,
-    };
-    let hash = HardwareHash::from_report(&report, origin).unwrap();
+    let at = UnixTime::new(1_800_000_000);
+    let hash = HardwareHash::from_report(&report, at).unwrap();
     let read = HardwareHash::from_text(&hash.to_text().unwrap()).unwrap();
     assert_eq!(read, hash);
     assert_eq!(read.identity(), Identity::from(&report));
     let Record::Tool(tool) = read.records[0] else {
         panic!("no tool record");
     };
-    assert_eq!(tool.time(), origin.at);
+    assert_eq!(tool.time(), at);
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
@@ -291,4 +285,19 @@ proptest! {
         let _ = HardwareHash::from_text(&text);
         let _ = HardwareHash::from_text(&format!("T0E{tail}"));
     }
+}
+
+#[test]
+fn an_arm_machine_s_hash_says_so() {
+    let mut report = HardwareReport::default();
+    report.smbios.serial = Some("SYNTH-1".into());
+    report.cpu.arch = crate::hardware::report::Arch::Arm64;
+    let hash = HardwareHash::from_report(&report, UnixTime::new(1_800_000_000)).unwrap();
+    let topology = |record: &Record| match record {
+        Record::CpuTopology(topology) => Some(topology.architecture),
+        _ => None,
+    };
+    assert_eq!(hash.records.iter().find_map(topology), Some(12));
+    let json = serde_json::to_string(&report.cpu).unwrap();
+    assert!(json.contains(r#""arch":"arm64""#), "{json}");
 }
