@@ -2,6 +2,7 @@
 //! first, all of them, then it is ready; one order stops it.
 
 pub mod api;
+mod bind;
 mod boot;
 mod cached;
 pub mod control;

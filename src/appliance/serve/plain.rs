@@ -201,11 +201,11 @@ impl Connection {
         let length = body.end - body.start;
         let ticket = board.begin(Protocol::Http, self.peer, &body.name, length);
         let mut at = body.start;
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(Instant::now());
         let file = body.file;
         while at < body.end {
             let sent = self.send_some(&file, at, CHUNK.min(body.end - at)).await;
-            match sent.and_then(|sent| pace.keep(sent as u64, body.end - at)) {
+            match sent.and_then(|sent| pace.keep(sent as u64, body.end - at, Instant::now())) {
                 Ok(sent) => at += sent,
                 Err(error) => {
                     ticket.failed(error.to_string());
@@ -273,23 +273,23 @@ struct Pace {
 }
 
 impl Pace {
-    fn new() -> Self {
+    fn new(now: Instant) -> Self {
         Self {
-            since: Instant::now(),
+            since: now,
             taken: 0,
         }
     }
 
-    /// `sent` more of the `left` bytes were taken.
-    fn keep(&mut self, sent: u64, left: u64) -> std::io::Result<u64> {
+    /// At `now`, `sent` more of the `left` bytes were taken; that many again.
+    fn keep(&mut self, sent: u64, left: u64, now: Instant) -> std::io::Result<u64> {
         self.taken += sent;
-        if self.since.elapsed() < STALLED {
+        if now.duration_since(self.since) < STALLED {
             return Ok(sent);
         }
         if self.taken < LEAST && sent < left {
             return Err(Error::new(ErrorKind::TimedOut, "the peer is too slow"));
         }
-        *self = Self::new();
+        *self = Self::new(now);
         Ok(sent)
     }
 }
@@ -389,4 +389,29 @@ fn head_bytes(status: StatusCode, fields: &HeaderMap, keep: Keep) -> Vec<u8> {
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(crate::clock::read().seconds())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_keeps_its_place_by_its_pace() {
+        let began = Instant::now();
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let mut pace = Pace::new(began);
+        // Slow for a while is no reason; slow for a whole minute is.
+        for second in 1..60 {
+            assert_eq!(pace.keep(100, 1 << 20, after(second)).ok(), Some(100));
+        }
+        let slow = pace.keep(100, 1 << 20, after(60)).unwrap_err();
+        assert_eq!(slow.kind(), ErrorKind::TimedOut);
+        // Who takes its last bytes late has all of them.
+        let mut pace = Pace::new(began);
+        assert!(pace.keep(100, 100, after(60)).is_ok());
+        // Each minute counts for itself.
+        let mut pace = Pace::new(began);
+        assert!(pace.keep(LEAST, 1 << 30, after(60)).is_ok());
+        assert!(pace.keep(LEAST - 1, 1 << 30, after(120)).is_err());
+    }
 }

@@ -1,18 +1,16 @@
 //! The life of the process: read, bind everything, ready, serve, stop in order.
 
 use std::io::IsTerminal as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::files::Tree;
 use super::word::Words;
-use super::{Shutdown, api, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
+use super::{Shutdown, api, bind, boot, control, dhcp, http, ra, sntp, texts, tftp, tls, upkeep};
 use crate::flight;
 use crate::lan::{Desk, Lan};
 use crate::office::Office;
@@ -199,43 +197,12 @@ fn open(network: &Network, settings: &Settings) -> anyhow::Result<Door> {
     Ok(Door {
         dhcp: dhcp::bind(network)?,
         tftp: tftp::bind(interface, address, ports.tftp)?,
-        http: tcp("HTTP", interface, address, ports.http)?,
-        https: tcp("HTTPS", interface, address, ports.https)?,
+        http: bind::tcp("HTTP", interface, address, ports.http)?,
+        https: bind::tcp("HTTPS", interface, address, ports.https)?,
         sntp,
         link,
         network: network.clone(),
     })
-}
-
-fn tcp(
-    service: &str,
-    interface: &str,
-    address: Ipv4Addr,
-    port: u16,
-) -> anyhow::Result<TcpListener> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    keep_to(&socket, interface)?;
-    socket
-        .bind(&SocketAddrV4::new(address, port).into())
-        .and_then(|()| socket.listen(1024))
-        .with_context(|| cannot_bind(service, &format!("{address}:{port}/tcp")))?;
-    Ok(TcpListener::from_std(socket.into())?)
-}
-
-/// Keeps a socket to one interface. An address alone does not: Linux answers for
-/// it on every interface it has.
-pub fn keep_to(socket: &Socket, interface: &str) -> anyhow::Result<()> {
-    let kept = socket.bind_device(Some(interface.as_bytes()));
-    kept.with_context(|| {
-        format!("cannot use the interface {interface}: `groundcrew check` says what is missing")
-    })
-}
-
-/// The one line for a socket that cannot be had.
-pub fn cannot_bind(service: &str, port: &str) -> String {
-    format!("cannot bind {port} for {service} (`groundcrew check` says what to do)")
 }
 
 fn desk(

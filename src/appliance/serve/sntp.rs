@@ -1,13 +1,11 @@
 //! SNTP on the devices' network. The time is told while it is credible; else
 //! clients are told that it is not known.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
 use groundcrew_netboot::sntp::{Request, SinceEpoch};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Shutdown;
@@ -20,16 +18,7 @@ const MOST: usize = 1024;
 /// Takes the port, on the network's interface and address only.
 pub fn bind(network: &Network, port: u16) -> anyhow::Result<UdpSocket> {
     let address = network.address.address;
-    bind_to(&network.interface, address, port)
-        .with_context(|| super::run::cannot_bind("SNTP", &format!("{address}:{port}/udp")))
-}
-
-fn bind_to(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    super::run::keep_to(&socket, interface)?;
-    socket.bind(&SocketAddrV4::new(address, port).into())?;
-    Ok(UdpSocket::from_std(socket.into())?)
+    super::bind::udp("SNTP", &network.interface, address, port)
 }
 
 /// Answers until told to stop.

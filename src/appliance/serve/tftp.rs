@@ -4,19 +4,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use groundcrew_netboot::story::TftpStep;
 use groundcrew_netboot::tftp::{
     self, Admission, Admit, Caps, End, ErrorCode, Limits, ReadRequest, Step, Transfer, Window,
 };
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -56,21 +54,11 @@ pub struct Listener {
 
 /// Binds the well-known port on the appliance's address on one interface.
 pub fn bind(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<Listener> {
-    let socket = bind_to(interface, address, port)
-        .with_context(|| super::run::cannot_bind("TFTP", &format!("{address}:{port}/udp")))?;
     Ok(Listener {
-        socket,
+        socket: super::bind::udp("TFTP", interface, address, port)?,
         interface: interface.into(),
         address,
     })
-}
-
-fn bind_to(interface: &str, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(socket2::Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    super::run::keep_to(&socket, interface)?;
-    socket.bind(&SocketAddrV4::new(address, port).into())?;
-    Ok(UdpSocket::from_std(socket.into())?)
 }
 
 /// The transfers under way, shared with them so that each can sign off.
@@ -241,7 +229,8 @@ impl Job {
 
     async fn transfer(&self, stop: Shutdown) -> std::io::Result<(End, u64)> {
         // A socket of its own, so that a transfer has its own port (RFC 1350 §4).
-        let socket = bind_to(&self.interface, self.address, 0).map_err(std::io::Error::other)?;
+        let socket = super::bind::udp("TFTP", &self.interface, self.address, 0)
+            .map_err(std::io::Error::other)?;
         socket.connect(self.peer).await?;
         let content = match self.open().await {
             Ok(content) => content,

@@ -9,10 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use groundcrew_core::hardware::MacAddr;
 use groundcrew_netboot::dhcp::{self, Mode, Reply, Request, Via};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Shutdown;
@@ -100,28 +98,19 @@ impl Sockets {
 }
 
 fn udp(network: &Network, address: Ipv4Addr, port: u16) -> anyhow::Result<UdpSocket> {
-    let socket = on_interface(network)?;
-    socket
-        .bind(&SocketAddrV4::new(address, port).into())
-        .with_context(|| super::run::cannot_bind("DHCP", &format!("{port}/udp")))?;
-    Ok(UdpSocket::from_std(socket.into())?)
+    let socket = super::bind::udp("DHCP", &network.interface, address, port)?;
+    socket.set_broadcast(true)?;
+    Ok(socket)
 }
 
 /// Bound to the broadcast address: it hears what is said to all, and takes no
 /// packet from a DHCP client that keeps this machine's own address alive.
 fn listen(network: &Network) -> anyhow::Result<UdpSocket> {
-    let socket = on_interface(network)?;
+    let socket = super::bind::datagrams(&network.interface)?;
+    socket.set_broadcast(true)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::BROADCAST, dhcp::CLIENT_PORT).into())?;
     Ok(UdpSocket::from_std(socket.into())?)
-}
-
-fn on_interface(network: &Network) -> anyhow::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_broadcast(true)?;
-    super::run::keep_to(&socket, &network.interface)?;
-    Ok(socket)
 }
 
 /// Answers until told to stop.

@@ -16,14 +16,17 @@ use crate::store::Commit;
 /// were queued, so one task waits for the first, and a commit of a hundred wakes
 /// it once.
 pub struct Outbox {
-    /// Without a bound of its own: as many may wait as the disk's queue has places.
-    waiting: mpsc::UnboundedSender<(Commit, Reply)>,
+    waiting: mpsc::Sender<(Commit, Reply)>,
 }
+
+/// Replies that may wait: as many as the disk's queue has places. More are there
+/// only where the network takes nothing.
+const WAITING: usize = 16 * 1024;
 
 impl Outbox {
     /// Begins to send what is put in.
     pub fn open(sockets: Arc<Sockets>) -> Self {
-        let (waiting, mut queue) = mpsc::unbounded_channel::<(Commit, Reply)>();
+        let (waiting, mut queue) = mpsc::channel::<(Commit, Reply)>(WAITING);
         tokio::spawn(async move {
             while let Some((commit, waited)) = queue.recv().await {
                 commit.done().await;
@@ -35,8 +38,9 @@ impl Outbox {
 
     /// Sends `reply` once `commit` is done.
     pub fn put(&self, commit: Commit, reply: Reply) {
-        // It ends only with the process.
-        let _ = self.waiting.send((commit, reply));
+        if self.waiting.try_send((commit, reply)).is_err() {
+            tracing::warn!("DHCP reply dropped: the network takes none; the client asks again");
+        }
     }
 }
 

@@ -108,22 +108,12 @@ impl Service {
         }
     }
 
-    /// Decides on a client's packet. See [`Server`]'s contract: events first.
+    /// Decides on a packet of a client that the site does not know: both halves.
+    /// See [`Server`]'s contract: events first.
     pub fn handle(&mut self, request: &Request, via: Via, now: Moment) -> Handled {
-        self.handle_known(request, None, via, now)
-    }
-
-    /// The same for a device that the site knows.
-    pub fn handle_known(
-        &mut self,
-        request: &Request,
-        known: Option<&Known>,
-        via: Via,
-        now: Moment,
-    ) -> Handled {
         match self.turned_away(request, now) {
             Some(turned_away) => turned_away,
-            None => self.handle_admitted(request, known, via, now),
+            None => self.handle_admitted(request, None, via, now),
         }
     }
 
