@@ -17,6 +17,7 @@ class Kind:
     method: str = "pxe"  # pxe | http
     secure: bool = False  # Secure Boot is on, with Microsoft's keys in db
     own_key: bool = False  # a fresh key signs the image, and is enrolled
+    mok: bool = False  # enrolled as machine owner key: shim knows it, firmware does not
     proxy: bool = False  # beside somebody else's DHCP server
     relay: bool = False  # behind a router with ISC's relay
     arch: str = "amd64"  # amd64 | arm64
@@ -35,6 +36,8 @@ _ALL = [
     Kind("sb-ipxe", "uefi", "Secure Boot and a loader that nobody signed", secure=True),
     Kind("sb-uki", "uefi", "Secure Boot: own key, PXE", {"uefi": "uki"}, secure=True, own_key=True),
     Kind("sb-http-uki", "uefi", "Secure Boot: own key, HTTP Boot", {"uefi": "uki"}, method="http", secure=True, own_key=True),
+    Kind("sb-mok", "uefi", "Secure Boot: shim, own key as MOK, PXE", {"uefi": "shim-uki"}, secure=True, own_key=True, mok=True),
+    Kind("sb-http-mok", "uefi", "Secure Boot: shim, own key as MOK, HTTP Boot", {"uefi": "shim-uki"}, method="http", secure=True, own_key=True, mok=True),
     Kind("proxy-bios", "bios", "BIOS beside dnsmasq", proxy=True),
     Kind("proxy-uefi", "uefi", "UEFI beside dnsmasq", proxy=True),
     Kind("relay-bios", "bios", "BIOS behind ISC's relay", relay=True),

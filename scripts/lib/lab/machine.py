@@ -86,7 +86,7 @@ class Machine:
         self._folder.mkdir(parents=True)
         host.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", oem_image, self.disk])
         if self.kind.secure:
-            secure.variables(self._folder / "vars.fd", certificate)
+            secure.variables(self._folder / "vars.fd", certificate, self.kind.mok)
         elif self.hardware.fw == "uefi":
             code = host.FIRMWARE_ARM64 if self.kind.arch == "arm64" else host.FIRMWARE
             host.run(["cp", "--sparse=always", code[1], self._folder / "vars.fd"])

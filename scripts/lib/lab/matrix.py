@@ -30,6 +30,8 @@ ROWS = [
     Row("sb-shim", ("--fw", "sb-shim")),
     Row("sb-uki", ("--fw", "sb-uki")),
     Row("sb-http-uki", ("--fw", "sb-http-uki")),
+    Row("sb-mok", ("--fw", "sb-mok")),
+    Row("sb-http-mok", ("--fw", "sb-http-mok")),
     Row("sb-uki-unsigned", ("--fw", "sb-uki", "--refuse", "unsigned"), peer=False),
     Row("sb-http-uki-other-key", ("--fw", "sb-http-uki", "--refuse", "other-key"), peer=False),
     Row("sb-uki-unsigned-disk", ("--fw", "sb-uki", "--refuse", "disk"), peer=False),

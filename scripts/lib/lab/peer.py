@@ -65,9 +65,9 @@ class Peer:
 
     def _dnsmasq(self):
         boot = self._kind.boot
-        loader = {"uki": "groundcrew.efi", "shim": "shimx64.efi", "grub": "grubx64.efi"}.get(boot.get("uefi"), "snponly.efi")
+        loader = {"uki": "groundcrew.efi", "shim-uki": "mok/shimx64.efi", "shim": "shimx64.efi", "grub": "grubx64.efi"}.get(boot.get("uefi"), "snponly.efi")
         arm = {"uki": "groundcrew.efi", "shim": "shimaa64.efi", "grub": "grubaa64.efi"}.get(boot.get("uefi"), "ipxe.efi")
-        over_http = "groundcrew.efi" if "uki" in (boot.get("uefi_http"), boot.get("uefi")) else "ipxe.efi"
+        over_http = {"uki": "groundcrew.efi", "shim-uki": "mok/shimx64.efi"}.get(boot.get("uefi_http") or boot.get("uefi"), "ipxe.efi")
         ipxe = "pxelinux.0" if boot.get("bios") == "pxelinux" else f"http://{ADDRESS}/boot.ipxe"
         proxy, relay = self._kind.proxy, self._kind.relay
         if proxy:

@@ -24,13 +24,13 @@ def arguments():
     return ["-global", "driver=cfi.pflash01,property=secure,value=on"]
 
 
-def variables(target, certificate=None):
-    """Fresh variables; with `certificate` (PEM) the machine trusts that key, too."""
+def variables(target, certificate=None, mok=False):
+    """Fresh variables; with `certificate` (PEM) the machine trusts that key, too: its firmware, or (`mok`) shim."""
     shutil.copy(VARS, target)
     if certificate is None:
         return
     tool = _tool()
-    host.run([tool, "--inplace", target, "--add-db", OWNER, certificate])
+    host.run([tool, "--inplace", target, "--add-mok" if mok else "--add-db", OWNER, certificate])
 
 
 def _tool():

@@ -26,7 +26,6 @@ KERNEL = r"Linux version \d"
 OWN_DISK = r"^oem login:"
 FORM = 1.0  # seconds after which a form on the screen is taken to be complete
 DOWN, ENTER = "\x1b[B", "\r"
-MOK_MANAGER = Path("/usr/lib/shim/mmx64.efi.signed")
 MEMTEST = {"memtest.bin": "/boot/memtest86+x64.bin", "memtest.efi": "/boot/memtest86+x64.efi"}
 
 
@@ -143,14 +142,6 @@ def _mok(bench):
     bench.until(AGENT, "the agent, in the site's image that shim trusts now")
 
 
-def _with_mok_manager(boot):
-    """shim starts what is called grubx64.efi; the site's own image takes that place."""
-    if not MOK_MANAGER.exists():
-        raise LabError(f"missing: {MOK_MANAGER}; run scripts/setup")
-    shutil.copy(boot / "groundcrew.efi", boot / "grubx64.efi")
-    shutil.copy(MOK_MANAGER, boot / "mmx64.efi")
-
-
 def _with_certificate(image, folder):
     """A copy of the installed disk with db.cer on its ESP."""
     copy = _copy(image, folder)
@@ -197,7 +188,7 @@ STAGES = [
     Stage("once-menu", "boot once menu, the shell chosen", "uefi", _once_menu),
     Stage("once-memtest", "boot once memtest", "bios", _once_memtest, prepare=_with_memtest, vga=True),
     Stage("sb-refused", "Secure Boot refuses a loader that nobody signed", "sb-ipxe", _sb_refused),
-    Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-shim", _mok, prepare=_with_mok_manager, disk=_with_certificate, signed=True),
+    Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-mok", _mok, disk=_with_certificate, signed=True),
     Stage("no-driver", "the boot image has no driver for the card", "bios", _no_driver, prepare=_without_driver),
     Stage("own-disk-by-word", "provisioned: its next start is sent to its own disk", "bios", _own_disk),
     Stage("own-disk-by-firmware", "its firmware starts the disk first", "bios", _disk_first, disk=_with_networkd),

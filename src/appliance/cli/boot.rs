@@ -20,6 +20,12 @@ use crate::site::Site;
 #[derive(Debug, Subcommand)]
 pub enum BootCommand {
     /// Every device that booted or tried to: how far it got, and why not further
+    #[command(after_help = "\
+Examples:
+  groundcrew boot list
+  groundcrew boot list --all --json
+
+Times are UTC. `groundcrew boot explain DEVICE` tells the story behind a line.")]
     List(BootListArgs),
     /// Tell one device's story, the likely cause and the cure
     #[command(after_help = "\
@@ -134,18 +140,40 @@ fn done(site: &SiteArg, command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn list(args: &BootListArgs) -> anyhow::Result<ExitCode> {
-    let command = Command::ListBoots { all: args.all };
-    let Outcome::Boots(lines) = client::execute(&Site::at(&args.site.dir), command)? else {
-        anyhow::bail!("the appliance answered something else");
-    };
+    let site = Site::at(&args.site.dir);
+    let lines = boots(&site, args.all)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&lines)?);
-    } else if lines.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if lines.is_empty() {
         println!("No device asked to boot yet.");
     } else {
         print!("{}", overview(&lines, table::terminal_width(80)));
     }
+    if !args.all {
+        let others = boots(&site, true)?.len().saturating_sub(lines.len());
+        print!("{}", did_not_ask(others));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn boots(site: &Site, all: bool) -> anyhow::Result<Vec<StoryLine>> {
+    match client::execute(site, Command::ListBoots { all })? {
+        Outcome::Boots(lines) => Ok(lines),
+        _ => anyhow::bail!("the appliance answered something else"),
+    }
+}
+
+/// Whoever looks for a machine that started its disk instead must learn where it is.
+fn did_not_ask(machines: usize) -> String {
+    match machines {
+        0 => String::new(),
+        1 => "1 machine on the network did not ask: `groundcrew boot list --all`\n".to_owned(),
+        more => {
+            format!("{more} machines on the network did not ask: `groundcrew boot list --all`\n")
+        }
+    }
 }
 
 fn overview(lines: &[StoryLine], width: usize) -> String {
@@ -173,7 +201,7 @@ fn overview(lines: &[StoryLine], width: usize) -> String {
         ]
     };
     let rows: Vec<_> = lines.iter().map(row).collect();
-    table::render(&["DEVICE", "LAST", "FW", "GOT TO", "WHY"], &rows, width)
+    table::render(&["DEVICE", "LAST UTC", "FW", "GOT TO", "WHY"], &rows, width)
 }
 
 /// The firmware in four letters: the list has 80 columns.
@@ -234,12 +262,15 @@ fn told(view: &StoryView, all: bool, width: usize) -> String {
             let _ = writeln!(out, "  {past}");
         }
     }
-    out.push_str("\nWhat happened:\n");
-    let lines = every.as_ref().unwrap_or(&diagnosis.lines).iter();
-    let lines: Vec<_> = lines
-        .map(|line| (line.at.clock(), shown(&line.text)))
-        .collect();
-    out.push_str(&table::fields(&lines, width));
+    let lines = every.as_ref().unwrap_or(&diagnosis.lines);
+    let mut heading = "\nWhat happened on";
+    for day in lines.chunk_by(|one, next| one.at.day() == next.at.day()) {
+        let date = day.first().map(|first| first.at.day());
+        let _ = writeln!(out, "{heading} {} (UTC):", date.unwrap_or_default());
+        heading = "On";
+        let rows = day.iter().map(|line| (line.at.clock(), shown(&line.text)));
+        out.push_str(&table::fields(&rows.collect::<Vec<_>>(), width));
+    }
     out.push('\n');
     let mut end = vec![("State", state(view))];
     let mut push = |name, text: Option<&str>| end.extend(text.map(|text| (name, shown(text))));

@@ -75,6 +75,7 @@ fn uki(args: &ImageBuildArgs, settings: &Settings) -> anyhow::Result<Option<UkiS
         stub: args.uki_stub.clone().unwrap_or_else(|| args.arch.stub()),
         command_line: command_line(settings, args.arch),
         signer: signer.map(std::sync::Arc::new),
+        behind_shim: settings.boot.behind_shim(),
     }))
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::names;
 use super::secure::Machine;
 
 /// A processor, by Debian's name.
@@ -81,6 +82,14 @@ impl Arch {
         match self {
             Self::Amd64 => "groundcrew-agent",
             Self::Arm64 => "groundcrew-agent-arm64",
+        }
+    }
+
+    /// Its names of what lies behind shim.
+    pub(super) fn behind_shim(self) -> &'static names::BehindShim {
+        match self {
+            Self::Amd64 => &names::BEHIND_SHIM,
+            Self::Arm64 => &names::BEHIND_SHIM_ARM64,
         }
     }
 

@@ -16,6 +16,8 @@ pub enum LoaderSet {
     Ipxe,
     /// shim and GRUB, both signed.
     Shim,
+    /// shim and MokManager, for the site's own images.
+    BehindShim,
     /// pxelinux.
     Pxelinux,
 }
@@ -31,11 +33,12 @@ const IPXE: [Row; 3] = [
 ];
 /// Debian's build for ARM has all drivers in one, for PXE and HTTP Boot.
 const IPXE_ARM64: [Row; 1] = [Row(names::IPXE, "ipxe-arm64.efi", IPXE_PLACES, Form::Efi)];
+const SHIM_PLACES: &[&str] = &["/usr/lib/shim"];
 const SHIM_ARM64: [Row; 2] = [
     Row(
         names::SHIM_ARM64,
         "shimaa64.efi.signed",
-        &["/usr/lib/shim"],
+        SHIM_PLACES,
         Form::Efi,
     ),
     Row(
@@ -47,12 +50,7 @@ const SHIM_ARM64: [Row; 2] = [
 ];
 const IPXE_PLACES: &[&str] = &["/usr/lib/ipxe", "/boot"];
 const SHIM: [Row; 2] = [
-    Row(
-        names::SHIM,
-        "shimx64.efi.signed",
-        &["/usr/lib/shim"],
-        Form::Efi,
-    ),
+    Row(names::SHIM, "shimx64.efi.signed", SHIM_PLACES, Form::Efi),
     Row(
         names::GRUB,
         "grubnetx64.efi.signed",
@@ -60,6 +58,27 @@ const SHIM: [Row; 2] = [
         Form::Efi,
     ),
 ];
+const BEHIND_SHIM: [Row; 3] = behind_shim(
+    &names::BEHIND_SHIM,
+    "shimx64.efi.signed",
+    "mmx64.efi.signed",
+);
+const BEHIND_SHIM_ARM64: [Row; 3] = behind_shim(
+    &names::BEHIND_SHIM_ARM64,
+    "shimaa64.efi.signed",
+    "mmaa64.efi.signed",
+);
+const fn behind_shim(
+    to: &names::BehindShim,
+    shim: &'static str,
+    mok_manager: &'static str,
+) -> [Row; 3] {
+    [
+        Row(to.shim, shim, SHIM_PLACES, Form::Efi),
+        Row(to.mok_manager, mok_manager, SHIM_PLACES, Form::Efi),
+        Row(to.shim_own_disk, shim, SHIM_PLACES, Form::Efi),
+    ]
+}
 const PXELINUX: [Row; 2] = [
     Row(
         names::PXELINUX,
@@ -82,6 +101,8 @@ impl LoaderSet {
             (Self::Ipxe, Arch::Arm64) => &IPXE_ARM64,
             (Self::Shim, Arch::Amd64) => &SHIM,
             (Self::Shim, Arch::Arm64) => &SHIM_ARM64,
+            (Self::BehindShim, Arch::Amd64) => &BEHIND_SHIM,
+            (Self::BehindShim, Arch::Arm64) => &BEHIND_SHIM_ARM64,
             (Self::Pxelinux, Arch::Amd64) => &PXELINUX,
             // It is for BIOS, which no ARM machine has.
             (Self::Pxelinux, Arch::Arm64) => &[],
@@ -94,6 +115,8 @@ impl LoaderSet {
             (Self::Ipxe, Arch::Arm64) => "ipxe (of Debian 13 or newer; it is for all machines)",
             (Self::Shim, Arch::Amd64) => "shim-signed grub-efi-amd64-signed",
             (Self::Shim, Arch::Arm64) => "shim-signed:arm64 grub-efi-arm64-signed:arm64",
+            (Self::BehindShim, Arch::Amd64) => "shim-signed shim-helpers-amd64-signed",
+            (Self::BehindShim, Arch::Arm64) => "shim-signed:arm64 shim-helpers-arm64-signed:arm64",
             (Self::Pxelinux, _) => "pxelinux syslinux-common",
         }
     }

@@ -36,8 +36,13 @@ const MODULES: [&str; 16] = [
 ];
 
 /// Builds it for a processor, from GRUB's modules where their package is
-/// installed, or out of its file. The same GRUB gives the same bytes.
-pub(super) fn build(arch: Arch, packages: &Packages) -> Result<Vec<u8>, ImageError> {
+/// installed, or out of its file. `sbat`: GRUB's revocation level, without which
+/// shim does not start it. The same GRUB gives the same bytes.
+pub(super) fn build(
+    arch: Arch,
+    packages: &Packages,
+    sbat: Option<&[u8]>,
+) -> Result<Vec<u8>, ImageError> {
     let folder = tempfile::tempdir().map_err(ImageError::at(&std::env::temp_dir()))?;
     let installed = Path::new("/usr/lib/grub").join(arch.grub());
     let modules = if installed.is_dir() {
@@ -52,24 +57,37 @@ pub(super) fn build(arch: Arch, packages: &Packages) -> Result<Vec<u8>, ImageErr
     // no `if`; one found in a memory disk is read by the normal one.
     std::fs::write(&memdisk, tar_of_script().map_err(ImageError::at(&memdisk))?)
         .map_err(ImageError::at(&memdisk))?;
-    run(arch, &modules, &memdisk, &out)?;
+    let level = folder.path().join("sbat.csv");
+    if let Some(sbat) = sbat {
+        std::fs::write(&level, sbat).map_err(ImageError::at(&level))?;
+    }
+    run(arch, &modules, &memdisk, sbat.map(|_| &*level), &out)?;
     std::fs::read(&out).map_err(ImageError::at(&out))
 }
 
-fn run(arch: Arch, modules: &Path, memdisk: &Path, out: &Path) -> Result<(), ImageError> {
+fn run(
+    arch: Arch,
+    modules: &Path,
+    memdisk: &Path,
+    sbat: Option<&Path>,
+    out: &Path,
+) -> Result<(), ImageError> {
     let mut command = Command::new("grub-mkimage");
     command
         .args([
             "--format",
             arch.grub(),
-            // Signed with the site's key it is started by firmware, not by shim;
-            // what it starts is checked by firmware again.
+            // What it starts is checked by whoever started it: firmware, or shim
+            // in firmware's place.
             "--disable-shim-lock",
             "--prefix",
             "(memdisk)/boot/grub",
             "--memdisk",
         ])
         .arg(memdisk);
+    if let Some(sbat) = sbat {
+        command.arg("--sbat").arg(sbat);
+    }
     command.arg("--directory").arg(modules);
     command.arg("--output").arg(out).args(MODULES);
     let failed = |reason: String| ImageError::NoGrub {
@@ -108,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_same_bytes_each_time() {
-        let made = || build(Arch::Amd64, &Packages::default());
+        let made = || build(Arch::Amd64, &Packages::default(), None);
         let (first, second) = (made().unwrap(), made().unwrap());
         assert_eq!(first, second);
         assert!(first.starts_with(b"MZ") && first.len() < 2 << 20);

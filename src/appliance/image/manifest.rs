@@ -171,12 +171,22 @@ fn stage_and_rename(
         .collect();
     for (name, content) in &all {
         let path = staging.join(name);
+        make_folder_of(&path)?;
         durable::write(&path, content, Access::Public).map_err(ImageError::at(&path))?;
     }
     for (name, _) in &all {
         let path = boot.join(name);
+        make_folder_of(&path)?;
         fs::rename(staging.join(name), &path).map_err(ImageError::at(&path))?;
+        if name.contains('/') {
+            durable::sync_folder_of(&path).map_err(ImageError::at(&path))?;
+        }
     }
     let manifest = boot.join(MANIFEST);
     durable::sync_folder_of(&manifest).map_err(ImageError::at(&manifest))
+}
+
+fn make_folder_of(path: &Path) -> Result<(), ImageError> {
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).map_err(ImageError::at(folder))
 }

@@ -94,6 +94,8 @@ pub struct UkiSpec {
     pub command_line: String,
     /// Signs it, and the own disk's loader; without one Secure Boot refuses both.
     pub signer: Option<Arc<Signer>>,
+    /// Also for shim to start, see [`names::BehindShim`].
+    pub behind_shim: bool,
 }
 
 /// What was built.
@@ -130,7 +132,11 @@ pub fn build(
     for set in &spec.more_loaders {
         loaders.extend(loaders_of(spec, *set)?);
     }
-    let own_disk = own_disk(spec)?;
+    let behind_shim = spec.uki.as_ref().is_some_and(|uki| uki.behind_shim);
+    if behind_shim {
+        loaders.extend(loaders_of(spec, LoaderSet::BehindShim)?);
+    }
+    let own_disk = own_disk(spec, behind_shim)?;
     let stub = spec
         .uki
         .as_ref()
@@ -155,6 +161,10 @@ pub fn build(
     };
     if let Some((content, _)) = &uki {
         files.push((names::UKI, content));
+        if behind_shim {
+            let names = arch.behind_shim();
+            files.extend([(names.image, &content[..]), (names.own_disk, &own_disk)]);
+        }
     }
     let manifest = Manifest {
         format: 1,
@@ -197,13 +207,29 @@ fn loaders_of(spec: &ImageSpec, set: LoaderSet) -> Result<Vec<loaders::Loader>, 
     loaders::find(set, spec.arch, &spec.ipxe_dirs, &spec.loader_debs)
 }
 
-fn own_disk(spec: &ImageSpec) -> Result<Vec<u8>, ImageError> {
-    let own_disk = local::build(spec.arch, &spec.loader_debs)?;
+fn own_disk(spec: &ImageSpec, behind_shim: bool) -> Result<Vec<u8>, ImageError> {
+    let sbat = match behind_shim {
+        true => Some(sbat_of_grub(spec)?),
+        false => None,
+    };
+    let own_disk = local::build(spec.arch, &spec.loader_debs, sbat.as_deref())?;
     let signer = spec.uki.as_ref().and_then(|uki| uki.signer.as_deref());
     match signer {
         Some(signer) => Ok(secure::sign(own_disk, signer)?),
         None => Ok(own_disk),
     }
+}
+
+/// Debian's own word on how old its GRUB is, out of the GRUB that it signed: the
+/// modules of one version are of one source.
+fn sbat_of_grub(spec: &ImageSpec) -> Result<Vec<u8>, ImageError> {
+    let signed = loaders_of(spec, LoaderSet::Shim)?;
+    let grub = signed
+        .into_iter()
+        .find(|one| [names::GRUB, names::GRUB_ARM64].contains(&one.name));
+    Ok(secure::sbat(
+        grub.map(|grub| grub.content).unwrap_or_default(),
+    )?)
 }
 
 fn read_stub(spec: &ImageSpec, uki: &UkiSpec) -> Result<Vec<u8>, ImageError> {

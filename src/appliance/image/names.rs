@@ -23,3 +23,37 @@ pub const LDLINUX: &str = "ldlinux.c32";
 pub const SHIM_ARM64: &str = "shimaa64.efi";
 /// [`GRUB`] for 64-bit ARM.
 pub const GRUB_ARM64: &str = "grubaa64.efi";
+
+/// shim with the site's own images behind it, for machines that have the site's
+/// certificate as a machine owner key. shim starts what has GRUB's name in the
+/// folder that it was loaded from, so each image has a folder of its own.
+#[derive(Debug)]
+pub struct BehindShim {
+    /// shim, for the site's image.
+    pub shim: &'static str,
+    /// The same as [`UKI`].
+    pub image: &'static str,
+    /// MokManager, which shim starts where the machine does not have the key yet.
+    pub mok_manager: &'static str,
+    /// shim, for the own disk.
+    pub shim_own_disk: &'static str,
+    /// The same as [`OWN_DISK`].
+    pub own_disk: &'static str,
+}
+
+/// For x86-64.
+pub const BEHIND_SHIM: BehindShim = BehindShim {
+    shim: "mok/shimx64.efi",
+    image: "mok/grubx64.efi",
+    mok_manager: "mok/mmx64.efi",
+    shim_own_disk: "mok-disk/shimx64.efi",
+    own_disk: "mok-disk/grubx64.efi",
+};
+/// For 64-bit ARM.
+pub const BEHIND_SHIM_ARM64: BehindShim = BehindShim {
+    shim: "mok/shimaa64.efi",
+    image: "mok/grubaa64.efi",
+    mok_manager: "mok/mmaa64.efi",
+    shim_own_disk: "mok-disk/shimaa64.efi",
+    own_disk: "mok-disk/grubaa64.efi",
+};

@@ -323,6 +323,7 @@ fn the_sites_own_image_is_signed_and_so_is_the_way_to_the_own_disk() {
             stub: world.path("stub"),
             command_line: "gc.server=10.77.0.1".into(),
             signer: Some(Arc::new(pair.signer().unwrap())),
+            behind_shim: false,
         }),
         ..world.spec()
     };
@@ -345,6 +346,41 @@ fn the_sites_own_image_is_signed_and_so_is_the_way_to_the_own_disk() {
     };
     let error = run(&missing).unwrap_err().to_string();
     assert!(error.contains("systemd-boot-efi"), "{error}");
+}
+
+#[test]
+fn behind_shim_lie_the_same_images_each_in_a_folder_of_its_own() {
+    let (kernel, stub) = (secure::tiny(0x8664), secure::tiny(0x8664));
+    let mut items = items();
+    items[0] = file(&format!("./boot/vmlinuz-{VERSION}"), &kernel);
+    let world = World::new(&items);
+    fs::write(world.path("stub"), &stub).unwrap();
+    let pair = secure::Pair::new(2048);
+    let spec = ImageSpec {
+        uki: Some(UkiSpec {
+            stub: world.path("stub"),
+            command_line: String::new(),
+            signer: Some(Arc::new(pair.signer().unwrap())),
+            behind_shim: true,
+        }),
+        ..world.spec()
+    };
+    let report = run(&spec).unwrap();
+    let boot = world.path("boot");
+    let read = |name| fs::read(boot.join(name)).unwrap();
+    let names = names::BEHIND_SHIM;
+    assert_eq!(read(names.image), read(names::UKI));
+    assert_eq!(read(names.own_disk), read(names::OWN_DISK));
+    assert_eq!(read(names.shim), read(names.shim_own_disk));
+    assert!(read(names.mok_manager).starts_with(b"MZ"));
+    // Debian's own level of revocation, or shim would not start it.
+    let level = String::from_utf8(secure::sbat(read(names.own_disk)).unwrap()).unwrap();
+    assert!(
+        level.starts_with("sbat,1,") && level.contains("\ngrub.debian,"),
+        "{level}"
+    );
+    assert!(pair.verifies(&read(names.own_disk)));
+    assert_eq!(report.manifest.differing(&boot), Vec::<String>::new());
 }
 
 #[test]

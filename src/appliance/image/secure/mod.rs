@@ -52,6 +52,18 @@ pub(super) fn is_for(program: &[u8], machine: Machine) -> bool {
     pe::machine_of(program) == Some(machine)
 }
 
+/// What an EFI program says of its revocation level (`.sbat`), without the padding.
+pub(super) fn sbat(program: Vec<u8>) -> Result<Vec<u8>, SecureError> {
+    let image = pe::Image::parse(program)?;
+    let section = image.section(".sbat")?;
+    let section = section.ok_or(SecureError::Pe("it has no .sbat"))?;
+    let end = section.iter().rposition(|byte| *byte != 0);
+    Ok(section
+        .get(..end.map_or(0, |at| at + 1))
+        .unwrap_or_default()
+        .to_vec())
+}
+
 /// Signs an EFI image by Authenticode.
 pub fn sign(image: Vec<u8>, signer: &Signer) -> Result<Vec<u8>, SecureError> {
     let image = pe::Image::parse(image)?.aligned();

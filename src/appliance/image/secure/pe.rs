@@ -56,6 +56,7 @@ struct Layout {
 /// A section as its header has it.
 #[derive(Clone, Copy, Debug)]
 struct Section {
+    name: [u8; 8],
     virtual_size: u32,
     virtual_address: u32,
     raw_size: u32,
@@ -94,6 +95,20 @@ impl Image {
     /// Which machine it is for.
     pub(super) fn machine(&self) -> Option<Machine> {
         machine_at(&self.bytes, self.layout.coff)
+    }
+
+    /// What the file has of a section. Names have at most eight bytes.
+    pub(super) fn section(&self, name: &str) -> Result<Option<&[u8]>, SecureError> {
+        let mut padded = [0; 8];
+        for (to, from) in padded.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        let sections = sections(&self.bytes, &self.layout)?;
+        let found = sections.iter().find(|section| section.name == padded);
+        Ok(found.and_then(|section| {
+            let at = section.raw_at as usize;
+            self.bytes.get(at..at + section.raw_size as usize)
+        }))
     }
 
     /// Adds read-only data sections behind the last one, in file and memory.
@@ -265,6 +280,7 @@ fn sections(bytes: &[u8], layout: &Layout) -> Result<Vec<Section>, SecureError> 
     let read = |index: usize| {
         let at = layout.sections + index * SECTION;
         Some(Section {
+            name: *bytes.get(at..)?.first_chunk()?,
             virtual_size: u32_at(bytes, at + 8)?,
             virtual_address: u32_at(bytes, at + 12)?,
             raw_size: u32_at(bytes, at + 16)?,

@@ -39,6 +39,9 @@ pub enum UefiLoader {
     Ipxe,
     /// The site's own signed image, whole.
     Uki,
+    /// Debian's shim, and behind it the site's own image, signed by a key that
+    /// the machine's owner enrolled (MOK).
+    ShimUki,
     /// Debian's shim and GRUB, which Microsoft's key vouches for.
     Shim,
     /// Debian's GRUB alone.
@@ -54,6 +57,8 @@ pub enum HttpLoader {
     Ipxe,
     /// The site's own signed image, whole.
     Uki,
+    /// The same behind Debian's shim.
+    ShimUki,
 }
 
 impl Boot {
@@ -62,6 +67,8 @@ impl Boot {
     /// what x86-64 ones do, out of a folder of their own.
     pub fn loaders(&self, arm64: bool) -> Loaders {
         let x64 = LoaderFile::whole(names::UKI, names::OWN_DISK);
+        let x64_behind_shim =
+            LoaderFile::whole(names::BEHIND_SHIM.shim, names::BEHIND_SHIM.shim_own_disk);
         let (arm, arm_http) = if arm64 {
             (self.arm64(), self.arm64_http())
         } else {
@@ -78,12 +85,14 @@ impl Boot {
             efi_x64: match self.uefi {
                 UefiLoader::Ipxe => debian.efi_x64,
                 UefiLoader::Uki => x64.clone(),
+                UefiLoader::ShimUki => x64_behind_shim.clone(),
                 UefiLoader::Shim => LoaderFile::that_asks(names::SHIM),
                 UefiLoader::Grub => LoaderFile::that_asks(names::GRUB),
             },
             efi_x64_http: match self.uefi_http {
                 HttpLoader::Ipxe => debian.efi_x64_http,
                 HttpLoader::Uki => x64,
+                HttpLoader::ShimUki => x64_behind_shim,
             },
             efi_arm64: arm,
             efi_arm64_http: arm_http,
@@ -94,6 +103,7 @@ impl Boot {
         match self.uefi {
             UefiLoader::Ipxe => LoaderFile::that_asks(&in_arm64(names::IPXE)),
             UefiLoader::Uki => whole_arm64(),
+            UefiLoader::ShimUki => behind_shim_arm64(),
             UefiLoader::Shim => LoaderFile::that_asks(&in_arm64(names::SHIM_ARM64)),
             UefiLoader::Grub => LoaderFile::that_asks(&in_arm64(names::GRUB_ARM64)),
         }
@@ -103,12 +113,18 @@ impl Boot {
         match self.uefi_http {
             HttpLoader::Ipxe => LoaderFile::that_asks(&in_arm64(names::IPXE)),
             HttpLoader::Uki => whole_arm64(),
+            HttpLoader::ShimUki => behind_shim_arm64(),
         }
     }
 
     /// Whether the site's own image is loaded by any machine.
     pub fn uki(&self) -> bool {
-        self.uefi == UefiLoader::Uki || self.uefi_http == HttpLoader::Uki
+        self.uefi == UefiLoader::Uki || self.uefi_http == HttpLoader::Uki || self.behind_shim()
+    }
+
+    /// Whether any machine's shim starts it.
+    pub fn behind_shim(&self) -> bool {
+        self.uefi == UefiLoader::ShimUki || self.uefi_http == HttpLoader::ShimUki
     }
 
     /// Whether Debian's shim or GRUB is loaded by any machine.
@@ -119,6 +135,11 @@ impl Boot {
 
 fn whole_arm64() -> Option<LoaderFile> {
     LoaderFile::whole(&in_arm64(names::UKI), &in_arm64(names::OWN_DISK))
+}
+
+fn behind_shim_arm64() -> Option<LoaderFile> {
+    let names = names::BEHIND_SHIM_ARM64;
+    LoaderFile::whole(&in_arm64(names.shim), &in_arm64(names.shim_own_disk))
 }
 
 fn in_arm64(name: &str) -> String {
@@ -144,6 +165,7 @@ impl RawBoot {
             uefi: self.uefi,
             uefi_http: self.uefi_http.unwrap_or(match self.uefi {
                 UefiLoader::Uki => HttpLoader::Uki,
+                UefiLoader::ShimUki => HttpLoader::ShimUki,
                 _ => HttpLoader::Ipxe,
             }),
             menu: self.menu.then(|| self.menu_seconds.unwrap_or(MENU_SECONDS)),
@@ -185,12 +207,16 @@ mod tests {
         let mixed = boot("uefi = \"uki\"\nuefi_http = \"ipxe\"").unwrap().boot;
         assert_eq!(mixed.uefi_http, HttpLoader::Ipxe);
         assert!(mixed.uki() && mixed.loaders(false).need_word());
+        let behind = boot("uefi = \"shim-uki\"").unwrap().boot;
+        assert!(behind.uki() && behind.behind_shim() && !behind.shim());
+        assert_eq!(behind.uefi_http, HttpLoader::ShimUki);
         let shim = boot("uefi = \"shim\"\nbios = \"pxelinux\"").unwrap().boot;
         assert!(shim.shim() && !shim.loaders(false).need_word());
         for (lines, file) in [
             ("", "arm64/ipxe.efi"),
             ("uefi = \"shim\"", "arm64/shimaa64.efi"),
             ("uefi = \"uki\"", "arm64/groundcrew.efi"),
+            ("uefi = \"shim-uki\"", "arm64/mok/shimaa64.efi"),
         ] {
             let loaders = boot(lines).unwrap().boot.loaders(true);
             assert_eq!(loaders.efi_arm64.unwrap().file.as_str(), file);

@@ -22,6 +22,12 @@ impl At {
         UnixTime::new(self.0 / 1000)
     }
 
+    /// The day: `2026-11-23`.
+    pub fn day(self) -> String {
+        let text = self.time().to_string();
+        text.get(..10).unwrap_or_default().to_owned()
+    }
+
     /// The time of day, as a story's lines begin: `21:40:02.123`.
     pub fn clock(self) -> String {
         let text = self.time().to_string();
@@ -46,6 +52,7 @@ mod tests {
         let at = At(1_792_705_202_007);
         assert_eq!(at.clock().len(), 12);
         assert!(at.clock().ends_with(".007"));
+        assert_eq!(at.day(), "2026-10-22");
         assert_eq!(At(5).since(At(9)), 0);
     }
 }

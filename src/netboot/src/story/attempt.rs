@@ -298,7 +298,9 @@ pub(super) fn kind(file: &str) -> FileKind {
         "grub.cfg",
         "01-",
     ];
-    if name == "local.efi" {
+    // shim starts it under GRUB's name (`image::names::BehindShim`).
+    let behind_shim = file.contains("mok-disk/grub");
+    if name == "local.efi" || behind_shim {
         FileKind::OwnDisk
     } else if name.starts_with("vmlinuz") || name.starts_with("linux") {
         FileKind::Kernel
