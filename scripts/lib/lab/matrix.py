@@ -2,6 +2,7 @@
 started by dnsmasq, and one table of it all."""
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -63,9 +64,12 @@ def run(options, say):
     passed = []
     for number, row in enumerate(rows, 1):
         say(f"{number} of {len(rows)}: {row.name}")
-        ours = _lab(row.options, options, say)
-        peer = _lab((*row.options, "--peer"), options, say) if options.peers and row.peer else None
-        passed.append(_result(row, ours, peer))
+        ours, peers = [], []
+        for _ in range(options.runs):  # in turns: what slows the machine down slows both
+            ours.append(_lab(row.options, options, say))
+            if options.peers and row.peer:
+                peers.append(_lab((*row.options, "--peer"), options, say))
+        passed.append(_result(row, ours, peers))
         say(table(passed[-1:]).splitlines()[1])
         if options.json:  # an hour's work is not lost with its last minute
             options.json.write_text(json.dumps({"rows": passed}, indent=2) + "\n", encoding="utf-8")
@@ -89,17 +93,28 @@ def _lab(words, options, say):
         return json.loads(out.read_text(encoding="utf-8")) if out.exists() else None
 
 
-def _result(row, ours, peer):
-    agent, theirs = slowest(ours), slowest(peer)
+def _result(row, ours, peers):
+    """Of several runs the medians, and the range of the runs' own ratios."""
+    agents, theirs = [slowest(lab) for lab in ours], [slowest(lab) for lab in peers]
+    ratios = sorted(one / other for one, other in zip(agents, theirs) if one and other)
+    totals = [max((device["total"] for device in lab["devices"] if device["total"]), default=None) for lab in ours if lab]
+    outcomes = {device["outcome"] or "unfinished" for lab in ours if lab for device in lab["devices"]}
     return {
         "name": row.name,
-        "ok": bool(ours and ours["ok"]) and (peer is None or peer["ok"]),
-        "outcome": ", ".join(sorted({device["outcome"] or "unfinished" for device in ours["devices"]})) if ours else "failed",
-        "agent": agent,
-        "peer_agent": theirs,
-        "ratio": round(agent / theirs, 3) if agent and theirs else None,
-        "total": max((device["total"] for device in ours["devices"]), default=None) if ours else None,
+        "ok": all(lab and lab["ok"] for lab in (*ours, *peers)),
+        "outcome": ", ".join(sorted(outcomes)) or "failed",
+        "runs": len(ours),
+        "agent": _median(agents),
+        "peer_agent": _median(theirs),
+        "ratio": _median(ratios),
+        "ratios": [round(one, 3) for one in ratios],
+        "total": _median(totals),
     }
+
+
+def _median(values):
+    known = [value for value in values if value]
+    return round(statistics.median(known), 3) if known else None
 
 
 def slowest(lab):
@@ -115,10 +130,11 @@ def slowest(lab):
 
 def table(rows):
     """Seconds from power-on to the agent, ours and dnsmasq's, and to the end."""
-    cells = [["kind", "outcome", "agent s", "dnsmasq s", "ratio", "end s"]]
+    cells = [["kind", "outcome", "agent s", "dnsmasq s", "ratio", "of the runs", "end s"]]
+    number = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
     for row in rows:
-        number = lambda value, form: "-" if value is None else format(value, form)  # noqa: E731
+        spread = f"{row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f}" if len(row["ratios"]) > 1 else "-"
         cells.append([row["name"], row["outcome"] if row["ok"] else f"FAILED ({row['outcome']})", number(row["agent"], ".1f"),
-                      number(row["peer_agent"], ".1f"), number(row["ratio"], ".2f"), number(row["total"], ".1f")])
+                      number(row["peer_agent"], ".1f"), number(row["ratio"], ".2f"), spread, number(row["total"], ".1f")])
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))).rstrip() for line in cells)

@@ -213,10 +213,17 @@ class Matrix(unittest.TestCase):
     def test_the_slowest_of_several_counts(self):
         self.assertEqual(matrix.slowest(self.lab(20.0, 30.0)), 30.0)
         self.assertIsNone(matrix.slowest({"ok": True, "devices": [{"milestones": []}]}))
-        row = matrix._result(matrix.ROWS[0], self.lab(21.0), self.lab(20.0))
+        row = matrix._result(matrix.ROWS[0], [self.lab(21.0)], [self.lab(20.0)])
         self.assertEqual((row["ratio"], row["ok"], row["total"]), (1.05, True, 71.0))
-        self.assertFalse(matrix._result(matrix.ROWS[0], self.lab(21.0), self.lab(20.0, ok=False))["ok"])
+        self.assertFalse(matrix._result(matrix.ROWS[0], [self.lab(21.0)], [self.lab(20.0, ok=False)])["ok"])
         self.assertIn("1.05", matrix.table([row]))
+
+    def test_of_several_runs_the_medians(self):
+        ours, peers = [self.lab(seconds) for seconds in (21.0, 30.0, 19.0)], [self.lab(20.0)] * 3
+        row = matrix._result(matrix.ROWS[0], ours, peers)
+        self.assertEqual((row["ratio"], row["agent"], row["ratios"]), (1.05, 21.0, [0.95, 1.05, 1.5]))
+        self.assertIn("0.95 to 1.50", matrix.table([row]))
+        self.assertFalse(matrix._result(matrix.ROWS[0], [*ours, None], peers)["ok"])
 
     def test_rows_name_kinds_that_exist(self):
         for row in matrix.ROWS:
