@@ -33,6 +33,12 @@ fn on_a_network_of_its_own() {
         &foreign.name(),
         Cause::NoLoaderForArchitecture,
     );
+    foreign.running(Firmware::Plain).lease(net);
+    stage.says(
+        "architecture without a loader, then its own disk",
+        &foreign.name(),
+        Cause::NoLoaderForArchitecture,
+    );
 
     let hasty = Device::new(3, Firmware::Bios);
     hasty.shout(net, 60);

@@ -118,10 +118,41 @@ impl Attempt {
             .take(self.end - self.first)
             .collect()
     }
+
+    /// Those that tell of its boot: without what the system on its disk did
+    /// afterwards. All of them where it never asked to boot.
+    pub fn boot<'a>(&self, events: &'a VecDeque<Event>) -> Vec<&'a Event> {
+        let mut own = OwnSystem::default();
+        let mut told = self.of(events);
+        if self.reached > Stage::Seen {
+            told.retain(|event| !own.is_behind(&event.what));
+        }
+        told
+    }
+}
+
+/// Tells apart what the system on a device's disk does: its own packets, and
+/// what other servers answer to it.
+#[derive(Default)]
+struct OwnSystem {
+    asked: bool,
+}
+
+impl OwnSystem {
+    fn is_behind(&mut self, what: &What) -> bool {
+        match what {
+            What::Dhcp(dhcp) => {
+                self.asked = dhcp.is_plain();
+                self.asked
+            }
+            What::Overheard(_) | What::Conflict { .. } => self.asked,
+            _ => false,
+        }
+    }
 }
 
 /// After such a silence the next question begins anew, in milliseconds.
-const SILENCE: u64 = 300_000;
+pub(super) const SILENCE: u64 = 300_000;
 
 /// The attempts in a story's events, in order.
 pub fn attempts(events: &VecDeque<Event>) -> Vec<Attempt> {
@@ -152,6 +183,7 @@ struct UnderWay {
     last: At,
     /// iPXE got its address.
     ipxe_bound: bool,
+    own: OwnSystem,
 }
 
 impl UnderWay {
@@ -159,15 +191,19 @@ impl UnderWay {
         let silent = event.at.since(self.last) > SILENCE;
         match &event.what {
             What::Dhcp(dhcp) if dhcp.message == Message::Discover => match dhcp.client {
-                // An operating system, or our agent.
-                ClientKind::Plain => silent,
+                // No boot begins by an installed system's packet.
+                ClientKind::Plain => false,
+                ClientKind::Agent => silent,
                 // iPXE follows a loader that was sent; a ROM of iPXE begins with it.
                 ClientKind::Ipxe => silent || self.ipxe_bound || self.reached >= Stage::Told,
                 ClientKind::Pxe | ClientKind::HttpBoot | ClientKind::Unsupported => {
                     silent || self.reached >= Stage::Address
                 }
             },
-            What::Dhcp(_) => silent,
+            // Nor by a renewal.
+            What::Dhcp(dhcp) => {
+                silent && !matches!(dhcp.client, ClientKind::Plain | ClientKind::Agent)
+            }
             What::Text(_) => silent && self.reached > Stage::Told,
             // A technician's word ends what was before.
             What::Released => true,
@@ -176,7 +212,10 @@ impl UnderWay {
     }
 
     fn take(&mut self, event: &Event) {
-        self.last = event.last();
+        self.last = self.last.max(event.last());
+        if self.own.is_behind(&event.what) {
+            return;
+        }
         if let What::Dhcp(dhcp) = &event.what {
             self.ipxe_bound |= dhcp.client == ClientKind::Ipxe && binds(dhcp);
         }
@@ -228,6 +267,7 @@ fn of_dhcp(dhcp: &Dhcp) -> Option<Stage> {
     match dhcp.client {
         ClientKind::Plain => Some(Stage::Seen),
         ClientKind::Ipxe => Some(Stage::LoaderRuns),
+        ClientKind::Agent => Some(Stage::AgentRuns),
         _ if binds(dhcp) => Some(Stage::Address),
         _ if offered => Some(Stage::Offered),
         _ => Some(Stage::Asked),

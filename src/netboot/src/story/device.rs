@@ -9,7 +9,7 @@ use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use serde::{Deserialize, Serialize};
 
 use super::At;
-use super::event::{Event, What};
+use super::event::{AgentStep, Event, What};
 
 /// The most events of one device; the oldest make room.
 pub const MAX_EVENTS: usize = 240;
@@ -100,15 +100,12 @@ pub struct Packet {
 }
 
 impl Story {
-    /// Adds an event; one that repeats the last is counted there.
+    /// Adds an event; one that repeats another is counted there.
     pub(super) fn push(&mut self, at: At, mac: Option<MacAddr>, what: What) {
-        if let Some(last) = self.events.back_mut()
-            && last.what == what
-            && last.mac == mac
-            && at.since(last.last()) <= SAME_WITHIN
-        {
-            last.times = last.times.saturating_add(1);
-            last.until = Some(at);
+        if let Some(same) = self.repeated(at, mac, &what) {
+            same.times = same.times.saturating_add(1);
+            same.until = Some(at);
+            same.what = what;
             return;
         }
         if self.events.len() >= MAX_EVENTS {
@@ -122,6 +119,20 @@ impl Story {
             mac,
             what,
         });
+    }
+
+    /// The event that `what` repeats. What an installed system does again and
+    /// again, for years, is one event of each kind: it must not push out a boot.
+    fn repeated(&mut self, at: At, mac: Option<MacAddr>, what: &What) -> Option<&mut Event> {
+        if by_the_way(what) {
+            let trailing = self.events.iter_mut().rev();
+            let mut trailing = trailing.take_while(|event| by_the_way(&event.what));
+            return trailing.find(|event| event.mac == mac && alike(&event.what, what));
+        }
+        let last = self.events.back_mut()?;
+        let lasts = matches!(what, What::Agent(AgentStep::Phase { .. }));
+        let soon = lasts || at.since(last.last()) <= SAME_WITHIN;
+        (soon && last.mac == mac && last.what == *what).then_some(last)
     }
 
     /// Adds a packet.
@@ -139,13 +150,13 @@ impl Story {
 
     /// When something happened last.
     pub fn last(&self) -> At {
-        self.events.back().map_or(At(0), Event::last)
+        self.events.iter().map(Event::last).max().unwrap_or(At(0))
     }
 
     /// Whether it ever asked to boot here; else it is a neighbour on the wire.
     pub fn boots(&self) -> bool {
         self.events.iter().any(|event| match &event.what {
-            What::Dhcp(dhcp) => dhcp.client != super::ClientKind::Plain,
+            What::Dhcp(dhcp) => !dhcp.is_plain(),
             What::Overheard(_) | What::Conflict { .. } => false,
             _ => true,
         })
@@ -272,6 +283,22 @@ impl Names {
         let ip = || self.ips.first().map(ToString::to_string);
         let device = self.device.as_ref().map(ToString::to_string);
         device.or_else(mac).or_else(ip).unwrap_or_default()
+    }
+}
+
+/// It may happen to a device that does not boot.
+fn by_the_way(what: &What) -> bool {
+    match what {
+        What::Dhcp(dhcp) => dhcp.is_plain(),
+        What::Overheard(_) | What::Conflict { .. } => true,
+        _ => false,
+    }
+}
+
+fn alike(one: &What, other: &What) -> bool {
+    match (one, other) {
+        (What::Dhcp(one), What::Dhcp(other)) => one.message == other.message,
+        _ => one == other,
     }
 }
 

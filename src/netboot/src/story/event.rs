@@ -121,8 +121,10 @@ pub enum Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientKind {
-    /// No boot program: an operating system, a phone, our agent.
+    /// No boot program: an operating system, a phone.
     Plain,
+    /// Our agent, by its vendor class.
+    Agent,
     /// PXE firmware.
     Pxe,
     /// UEFI HTTP Boot.
@@ -407,12 +409,16 @@ pub enum AgentStep {
     },
 }
 
+/// What our agent says in option 60.
+const AGENT: &[u8] = b"groundcrew";
+
 impl Dhcp {
     /// A request and what was decided about it.
     pub fn of(request: &Request, via: Via, outcome: &Outcome) -> Self {
         let known = |ip: Ipv4Addr| Some(ip).filter(|ip| !ip.is_unspecified());
         let class = |bytes: &[u8]| told::text(bytes.get(..80).unwrap_or(bytes));
         let (client, arch, unsupported) = match outcome.client {
+            BootClient::Plain if request.vendor_class == AGENT => (ClientKind::Agent, None, None),
             BootClient::Plain => (ClientKind::Plain, None, None),
             BootClient::Pxe(arch) => (ClientKind::Pxe, Some(arch), None),
             BootClient::HttpBoot(arch) => (ClientKind::HttpBoot, Some(arch), None),
@@ -438,9 +444,9 @@ impl Dhcp {
         }
     }
 
-    /// It looks for servers, and means to boot.
-    pub fn begins_boot(&self) -> bool {
-        self.message == Message::Discover && self.client != ClientKind::Plain
+    /// Of a system that somebody installed, or of a neighbour: no part of a boot.
+    pub fn is_plain(&self) -> bool {
+        self.client == ClientKind::Plain
     }
 }
 

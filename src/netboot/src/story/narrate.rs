@@ -60,6 +60,7 @@ fn who(dhcp: &Dhcp) -> String {
     let on = arch.map_or_else(String::new, |arch| format!(" on {arch}"));
     match dhcp.client {
         ClientKind::Plain => "an operating system".to_owned(),
+        ClientKind::Agent => "the agent".to_owned(),
         ClientKind::Pxe => format!("PXE firmware{on}"),
         ClientKind::HttpBoot => format!("HTTP Boot firmware{on}"),
         ClientKind::Ipxe => format!("iPXE{on}"),

@@ -394,7 +394,7 @@ impl Recorder {
 /// device that is provisioned and starts its own disk is one among many again.
 fn importance(story: &Story) -> u8 {
     let rank = |what: &What| match what {
-        What::Dhcp(dhcp) if dhcp.client == super::ClientKind::Plain => 0,
+        What::Dhcp(dhcp) if dhcp.is_plain() => 0,
         What::Dhcp(_) | What::Overheard(_) | What::Conflict { .. } => 1,
         What::Agent(AgentStep::Finished) => 1,
         What::Tftp(_) | What::Http(_) | What::SameUuid { .. } => 2,

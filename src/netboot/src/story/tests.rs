@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod verdicts;
+
 fn mac(n: u32) -> MacAddr {
     let [a, b, c, d] = n.to_be_bytes();
     MacAddr([2, 0, a, b, c, d])

@@ -270,9 +270,7 @@ impl<'a> View<'a> {
     }
 
     fn last_dhcp(&self) -> Option<&'a Dhcp> {
-        self.dhcp()
-            .last()
-            .filter(|dhcp| dhcp.client != ClientKind::Plain)
+        self.dhcp().last().filter(|dhcp| !dhcp.is_plain())
     }
 
     fn dhcp(&self) -> impl DoubleEndedIterator<Item = &'a Dhcp> {
