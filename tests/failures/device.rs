@@ -220,6 +220,8 @@ pub enum Tftp {
     Whole,
     /// Asks for options, and refuses what they were agreed to be.
     RefuseOptions,
+    /// Takes one block and does not acknowledge it.
+    Stall,
     /// Takes so many blocks and ends with an error.
     GiveUpAfter(u16),
 }
@@ -246,7 +248,7 @@ impl Tftp {
             };
             match (&buffer[..4], self) {
                 ([0, 6, ..], _) => return error(8, b"User aborted the transfer"),
-                ([0, 5, ..], _) => return,
+                ([0, 5, ..], _) | ([0, 3, ..], Self::Stall) => return,
                 ([0, 3, hi, lo], Self::GiveUpAfter(most))
                     if u16::from_be_bytes([*hi, *lo]) > most =>
                 {
@@ -266,6 +268,11 @@ impl Tftp {
 
 /// A GET over one connection; leaves after `most` bytes.
 pub fn get(net: &Net, from: Ipv4Addr, path: &str, most: usize) -> Vec<u8> {
+    begin(net, from, path, most).0
+}
+
+/// The same, and the connection stays open.
+pub fn begin(net: &Net, from: Ipv4Addr, path: &str, most: usize) -> (Vec<u8>, TcpStream) {
     let path = path.to_owned();
     net.on_client(move || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
@@ -291,6 +298,6 @@ pub fn get(net: &Net, from: Ipv4Addr, path: &str, most: usize) -> Vec<u8> {
                 length => answer.extend(&buffer[..length]),
             }
         }
-        answer
+        (answer, stream)
     })
 }

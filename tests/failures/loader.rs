@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use groundcrew::flight::Flight;
 use groundcrew_netboot::path::BootPath;
-use groundcrew_netboot::story::{At, Cause, TftpStep, diagnose};
+use groundcrew_netboot::story::{At, Cause, State, TftpStep, diagnose};
 use groundcrew_netboot::tftp::{Limits, ReadRequest, Step, Transfer};
 
-use crate::device::{Device, Firmware, Tftp, get};
+use crate::device::{Device, Firmware, Tftp, begin, get};
 use crate::stage::{Stage, judged, later};
 
 #[test]
@@ -121,6 +121,28 @@ fn kernels() {
         read.contains("BOOTP/DHCP, Request") && read.contains("Reply"),
         "{read}"
     );
+}
+
+#[test]
+fn slow_transfers_are_no_failures() {
+    let stage = Stage::authoritative();
+    let net = &stage.switched.net;
+    stage.boot_file("vmlinuz", 40_000_000);
+    stage.boot_file("groundcrew.efi", 40_000_000);
+
+    let slow = Device::new(1, Firmware::Uefi);
+    let ip = slow.up_to_text(net, "SYNTH-11");
+    let open = begin(net, ip, "/boot/vmlinuz", 100_000);
+    let told = stage.in_minutes("SYNTH-11", 30);
+    assert_eq!((told.state, told.cause), (State::Booting, None));
+    drop(open);
+    stage.says("kernel cut after a while", "SYNTH-11", Cause::TransferCut);
+
+    let slow = Device::new(2, Firmware::Uefi);
+    let ip = slow.lease(net);
+    slow.tftp(net, ip, "groundcrew.efi", Tftp::Stall);
+    let told = stage.in_minutes(&slow.name(), 30);
+    assert_eq!((told.state, told.cause), (State::Booting, None));
 }
 
 /// The real transfer with a clock moved by hand: nobody waits for its retries.

@@ -9,6 +9,9 @@ use groundcrew_netboot::story::{HttpFile, Packet, TftpFile, TftpStep, What, Who}
 
 use super::{Flight, ipv4, now};
 
+/// Files smaller than this arrive before anybody wonders where they are.
+const TAKES_TIME: u64 = 64 * 1024;
+
 /// A file on its way by HTTP; what became of it is noted when the last one lets go.
 #[derive(Clone)]
 pub struct Watch(Arc<Watched>);
@@ -49,6 +52,7 @@ impl Drop for Watched {
             sent,
             size: self.size,
             ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            open: false,
         };
         self.flight.by_address(self.peer, What::Http(file));
     }
@@ -57,6 +61,18 @@ impl Drop for Watched {
 impl Flight {
     /// `size` bytes of a file are about to be sent by HTTP.
     pub fn http(self: &Arc<Self>, peer: IpAddr, path: &str, status: u16, size: u64) -> Watch {
+        // A kernel may take minutes; what the agent loads, it tells of itself.
+        if path.starts_with("boot/") && size >= TAKES_TIME {
+            let begun = HttpFile {
+                path: path.to_owned(),
+                status,
+                sent: 0,
+                size,
+                ms: 0,
+                open: true,
+            };
+            self.by_address(peer, What::Http(begun));
+        }
         Watch(Arc::new(Watched {
             flight: Arc::clone(self),
             peer,
@@ -76,6 +92,7 @@ impl Flight {
             sent: 0,
             size: 0,
             ms: 0,
+            open: false,
         };
         self.by_address(peer, What::Http(file));
     }

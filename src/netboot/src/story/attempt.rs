@@ -290,7 +290,7 @@ pub(super) fn binds(dhcp: &Dhcp) -> bool {
 }
 
 fn of_http(http: &HttpFile, reached: Stage) -> Option<Stage> {
-    let whole = http.status < 400 && http.sent >= http.size;
+    let whole = !http.open && http.status < 400 && http.sent >= http.size;
     let path = http.path.as_str();
     if path.starts_with("tuf/") {
         return Some(Stage::AgentRuns);

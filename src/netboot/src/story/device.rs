@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::At;
 use super::event::{AgentStep, Event, What};
+use super::transfer;
 
 /// The most events of one device; the oldest make room.
 pub const MAX_EVENTS: usize = 240;
@@ -119,6 +120,19 @@ impl Story {
             mac,
             what,
         });
+    }
+
+    /// The process that noted its transfers has ended, and they with it.
+    pub(super) fn let_go(&mut self) {
+        let last = self.last();
+        let open = transfer::open(self.events.iter());
+        let ends: Vec<_> = open
+            .into_iter()
+            .filter_map(|begun| Some((begun.mac, transfer::let_go(&begun.what)?)))
+            .collect();
+        for (mac, end) in ends {
+            self.push(last, mac, end);
+        }
     }
 
     /// The event that `what` repeats. What an installed system does again and

@@ -1,6 +1,7 @@
 //! From a story to what is said of it: where it stands, why, and what to do.
 
 mod checks;
+mod files;
 
 use serde::{Deserialize, Serialize};
 
@@ -143,7 +144,7 @@ pub fn diagnose(story: &Story, now: At) -> Diagnosis {
     let view = View::new(&boot, last.reached);
     let step = latest(&boot);
     let silent = now.since(step);
-    let over = silent > view.patience();
+    let over = silent > view.patience() && !view.loading(now);
     let finding = view.judge(over);
     let state = state(last.reached, finding.as_ref());
     let shown = events.iter().map(|event| narrate::line(event));

@@ -338,6 +338,9 @@ pub struct HttpFile {
     pub size: u64,
     /// How long it took.
     pub ms: u64,
+    /// It has only begun; its end is told by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
 }
 
 /// What a boot text told a device to do.

@@ -12,7 +12,10 @@ pub fn line(event: &Event) -> Line {
     let mut text = sentence(&event.what);
     if event.times > 1 {
         let span = span(event.last().since(event.at));
-        text = format!("{text} ({} times in {span})", event.times);
+        text = match event.what {
+            What::Agent(AgentStep::Phase { .. }) => format!("{text} (for {span})"),
+            _ => format!("{text} ({} times in {span})", event.times),
+        };
     }
     Line { at: event.at, text }
 }
@@ -179,10 +182,12 @@ fn of_http(http: &HttpFile) -> String {
         sent,
         size,
         ms,
+        open,
     } = http;
     match *status {
         404 => format!("asked for {path} by HTTP; there is no such file"),
         400.. => format!("asked for {path} by HTTP; refused ({status})"),
+        _ if *open => format!("asks for {path} by HTTP ({size} bytes)"),
         _ if sent < size => format!("broke off {path} by HTTP at byte {sent} of {size}"),
         _ => format!("has {path} by HTTP: {size} bytes in {}", span(*ms)),
     }

@@ -79,7 +79,8 @@ impl Recorder {
         };
         let mut stories: Vec<_> = stories.into_iter().collect();
         stories.sort_by_key(|(_, story)| story.last());
-        for (id, story) in stories {
+        for (id, mut story) in stories {
+            story.let_go();
             for event in &story.events {
                 if let What::SameUuid { uuid, .. } = &event.what {
                     recorder.index.contest(uuid);

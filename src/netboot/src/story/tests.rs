@@ -302,6 +302,7 @@ fn three_failures_of_one_kind_hold_and_a_word_releases() {
                 sent: 0,
                 size: 0,
                 ms: 0,
+                open: false,
             }),
         ] {
             *at += 1000;
@@ -418,7 +419,7 @@ proptest! {
                 5 => sent("undionly.kpxe"),
                 6 => What::Conflict { ip: Ipv4Addr::LOCALHOST, user: mac(9) },
                 7 => What::Tftp(TftpFile { file: "a.efi".into(), step: TftpStep::Silent { sent: 5, size } }),
-                8 => What::Http(HttpFile { path: "boot/initrd.img".into(), status: 200, sent: size, size, ms: 1 }),
+                8 => What::Http(HttpFile { path: "boot/initrd.img".into(), status: 200, sent: size, size, ms: 1, open: n == 3 }),
                 9 => What::Text(BootText { told: Order::Held, why: "x".into() }),
                 10 => What::Agent(AgentStep::Started),
                 11 => What::Agent(AgentStep::Finished),

@@ -4,12 +4,14 @@
 use groundcrew_core::words::Trouble;
 
 use crate::dhcp::{Arch, Platform};
-use crate::story::attempt::{FileKind, Stage, for_uefi, kind};
+use crate::story::At;
+use crate::story::attempt::{Stage, for_uefi};
 use crate::story::cause::Cause;
 use crate::story::event::{
-    AgentStep, Answer, BootText, ClientKind, Dhcp, Event, HttpFile, Message, Order, Overheard,
-    ReplyWord, Silence, TftpFile, TftpStep, What,
+    AgentStep, Answer, BootText, ClientKind, Dhcp, Event, Message, Order, Overheard, ReplyWord,
+    Silence, What,
 };
+use crate::story::transfer;
 
 /// A cause, and what in the story shows it.
 pub struct Finding {
@@ -17,14 +19,14 @@ pub struct Finding {
     pub evidence: Option<String>,
 }
 
-fn plainly(cause: Cause) -> Option<Finding> {
+pub(super) fn plainly(cause: Cause) -> Option<Finding> {
     Some(Finding {
         cause,
         evidence: None,
     })
 }
 
-fn shown(cause: Cause, evidence: impl Into<String>) -> Option<Finding> {
+pub(super) fn shown(cause: Cause, evidence: impl Into<String>) -> Option<Finding> {
     Some(Finding {
         cause,
         evidence: Some(evidence.into()),
@@ -33,8 +35,8 @@ fn shown(cause: Cause, evidence: impl Into<String>) -> Option<Finding> {
 
 /// One attempt.
 pub struct View<'a> {
-    events: &'a [&'a Event],
-    reached: Stage,
+    pub(super) events: &'a [&'a Event],
+    pub(super) reached: Stage,
 }
 
 impl<'a> View<'a> {
@@ -55,6 +57,13 @@ impl<'a> View<'a> {
             Stage::LetIn | Stage::Working | Stage::Finished => 600,
         };
         seconds * 1000
+    }
+
+    /// Whether a file is on its way to it: however long that takes, its end will
+    /// be noted.
+    pub fn loading(&self, now: At) -> bool {
+        let mut open = transfer::open(self.events.iter().copied()).into_iter();
+        open.any(|begun| now.since(begun.last()) <= transfer::LONGEST)
     }
 
     /// Why the attempt got no further. `over`: its patience has passed, or
@@ -150,61 +159,6 @@ impl<'a> View<'a> {
             Order::OwnDisk => shown(Cause::OwnDiskByOrder, text.why.clone()),
             Order::Held => shown(Cause::Held, text.why.clone()),
             _ => None,
-        }
-    }
-
-    /// A file that was not there or did not arrive, if nothing came after it.
-    fn files(&self) -> Option<Finding> {
-        for event in self.events.iter().rev() {
-            match &event.what {
-                What::Tftp(tftp) if kind(&tftp.file) != FileKind::Optional => {
-                    return self.of_tftp(tftp);
-                }
-                What::Http(http) if http.path.starts_with("boot/") => return of_http(http),
-                What::Http(_) | What::Agent(_) => return None,
-                _ => {}
-            }
-        }
-        None
-    }
-
-    fn of_tftp(&self, tftp: &TftpFile) -> Option<Finding> {
-        let file = &tftp.file;
-        match &tftp.step {
-            TftpStep::Missing | TftpStep::Refused { .. } => match kind(file) {
-                FileKind::Kernel | FileKind::Initrd => {
-                    shown(Cause::BootImageMissing, format!("{file} is not there"))
-                }
-                _ => self
-                    .wrong_loader(file)
-                    .or_else(|| shown(Cause::LoaderMissing, format!("{file} is not there"))),
-            },
-            TftpStep::EndedByDevice {
-                code: 8, sent: 0, ..
-            } => shown(
-                Cause::BlksizeRefused,
-                format!("it ended the transfer of {file} with TFTP error 8"),
-            ),
-            TftpStep::EndedByDevice {
-                code,
-                text,
-                sent,
-                size,
-            } => shown(
-                Cause::TransferCut,
-                format!(
-                    "the device gave up {file} at byte {sent} of {size}: {text} (error {code})"
-                ),
-            ),
-            TftpStep::Silent { sent, size } => shown(
-                Cause::TransferCut,
-                format!("{file} broke off at byte {sent} of {size}: no more acknowledgements"),
-            ),
-            TftpStep::Stopped { sent, size } => shown(
-                Cause::TransferCut,
-                format!("{file} was ended at byte {sent} of {size} by the appliance"),
-            ),
-            TftpStep::Busy | TftpStep::Begun { .. } | TftpStep::Sent { .. } => None,
         }
     }
 
@@ -388,30 +342,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn loader_sent(&self) -> Option<Finding> {
-        let file = self
-            .events
-            .iter()
-            .rev()
-            .find_map(|event| match &event.what {
-                What::Tftp(TftpFile {
-                    file,
-                    step: TftpStep::Sent { .. },
-                }) => Some(file.as_str()),
-                What::Http(http) if http.status < 400 => Some(http.path.as_str()),
-                _ => None,
-            })?;
-        let wrong = self.wrong_loader(file);
-        wrong.or_else(|| {
-            let cause = match self.uefi().or(for_uefi(file)) {
-                Some(true) => Cause::SecureBootRefused,
-                _ => Cause::LoaderNotStarted,
-            };
-            shown(cause, format!("{file} was sent to its last byte"))
-        })
-    }
-
-    fn wrong_loader(&self, file: &str) -> Option<Finding> {
+    pub(super) fn wrong_loader(&self, file: &str) -> Option<Finding> {
         let (machine, loader) = (self.uefi()?, for_uefi(file)?);
         let name = |uefi| if uefi { "UEFI" } else { "BIOS" };
         (machine != loader).then(|| Finding {
@@ -424,28 +355,9 @@ impl<'a> View<'a> {
         })
     }
 
-    fn uefi(&self) -> Option<bool> {
+    pub(super) fn uefi(&self) -> Option<bool> {
         self.dhcp().find_map(|dhcp| dhcp.uefi)
     }
-}
-
-fn of_http(http: &HttpFile) -> Option<Finding> {
-    let file = http.path.strip_prefix("boot/").unwrap_or(&http.path);
-    if http.status >= 400 {
-        let cause = match kind(file) {
-            FileKind::Kernel | FileKind::Initrd => Cause::BootImageMissing,
-            FileKind::Optional => return None,
-            FileKind::Loader | FileKind::OwnDisk => Cause::LoaderMissing,
-        };
-        return shown(cause, format!("{file} is not there"));
-    }
-    (http.sent < http.size).then(|| Finding {
-        cause: Cause::TransferCut,
-        evidence: Some(format!(
-            "{file} broke off at byte {} of {}",
-            http.sent, http.size
-        )),
-    })
 }
 
 fn of_trouble(trouble: Trouble) -> Cause {

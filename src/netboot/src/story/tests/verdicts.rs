@@ -146,3 +146,93 @@ fn a_neighbour_that_never_asks_to_boot_has_not_failed() {
     );
     assert!(!told.story().boots());
 }
+
+fn asks_text(told: Order) -> What {
+    let why = String::new();
+    What::Text(BootText { told, why })
+}
+
+fn http(path: &str, sent: u64, size: u64, open: bool) -> What {
+    What::Http(HttpFile {
+        path: path.to_owned(),
+        status: 200,
+        sent,
+        size,
+        ms: 1,
+        open,
+    })
+}
+
+fn tftp(file: &str, step: TftpStep) -> What {
+    let file = file.to_owned();
+    What::Tftp(TftpFile { file, step })
+}
+
+fn begun(size: u64) -> TftpStep {
+    TftpStep::Begun {
+        size,
+        block: 1468,
+        window: 1,
+        options: true,
+    }
+}
+
+#[test]
+fn a_file_on_its_way_is_no_failure_however_slow() {
+    let mut told = Told::new();
+    told.steps([
+        discover(ClientKind::Ipxe),
+        dhcp(Message::Request, ClientKind::Ipxe, Some(50)),
+        asks_text(Order::Agent),
+        http("boot/vmlinuz", 0, 9000, true),
+    ]);
+    let said = told.after(20 * MINUTE);
+    assert_eq!((said.state, said.cause), (State::Booting, None));
+    told.then(20 * MINUTE, http("boot/vmlinuz", 9000, 9000, false));
+    assert_eq!(told.after(50 * SECOND).cause, None);
+    told.then(SECOND, http("boot/initrd.img", 0, 9000, true));
+    assert_eq!(told.after(50 * MINUTE).state, State::Booting);
+    // Its end was lost: nobody waits for ever.
+    assert_eq!(told.after(DAY).cause, Some(Cause::AgentNeverHeard));
+    told.then(MINUTE, http("boot/initrd.img", 10, 9000, false));
+    assert_eq!(told.after(SECOND).cause, Some(Cause::TransferCut));
+
+    let mut told = Told::new();
+    told.loads("shimx64.efi")
+        .then(SECOND, tftp("grubx64.efi", begun(9000)));
+    assert_eq!(told.after(20 * MINUTE).state, State::Booting);
+    let silent = TftpStep::Silent { sent: 5, size: 9 };
+    told.then(MINUTE, tftp("grubx64.efi", silent));
+    assert_eq!(told.after(SECOND).cause, Some(Cause::TransferCut));
+}
+
+#[test]
+fn a_transfer_ends_with_the_process_that_noted_it() {
+    let mut told = Told::new();
+    told.steps([
+        discover(ClientKind::Ipxe),
+        dhcp(Message::Request, ClientKind::Ipxe, Some(50)),
+        asks_text(Order::Agent),
+        http("boot/vmlinuz", 0, 9000, true),
+    ]);
+    let again = Recorder::new(Limits::default(), collected(&told.recorder));
+    let story = again.story(told.id).unwrap();
+    assert!(diagnose(story, At(told.now + MINUTE)).cause.is_some());
+    let twice = Recorder::new(Limits::default(), collected(&again));
+    assert_eq!(twice.story(told.id), Some(story), "once");
+}
+
+#[test]
+fn an_agent_at_work_is_silent_only_when_it_reports_no_more() {
+    let mut told = Told::new();
+    told.loads("snponly.efi");
+    for _ in 0..360 {
+        told.then(10 * SECOND, phase("apply"));
+    }
+    let said = told.after(9 * MINUTE);
+    assert_eq!((said.state, said.cause), (State::Booting, None));
+    assert_eq!(told.story().events.len(), 5);
+    let last = &said.lines.last().unwrap().text;
+    assert_eq!(last, "the agent is at `apply` (for 59 min)");
+    assert_eq!(told.after(11 * MINUTE).cause, Some(Cause::AgentWentSilent));
+}
