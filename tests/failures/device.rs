@@ -18,6 +18,7 @@ pub enum Firmware {
     Uefi,
     HttpBoot,
     Ipxe,
+    Agent,
     Ia32,
     Plain,
 }
@@ -80,14 +81,17 @@ impl Device {
             Firmware::Ia32 => (b"PXEClient:Arch:00006:UNDI:003000", Some([0, 6])),
             Firmware::HttpBoot => (b"HTTPClient:Arch:00016:UNDI:003000", Some([0, 16])),
             Firmware::Ipxe => (b"PXEClient:Arch:00007:UNDI:003010", Some([0, 7])),
+            Firmware::Agent => (b"groundcrew", None),
             Firmware::Plain => (b"", None),
         };
         let mut option = |code: u8, data: &[u8]| {
             packet.extend([code, u8::try_from(data.len()).unwrap()]);
             packet.extend(data);
         };
-        if let Some(arch) = arch {
+        if !class.is_empty() {
             option(60, class);
+        }
+        if let Some(arch) = arch {
             option(93, &arch);
             let mut id = vec![0];
             id.extend(self.uuid);

@@ -50,6 +50,25 @@ fn on_a_network_of_its_own() {
     }
     stage.says("offer not heard", &deaf.name(), Cause::OfferNotHeard);
 
+    let deaf = Device::new(8, Firmware::Ipxe);
+    for _ in 0..3 {
+        deaf.discover(net).unwrap();
+    }
+    stage.says(
+        "offer not heard by iPXE",
+        &deaf.name(),
+        Cause::OfferNotHeard,
+    );
+
+    let lured = Device::new(9, Firmware::Ipxe);
+    lured.discover(net).unwrap();
+    lured.choose(net, THEIRS, OTHER);
+    stage.says(
+        "other server's offer taken by iPXE",
+        &lured.name(),
+        Cause::OtherServerTaken,
+    );
+
     let blocked = Device::new(5, Firmware::Uefi);
     blocked.lease(net);
     stage.says(
@@ -78,11 +97,13 @@ fn a_reply_through_a_relay_is_lost() {
     let subnet = "mode = \"authoritative\"\nconflict_probe = false";
     let more = "[[network.subnet]]\nrelay = \"10.88.0.1/24\"\n\n[ports]";
     let stage = Stage::with(subnet, |site| site.edit_settings("[ports]", more));
-    let mut device = Device::new(1, Firmware::Uefi);
-    device.giaddr = Ipv4Addr::new(10, 88, 0, 1);
-    device.shout(&stage.switched.net, 3);
-    let told = stage.says("relay reply lost", &device.name(), Cause::RelayReplyLost);
-    assert!(told.evidence.unwrap().contains("10.88.0.1"));
+    for (n, firmware) in [(1, Firmware::Uefi), (2, Firmware::Ipxe)] {
+        let mut device = Device::new(n, firmware);
+        device.giaddr = Ipv4Addr::new(10, 88, 0, 1);
+        device.shout(&stage.switched.net, 3);
+        let told = stage.says("relay reply lost", &device.name(), Cause::RelayReplyLost);
+        assert!(told.evidence.unwrap().contains("10.88.0.1"));
+    }
 }
 
 #[test]
@@ -115,6 +136,17 @@ fn an_address_is_in_use() {
     stage.appliance.wait_for("10.77.0.128 is used by");
     let told = stage.says("address conflict", &device.name(), Cause::AddressConflict);
     assert!(told.evidence.unwrap().contains("10.77.0.128"));
+
+    // The next address is free, and something else is wrong.
+    assert_ne!(
+        device.lease(&stage.switched.net),
+        Ipv4Addr::new(10, 77, 0, 128)
+    );
+    stage.says(
+        "address conflict overcome, then TFTP blocked",
+        &device.name(),
+        Cause::LoaderNotAskedFor,
+    );
 }
 
 #[test]
@@ -135,6 +167,14 @@ fn beside_another_server() {
     deaf.choose(net, THEIRS, OTHER);
     stage.says(
         "proxy offer ignored",
+        &deaf.name(),
+        Cause::ProxyOfferIgnored,
+    );
+    let deaf = Device::new(4, Firmware::Ipxe);
+    deaf.shout(net, 1);
+    deaf.choose(net, THEIRS, OTHER);
+    stage.says(
+        "proxy offer ignored by iPXE",
         &deaf.name(),
         Cause::ProxyOfferIgnored,
     );

@@ -92,6 +92,13 @@ fn kernels() {
         Cause::AgentNeverHeard,
     );
 
+    silent.running(Firmware::Agent).lease(net);
+    stage.says(
+        "the agent has an address, HTTP blocked",
+        "SYNTH-4",
+        Cause::HttpUnreachable,
+    );
+
     // A whole capture of it, for Wireshark.
     let pcap = stage.site.folder.path().join("story.pcap");
     let path = pcap.to_str().unwrap();
@@ -111,7 +118,7 @@ fn kernels() {
         "{list}"
     );
     assert!(
-        list.contains(Cause::AgentNeverHeard.short()) || list.contains("on its way"),
+        list.contains(Cause::HttpUnreachable.short()) || list.contains("on its way"),
         "{list}"
     );
     println!("{list}");
@@ -143,6 +150,29 @@ fn slow_transfers_are_no_failures() {
     slow.tftp(net, ip, "groundcrew.efi", Tftp::Stall);
     let told = stage.in_minutes(&slow.name(), 30);
     assert_eq!((told.state, told.cause), (State::Booting, None));
+}
+
+#[test]
+fn whole_images() {
+    let stage = Stage::authoritative();
+    let net = &stage.switched.net;
+    stage.boot_file("groundcrew.efi", 30_000);
+    let device = Device::new(1, Firmware::Uefi);
+    let ip = device.lease(net);
+    device.tftp(net, ip, "groundcrew.efi", Tftp::Whole);
+    stage.says(
+        "whole image not started",
+        &device.name(),
+        Cause::ImageNotStarted,
+    );
+    device.running(Firmware::Agent).lease(net);
+    let told = stage.says(
+        "whole image started, HTTP blocked",
+        &device.name(),
+        Cause::HttpUnreachable,
+    );
+    let agent = |text: &str| text.starts_with("the agent asked");
+    assert!(told.lines.iter().any(|line| agent(&line.text)));
 }
 
 /// The real transfer with a clock moved by hand: nobody waits for its retries.

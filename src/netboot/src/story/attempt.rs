@@ -310,7 +310,7 @@ fn of_http(http: &HttpFile, reached: Stage) -> Option<Stage> {
 fn sent(file: &str) -> Stage {
     match kind(file) {
         FileKind::Kernel => Stage::KernelSent,
-        FileKind::Initrd => Stage::InitrdSent,
+        FileKind::Initrd | FileKind::Image => Stage::InitrdSent,
         FileKind::OwnDisk => Stage::OwnDisk,
         FileKind::Loader => Stage::LoaderSent,
         FileKind::Optional => Stage::LoaderBegun,
@@ -323,6 +323,8 @@ pub(super) enum FileKind {
     Loader,
     Kernel,
     Initrd,
+    /// Kernel and initrd as one EFI program, which firmware starts by itself.
+    Image,
     /// Finds the loader on the machine's own disk.
     OwnDisk,
     /// Loaders look for these and do without.
@@ -340,6 +342,8 @@ pub(super) fn kind(file: &str) -> FileKind {
     ];
     if name == "local.efi" {
         FileKind::OwnDisk
+    } else if name == "groundcrew.efi" {
+        FileKind::Image
     } else if name.starts_with("vmlinuz") || name.starts_with("linux") {
         FileKind::Kernel
     } else if name.starts_with("initrd") {

@@ -145,7 +145,10 @@ pub fn diagnose(story: &Story, now: At) -> Diagnosis {
     let step = latest(&boot);
     let silent = now.since(step);
     let over = silent > view.patience() && !view.loading(now);
-    let finding = view.judge(over);
+    let finding = view.judge(over).map(|finding| match over {
+        true => finding.at_the_end(),
+        false => finding,
+    });
     let state = state(last.reached, finding.as_ref());
     let shown = events.iter().map(|event| narrate::line(event));
     let mut lines: Vec<Line> = shown.collect();

@@ -5,7 +5,7 @@ use groundcrew_core::words::Trouble;
 
 use crate::dhcp::{Arch, Platform};
 use crate::story::At;
-use crate::story::attempt::{Stage, for_uefi};
+use crate::story::attempt::{Stage, binds, for_uefi};
 use crate::story::cause::Cause;
 use crate::story::event::{
     AgentStep, Answer, BootText, ClientKind, Dhcp, Event, Message, Order, Overheard, ReplyWord,
@@ -17,6 +17,19 @@ use crate::story::transfer;
 pub struct Finding {
     pub cause: Cause,
     pub evidence: Option<String>,
+}
+
+impl Finding {
+    /// Who waited for a technician and is not heard any more waits no longer.
+    pub fn at_the_end(self) -> Self {
+        match self.cause {
+            Cause::Waiting => Self {
+                cause: Cause::AgentWentSilent,
+                evidence: Some("it was waiting for a technician".to_owned()),
+            },
+            _ => self,
+        }
+    }
 }
 
 pub(super) fn plainly(cause: Cause) -> Option<Finding> {
@@ -73,30 +86,37 @@ impl<'a> View<'a> {
             return None;
         }
         self.agent_said()
-            .or_else(|| self.duplicate())
             .or_else(|| self.appliance_said())
+            .or_else(|| self.duplicate())
             .or_else(|| self.told())
             .or_else(|| self.files())
             .or_else(|| self.refused_by_dhcp(over))
             .or_else(|| over.then(|| self.silence()).flatten())
     }
 
+    /// Its last words, if it got no further since.
     fn agent_said(&self) -> Option<Finding> {
-        self.events
-            .iter()
-            .rev()
-            .find_map(|event| match &event.what {
+        for event in self.events.iter().rev() {
+            match &event.what {
                 What::Says { trouble, text, .. } => {
-                    shown(of_trouble(*trouble), format!("the device says: {text}"))
+                    return shown(of_trouble(*trouble), format!("the device says: {text}"));
                 }
                 What::Agent(AgentStep::Failed { reason }) => {
-                    shown(of_reason(reason), format!("its receipt says: {reason}"))
+                    return shown(of_reason(reason), format!("its receipt says: {reason}"));
                 }
-                _ => None,
-            })
+                What::Agent(AgentStep::Started | AgentStep::Refused { .. }) => {}
+                What::Agent(_) => return None,
+                _ => {}
+            }
+        }
+        None
     }
 
+    /// Two machines that say one UUID, while that can still be in the way.
     fn duplicate(&self) -> Option<Finding> {
+        if self.reached >= Stage::LetIn {
+            return None;
+        }
         self.events.iter().find_map(|event| match event.what {
             What::SameUuid { uuid, other } => shown(
                 Cause::DuplicateUuid,
@@ -164,26 +184,12 @@ impl<'a> View<'a> {
 
     /// DHCP said no, and said why.
     fn refused_by_dhcp(&self, over: bool) -> Option<Finding> {
-        if self.reached >= Stage::LoaderBegun && self.reached != Stage::LoaderRuns {
+        if !self.asks_by_dhcp() {
             return None;
         }
-        let conflict = self
-            .events
-            .iter()
-            .rev()
-            .find_map(|event| match &event.what {
-                What::Conflict { ip, user } => Some(format!("{ip} is used by {user}")),
-                What::Dhcp(dhcp) => match dhcp.answer {
-                    Answer::Noted { declined: Some(ip) } => {
-                        Some(format!("the device found {ip} in use by somebody else"))
-                    }
-                    _ => None,
-                },
-                _ => None,
-            });
         // Another address is offered next, so a conflict is a cause only if that
         // did not help.
-        if let Some(conflict) = conflict.filter(|_| over) {
+        if let Some(conflict) = self.conflict().filter(|_| over) {
             return shown(Cause::AddressConflict, conflict);
         }
         let last = self.last_dhcp()?;
@@ -199,10 +205,45 @@ impl<'a> View<'a> {
             Silence::NoRole => Cause::NotServing,
             Silence::OtherNetwork => Cause::UnknownRelay,
             Silence::NothingToBoot => Cause::NoLoaderForArchitecture,
-            Silence::OtherServer if over => return self.took_another(),
+            Silence::OtherServer if over && last.client != ClientKind::Agent => {
+                return self.took_another();
+            }
             _ => return None,
         };
         shown(cause, text.clone())
+    }
+
+    /// Nothing but DHCP was heard of the program that runs on it now.
+    fn asks_by_dhcp(&self) -> bool {
+        match self.reached {
+            Stage::LoaderRuns => true,
+            Stage::AgentRuns => !self.agent_fetched(),
+            reached => reached < Stage::LoaderBegun,
+        }
+    }
+
+    fn agent_fetched(&self) -> bool {
+        let of_agent = |path: &str| path.starts_with("tuf/") || path.starts_with("blobs/");
+        let fetched =
+            |event: &&Event| matches!(&event.what, What::Http(http) if of_agent(&http.path));
+        self.events.iter().any(fetched)
+    }
+
+    /// An address that somebody else uses, where it got no other one since.
+    fn conflict(&self) -> Option<String> {
+        for event in self.events.iter().rev() {
+            match &event.what {
+                What::Conflict { ip, user } => return Some(format!("{ip} is used by {user}")),
+                What::Dhcp(dhcp) if binds(dhcp) => return None,
+                What::Dhcp(dhcp) => {
+                    if let Answer::Noted { declined: Some(ip) } = dhcp.answer {
+                        return Some(format!("the device found {ip} in use by somebody else"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
     }
 
     /// An address and no loader, though its architecture is known.
@@ -248,25 +289,45 @@ impl<'a> View<'a> {
             Stage::OwnDisk => plainly(Cause::OwnDiskByOrder),
             Stage::Seen => plainly(Cause::OwnDiskByFirmware),
             Stage::Asked => plainly(Cause::NotServing),
-            Stage::Offered => self.offered(),
+            Stage::Offered => self.offered(|_| true),
             Stage::Address => self.addressed(),
             Stage::LoaderBegun => plainly(Cause::TransferCut),
             Stage::LoaderSent => self.loader_sent(),
-            Stage::LoaderRuns => plainly(Cause::HttpUnreachable),
+            Stage::LoaderRuns => self.unheard(ClientKind::Ipxe),
             Stage::Told if self.by_hand() => plainly(Cause::ByHand),
             Stage::Told => plainly(Cause::TextNotFollowed),
-            Stage::KernelSent | Stage::InitrdSent => plainly(Cause::AgentNeverHeard),
-            Stage::AgentRuns => plainly(Cause::HttpsUnreachable),
+            Stage::KernelSent | Stage::InitrdSent => self.image_sent(),
+            Stage::AgentRuns if self.agent_fetched() => plainly(Cause::HttpsUnreachable),
+            Stage::AgentRuns => self.unheard(ClientKind::Agent),
             Stage::Asking | Stage::LetIn | Stage::Working => plainly(Cause::AgentWentSilent),
         }
     }
 
-    fn offered(&self) -> Option<Finding> {
-        let relay = self.dhcp().rev().find_map(|dhcp| dhcp.relay);
+    /// iPXE or the agent asked for an address, and then for nothing by HTTP.
+    fn unheard(&self, client: ClientKind) -> Option<Finding> {
+        let mut asked = self.dhcp().rev().filter(|dhcp| dhcp.client == client);
+        let bound = asked.find(|dhcp| binds(dhcp));
+        match bound.map(|dhcp| &dhcp.answer) {
+            None => self.offered(|of| of == client),
+            // The agent needs no more than an address, whoever gives it.
+            Some(Answer::Silent { .. }) if client == ClientKind::Ipxe => self.took_another(),
+            Some(_) => plainly(Cause::HttpUnreachable),
+        }
+    }
+
+    /// Clients `of` a kind were offered an address, and took none.
+    fn offered(&self, of: impl Fn(ClientKind) -> bool) -> Option<Finding> {
+        let offer = |dhcp: &Dhcp| matches!(dhcp.answer, Answer::Sent { .. });
+        let clients = || self.dhcp().filter(|dhcp| of(dhcp.client));
+        if !clients().any(offer) {
+            return plainly(Cause::NotServing);
+        }
+        let relay = clients().rev().find_map(|dhcp| dhcp.relay);
+        let asks = |dhcp: &Dhcp| dhcp.message == Message::Discover && of(dhcp.client);
         let asked: u32 = self
             .events
             .iter()
-            .filter(|event| matches!(&event.what, What::Dhcp(d) if d.message == Message::Discover))
+            .filter(|event| matches!(&event.what, What::Dhcp(dhcp) if asks(dhcp)))
             .map(|event| event.times)
             .sum();
         let times = format!("{asked} question(s), each answered, and none taken up");

@@ -1,6 +1,6 @@
 //! What became of the files of an attempt.
 
-use super::checks::{Finding, View, shown};
+use super::checks::{Finding, View, plainly, shown};
 use crate::story::attempt::{FileKind, for_uefi, kind};
 use crate::story::cause::Cause;
 use crate::story::event::{HttpFile, TftpFile, TftpStep, What};
@@ -61,9 +61,9 @@ impl View<'_> {
         }
     }
 
-    pub fn loader_sent(&self) -> Option<Finding> {
-        let file = self
-            .events
+    /// The last file that was sent.
+    fn last_sent(&self) -> Option<&str> {
+        self.events
             .iter()
             .rev()
             .find_map(|event| match &event.what {
@@ -71,9 +71,24 @@ impl View<'_> {
                     file,
                     step: TftpStep::Sent { .. },
                 }) => Some(file.as_str()),
-                What::Http(http) if http.status < 400 => Some(http.path.as_str()),
+                What::Http(http) if http.status < 400 && !http.open => Some(http.path.as_str()),
                 _ => None,
-            })?;
+            })
+    }
+
+    /// Kernel and initrd were sent, in one file or in two.
+    pub fn image_sent(&self) -> Option<Finding> {
+        match self.last_sent() {
+            Some(file) if kind(file) == FileKind::Image => self.wrong_loader(file).or_else(|| {
+                let evidence = format!("{file} was sent to its last byte");
+                shown(Cause::ImageNotStarted, evidence)
+            }),
+            _ => plainly(Cause::AgentNeverHeard),
+        }
+    }
+
+    pub fn loader_sent(&self) -> Option<Finding> {
+        let file = self.last_sent()?;
         let wrong = self.wrong_loader(file);
         wrong.or_else(|| {
             let cause = match self.uefi().or(for_uefi(file)) {
@@ -94,7 +109,7 @@ fn of_http(http: &HttpFile) -> Option<Finding> {
         let cause = match kind(file) {
             FileKind::Kernel | FileKind::Initrd => Cause::BootImageMissing,
             FileKind::Optional => return None,
-            FileKind::Loader | FileKind::OwnDisk => Cause::LoaderMissing,
+            FileKind::Loader | FileKind::Image | FileKind::OwnDisk => Cause::LoaderMissing,
         };
         return shown(cause, format!("{file} is not there"));
     }

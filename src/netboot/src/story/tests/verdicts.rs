@@ -236,3 +236,124 @@ fn an_agent_at_work_is_silent_only_when_it_reports_no_more() {
     assert_eq!(last, "the agent is at `apply` (for 59 min)");
     assert_eq!(told.after(11 * MINUTE).cause, Some(Cause::AgentWentSilent));
 }
+
+fn silent(message: Message, client: ClientKind, reason: Silence, server: Option<u8>) -> What {
+    let What::Dhcp(mut dhcp) = dhcp(message, client, None) else {
+        unreachable!()
+    };
+    dhcp.server = server.map(|last| Ipv4Addr::new(10, 77, 0, last));
+    let text = "not for us".to_owned();
+    dhcp.answer = Answer::Silent { reason, text };
+    What::Dhcp(dhcp)
+}
+
+#[test]
+fn ipxe_and_the_agent_are_judged_by_their_own_dhcp() {
+    let chosen = |client| silent(Message::Request, client, Silence::OtherServer, Some(2));
+    let noted = |client| {
+        silent(
+            Message::Discover,
+            client,
+            Silence::NotTheAddressServer,
+            None,
+        )
+    };
+    let empty = |client| silent(Message::Discover, client, Silence::PoolEmpty, None);
+    let (ipxe, agent) = (ClientKind::Ipxe, ClientKind::Agent);
+    let given = |client| dhcp(Message::Request, client, Some(50));
+    for (steps, cause) in [
+        (vec![discover(ipxe)], Cause::OfferNotHeard),
+        (vec![discover(ipxe), given(ipxe)], Cause::HttpUnreachable),
+        (vec![discover(ipxe), chosen(ipxe)], Cause::OtherServerTaken),
+        (vec![empty(ipxe)], Cause::PoolEmpty),
+        (vec![discover(agent)], Cause::OfferNotHeard),
+        (vec![discover(agent), given(agent)], Cause::HttpUnreachable),
+        // Beside another server that is all right.
+        (vec![noted(agent), chosen(agent)], Cause::HttpUnreachable),
+        (vec![noted(agent)], Cause::NotServing),
+        (vec![empty(agent)], Cause::PoolEmpty),
+    ] {
+        let mut told = Told::new();
+        told.loads("snponly.efi").steps(steps.clone());
+        assert_eq!(told.after(DAY).cause, Some(cause), "{steps:?}");
+    }
+    let mut told = Told::new();
+    told.loads("snponly.efi")
+        .steps([discover(agent), given(agent)]);
+    told.then(SECOND, http("tuf/metadata/timestamp.json", 9, 9, false));
+    assert_eq!(told.after(DAY).cause, Some(Cause::HttpsUnreachable));
+}
+
+#[test]
+fn a_whole_image_may_lack_trust_or_a_driver() {
+    let mut told = Told::new();
+    told.loads("groundcrew.efi");
+    assert_eq!(told.after(2 * MINUTE).state, State::Booting);
+    assert_eq!(told.after(DAY).cause, Some(Cause::ImageNotStarted));
+}
+
+fn waits() -> What {
+    let reason = "nobody compared the code yet".to_owned();
+    What::Agent(AgentStep::Waiting { reason })
+}
+
+fn says(trouble: groundcrew_core::words::Trouble) -> What {
+    What::Says {
+        trouble,
+        phase: String::new(),
+        text: "no".to_owned(),
+    }
+}
+
+#[test]
+fn old_last_words_count_until_it_got_further() {
+    use groundcrew_core::words::Trouble;
+    let mut told = Told::new();
+    told.loads("snponly.efi")
+        .steps([says(Trouble::Clock), What::Agent(AgentStep::Started)]);
+    assert_eq!(told.after(SECOND).cause, Some(Cause::ClockUnknown));
+    told.then(SECOND, waits());
+    assert_eq!(told.after(SECOND).state, State::Waiting);
+    told.then(SECOND, says(Trouble::HttpsUnreachable));
+    assert_eq!(told.after(SECOND).cause, Some(Cause::HttpsUnreachable));
+    told.then(SECOND, phase("download"));
+    assert_eq!(told.after(SECOND).state, State::Booting);
+}
+
+#[test]
+fn who_waits_is_told_so_while_it_is_heard() {
+    let uuid = uuid(7);
+    let other = mac(2);
+    let mut told = Told::new();
+    told.loads("snponly.efi")
+        .steps([What::SameUuid { uuid, other }]);
+    assert_eq!(told.after(SECOND).cause, Some(Cause::DuplicateUuid));
+    for _ in 0..20 {
+        told.then(25 * SECOND, waits());
+    }
+    let said = told.after(80 * SECOND);
+    assert_eq!((said.state, said.notes.len()), (State::Waiting, 1));
+    let said = told.after(2 * MINUTE);
+    assert_eq!(said.cause, Some(Cause::AgentWentSilent));
+    assert!(said.evidence.unwrap().contains("was waiting"));
+    // Who is switched off while it waits has failed at nothing.
+    for _ in 0..4 {
+        told.loads("snponly.efi").then(SECOND, waits());
+    }
+    told.then(SECOND, discover(ClientKind::Pxe));
+    assert_eq!(hold(told.story()), None);
+    assert_eq!(told.after(SECOND).past[1].cause, Some(Cause::Waiting));
+}
+
+#[test]
+fn a_conflict_that_was_overcome_is_no_cause() {
+    let (ip, user) = (Ipv4Addr::new(10, 77, 0, 50), mac(9));
+    let mut told = Told::new();
+    told.steps([discover(ClientKind::Pxe), What::Conflict { ip, user }]);
+    assert_eq!(told.after(DAY).cause, Some(Cause::AddressConflict));
+    told.steps([
+        discover(ClientKind::Pxe),
+        dhcp(Message::Request, ClientKind::Pxe, Some(51)),
+    ]);
+    assert_eq!(told.after(DAY).cause, Some(Cause::LoaderNotAskedFor));
+}
