@@ -224,6 +224,8 @@ pub enum Tftp {
     Whole,
     /// Asks for options, and refuses what they were agreed to be.
     RefuseOptions,
+    /// Asks for it as text.
+    AsText,
     /// Takes one block and does not acknowledge it.
     Stall,
     /// Takes so many blocks and ends with an error.
@@ -236,7 +238,10 @@ impl Tftp {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut request = vec![0, 1];
         request.extend(file.as_bytes());
-        request.extend(b"\0octet\0");
+        request.extend(match self {
+            Self::AsText => &b"\0netascii\0"[..],
+            _ => b"\0octet\0",
+        });
         if matches!(self, Self::RefuseOptions) {
             request.extend(b"blksize\x001468\0tsize\x000\0");
         }

@@ -175,6 +175,31 @@ fn whole_images() {
     assert!(told.lines.iter().any(|line| agent(&line.text)));
 }
 
+#[test]
+fn transfers_that_the_appliance_ends() {
+    let mut stage = Stage::authoritative();
+    let net = &stage.switched.net;
+    stage.boot_file("snponly.efi", 4_000_000);
+
+    let odd = Device::new(1, Firmware::Uefi);
+    let ip = odd.lease(net);
+    odd.tftp(net, ip, "snponly.efi", Tftp::AsText);
+    let told = stage.says("refused by TFTP", &odd.name(), Cause::ApplianceEnded);
+    assert!(told.evidence.unwrap().contains("netascii"));
+
+    let cut = Device::new(2, Firmware::Uefi);
+    let ip = cut.lease(net);
+    cut.tftp(net, ip, "snponly.efi", Tftp::Stall);
+    stage.appliance.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(stage.appliance.end().0, Some(0));
+    let told = stage.says(
+        "the appliance stops meanwhile",
+        &cut.name(),
+        Cause::ApplianceEnded,
+    );
+    assert!(told.evidence.unwrap().contains("the appliance"));
+}
+
 /// The real transfer with a clock moved by hand: nobody waits for its retries.
 #[test]
 fn a_transfer_that_nobody_acknowledges_any_more() {

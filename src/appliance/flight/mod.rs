@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use groundcrew_core::DeviceId;
 use groundcrew_core::enroll::{Decision, ReceiptResult};
+use groundcrew_core::hardware::identity::clean;
 use groundcrew_core::hardware::{HardwareReport, Identity, MacAddr, SmbiosUuid};
 use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::IpxeQuery;
@@ -319,7 +320,7 @@ fn asker(query: &IpxeQuery, peer: Option<IpAddr>) -> Who {
 fn machine(uuid: Option<SmbiosUuid>, serial: Option<&str>) -> Who {
     let junk = Junk::built_in();
     let identity = Identity {
-        serial: serial.map(ToOwned::to_owned),
+        serial: serial.and_then(clean),
         ..Identity::default()
     };
     Who {

@@ -1,8 +1,8 @@
 //! What TFTP and HTTP tell the recorder.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use groundcrew_netboot::story::{HttpFile, Packet, TftpFile, TftpStep, What, Who};
@@ -24,6 +24,8 @@ struct Watched {
     size: u64,
     sent: AtomicU64,
     began: Instant,
+    /// Why it was ended here.
+    why: OnceLock<String>,
 }
 
 impl std::fmt::Debug for Watch {
@@ -36,6 +38,21 @@ impl Watch {
     /// So many bytes were handed to the network.
     pub fn reached(&self, bytes: u64) {
         self.0.sent.store(bytes, Ordering::Relaxed);
+    }
+
+    /// It ended before its time; where that was not the peer's doing, for this reason.
+    pub fn ended(&self, error: &std::io::Error) {
+        use std::io::ErrorKind;
+        let by_peer = [
+            ErrorKind::ConnectionReset,
+            ErrorKind::ConnectionAborted,
+            ErrorKind::BrokenPipe,
+            ErrorKind::TimedOut,
+        ];
+        if !by_peer.contains(&error.kind()) {
+            // The first reason counts.
+            let _ = self.0.why.set(super::plain(&error.to_string(), 200));
+        }
     }
 }
 
@@ -53,6 +70,7 @@ impl Drop for Watched {
             size: self.size,
             ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             open: false,
+            why: self.why.take(),
         };
         self.flight.by_address(self.peer, What::Http(file));
     }
@@ -70,6 +88,7 @@ impl Flight {
                 size,
                 ms: 0,
                 open: true,
+                why: None,
             };
             self.by_address(peer, What::Http(begun));
         }
@@ -81,6 +100,7 @@ impl Flight {
             size,
             sent: AtomicU64::new(0),
             began: Instant::now(),
+            why: OnceLock::new(),
         }))
     }
 
@@ -93,6 +113,7 @@ impl Flight {
             size: 0,
             ms: 0,
             open: false,
+            why: None,
         };
         self.by_address(peer, What::Http(file));
     }

@@ -257,7 +257,7 @@ impl Job {
             End::PeerError(code, text) => ticket.failed(format!("the peer: {code} {text}")),
             End::Silence => ticket.failed("no acknowledgement"),
             End::TooLong => ticket.failed("it took too long"),
-            End::Aborted => ticket.failed("given up here"),
+            End::Aborted(why) => ticket.failed(format!("given up here: {why}")),
         }
         Ok((end, done))
     }

@@ -67,6 +67,14 @@ causes! {
     TransferCut: "a transfer broke off in the middle",
         "The file's transfer broke off: packets are lost on the way. A bad cable or port, a switch that drops fragments or bursts, or somebody switched the device off.",
         "Try another cable and switch port, without a hub or dock in between. If it breaks off at the same byte every time, look for a firewall or an MTU that is too small on the way.";
+    /// This side ended or refused a transfer.
+    ApplianceEnded: "refused or ended by the appliance",
+        "This appliance itself refused or ended the transfer of a file; what was seen in the story says why.",
+        "If it was stopped or restarted, switch the device on again. Otherwise `groundcrew check` and the appliance's log say what is wrong with the file.";
+    /// There was no place for one more transfer.
+    TransfersFull: "too many transfers at once",
+        "This appliance was sending as many files as it may, or this device asked for too many at once, so it was not answered.",
+        "Start fewer machines at a time, and switch this one on again; `groundcrew net show` lists which files are on their way to whom.";
     /// The device refused what TFTP's options were agreed to be.
     BlksizeRefused: "its firmware refused TFTP options",
         "The device ended the transfer when it heard the block size or window (TFTP error 8) and did not ask again without. Its network boot firmware has a fault here.",

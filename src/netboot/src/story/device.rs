@@ -9,7 +9,7 @@ use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use serde::{Deserialize, Serialize};
 
 use super::At;
-use super::event::{AgentStep, Event, What};
+use super::event::{AgentStep, Answer, Event, TftpStep, What};
 use super::transfer;
 
 /// The most events of one device; the oldest make room.
@@ -103,6 +103,10 @@ pub struct Packet {
 impl Story {
     /// Adds an event; one that repeats another is counted there.
     pub(super) fn push(&mut self, at: At, mac: Option<MacAddr>, what: What) {
+        let what = match what {
+            What::Agent(step) => What::Agent(step.bounded()),
+            what => what,
+        };
         if let Some(same) = self.repeated(at, mac, &what) {
             same.times = same.times.saturating_add(1);
             same.until = Some(at);
@@ -179,7 +183,12 @@ impl Story {
     /// About how many bytes of memory it takes.
     pub fn weight(&self) -> usize {
         let packets: usize = self.packets.iter().map(|p| p.payload.len() + 64).sum();
-        512 + self.events.len() * 320 + packets
+        let events: usize = self
+            .events
+            .iter()
+            .map(|event| 320 + letters(&event.what))
+            .sum();
+        512 + events + packets
     }
 
     /// Takes over what happened to `other`, which is the same device.
@@ -297,6 +306,45 @@ impl Names {
         let ip = || self.ips.first().map(ToString::to_string);
         let device = self.device.as_ref().map(ToString::to_string);
         device.or_else(mac).or_else(ip).unwrap_or_default()
+    }
+}
+
+/// The bytes of an event's texts.
+fn letters(what: &What) -> usize {
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    match what {
+        What::Dhcp(dhcp) => {
+            let answer = match &dhcp.answer {
+                Answer::Sent { file, .. } => length(file),
+                Answer::Silent { text, .. } => text.len(),
+                Answer::Noted { .. } => 0,
+            };
+            answer
+                + length(&dhcp.vendor_class)
+                + length(&dhcp.user_class)
+                + length(&dhcp.unsupported)
+        }
+        What::Overheard(other) => length(&other.file) + length(&other.vendor_class),
+        What::Tftp(tftp) => {
+            let step = match &tftp.step {
+                TftpStep::Refused { why } | TftpStep::Stopped { why, .. } => why.len(),
+                TftpStep::EndedByDevice { text, .. } => text.len(),
+                _ => 0,
+            };
+            tftp.file.len() + step
+        }
+        What::Http(http) => http.path.len() + length(&http.why),
+        What::Text(text) => text.why.len(),
+        What::Agent(step) => match step {
+            AgentStep::Waiting { reason }
+            | AgentStep::Rejected { reason }
+            | AgentStep::Failed { reason } => reason.len(),
+            AgentStep::Refused { code, text } => code.len() + text.len(),
+            AgentStep::Phase { phase } => phase.len(),
+            AgentStep::Started | AgentStep::Granted { .. } | AgentStep::Finished => 0,
+        },
+        What::Says { phase, text, .. } => phase.len() + text.len(),
+        What::Conflict { .. } | What::SameUuid { .. } | What::Released => 0,
     }
 }
 

@@ -169,8 +169,8 @@ fn of_tftp(tftp: &TftpFile) -> String {
         TftpStep::Silent { sent, size } => {
             format!("went silent while it loaded {file}, at byte {sent} of {size}")
         }
-        TftpStep::Stopped { sent, size } => {
-            format!("{file} was ended by the appliance at byte {sent} of {size}")
+        TftpStep::Stopped { sent, size, why } => {
+            format!("the appliance ended {file} at byte {sent} of {size}: {why}")
         }
     }
 }
@@ -183,9 +183,14 @@ fn of_http(http: &HttpFile) -> String {
         size,
         ms,
         open,
+        why,
     } = http;
+    if let Some(why) = why {
+        return format!("the appliance ended {path} by HTTP at byte {sent} of {size}: {why}");
+    }
     match *status {
         404 => format!("asked for {path} by HTTP; there is no such file"),
+        500.. => format!("asked for {path} by HTTP; the appliance could not read it ({status})"),
         400.. => format!("asked for {path} by HTTP; refused ({status})"),
         _ if *open => format!("asks for {path} by HTTP ({size} bytes)"),
         _ if sent < size => format!("broke off {path} by HTTP at byte {sent} of {size}"),

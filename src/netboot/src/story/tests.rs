@@ -214,6 +214,35 @@ fn a_flood_pushes_out_only_its_own() {
 }
 
 #[test]
+fn long_words_of_strangers_are_cut_and_weighed() {
+    let limits = Limits {
+        stories: 2048,
+        bytes: 500_000,
+    };
+    let mut recorder = Recorder::new(limits, []);
+    for n in 0..1000 {
+        let (code, text) = (
+            "malformed".to_owned(),
+            format!("{n}{}", "\u{1b}x".repeat(100_000)),
+        );
+        let step = What::Agent(AgentStep::Refused { code, text });
+        recorder.note(At(n), &card(n as u32 % 50), step);
+    }
+    let mut held = 0;
+    for (_, story) in recorder.stories() {
+        for event in &story.events {
+            let What::Agent(AgentStep::Refused { text, .. }) = &event.what else {
+                continue;
+            };
+            assert!(text.len() <= 600 && !text.contains('\u{1b}'));
+            held += text.len();
+        }
+    }
+    assert!(held > 100_000 && held < limits.bytes, "{held}");
+    assert!(recorder.forgotten() > 0);
+}
+
+#[test]
 fn a_full_recorder_sees_a_device_begin() {
     let limits = Limits {
         stories: 40,
@@ -303,6 +332,7 @@ fn three_failures_of_one_kind_hold_and_a_word_releases() {
                 size: 0,
                 ms: 0,
                 open: false,
+                why: None,
             }),
         ] {
             *at += 1000;
@@ -419,7 +449,7 @@ proptest! {
                 5 => sent("undionly.kpxe"),
                 6 => What::Conflict { ip: Ipv4Addr::LOCALHOST, user: mac(9) },
                 7 => What::Tftp(TftpFile { file: "a.efi".into(), step: TftpStep::Silent { sent: 5, size } }),
-                8 => What::Http(HttpFile { path: "boot/initrd.img".into(), status: 200, sent: size, size, ms: 1, open: n == 3 }),
+                8 => What::Http(HttpFile { path: "boot/initrd.img".into(), status: 200, sent: size, size, ms: 1, open: n == 3, why: None }),
                 9 => What::Text(BootText { told: Order::Held, why: "x".into() }),
                 10 => What::Agent(AgentStep::Started),
                 11 => What::Agent(AgentStep::Finished),

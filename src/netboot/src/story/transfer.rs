@@ -41,6 +41,8 @@ fn step(what: &What) -> Option<(&str, bool)> {
     }
 }
 
+const RESTARTED: &str = "the appliance was restarted";
+
 /// How a beginning ends with the process that noted it.
 pub(super) fn let_go(begun: &What) -> Option<What> {
     match begun {
@@ -49,13 +51,11 @@ pub(super) fn let_go(begun: &What) -> Option<What> {
             step: TftpStep::Begun { size, .. },
         }) => Some(What::Tftp(TftpFile {
             file: file.clone(),
-            step: TftpStep::Stopped {
-                sent: 0,
-                size: *size,
-            },
+            step: TftpStep::stopped(0, *size, RESTARTED),
         })),
         What::Http(http) => Some(What::Http(HttpFile {
             open: false,
+            why: Some(RESTARTED.to_owned()),
             ..http.clone()
         })),
         _ => None,

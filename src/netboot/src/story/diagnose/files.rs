@@ -24,7 +24,7 @@ impl View<'_> {
     fn of_tftp(&self, tftp: &TftpFile) -> Option<Finding> {
         let file = &tftp.file;
         match &tftp.step {
-            TftpStep::Missing | TftpStep::Refused { .. } => match kind(file) {
+            TftpStep::Missing => match kind(file) {
                 FileKind::Kernel | FileKind::Initrd => {
                     shown(Cause::BootImageMissing, format!("{file} is not there"))
                 }
@@ -53,11 +53,15 @@ impl View<'_> {
                 Cause::TransferCut,
                 format!("{file} broke off at byte {sent} of {size}: no more acknowledgements"),
             ),
-            TftpStep::Stopped { sent, size } => shown(
-                Cause::TransferCut,
-                format!("{file} was ended at byte {sent} of {size} by the appliance"),
+            TftpStep::Stopped { sent, size, why } => shown(
+                Cause::ApplianceEnded,
+                format!("{file} was ended at byte {sent} of {size}: {why}"),
             ),
-            TftpStep::Busy | TftpStep::Begun { .. } | TftpStep::Sent { .. } => None,
+            TftpStep::Refused { why } => {
+                shown(Cause::ApplianceEnded, format!("{file} was refused: {why}"))
+            }
+            TftpStep::Busy => shown(Cause::TransfersFull, format!("{file} was not begun")),
+            TftpStep::Begun { .. } | TftpStep::Sent { .. } => None,
         }
     }
 
@@ -105,6 +109,17 @@ fn of_http(http: &HttpFile) -> Option<Finding> {
         return None;
     }
     let file = http.path.strip_prefix("boot/").unwrap_or(&http.path);
+    if let Some(why) = &http.why {
+        let evidence = format!(
+            "{file} was ended at byte {} of {}: {why}",
+            http.sent, http.size
+        );
+        return shown(Cause::ApplianceEnded, evidence);
+    }
+    if http.status >= 500 {
+        let evidence = format!("{file} cannot be read here (HTTP {})", http.status);
+        return shown(Cause::ApplianceEnded, evidence);
+    }
     if http.status >= 400 {
         let cause = match kind(file) {
             FileKind::Kernel | FileKind::Initrd => Cause::BootImageMissing,

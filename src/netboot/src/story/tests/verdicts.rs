@@ -160,6 +160,7 @@ fn http(path: &str, sent: u64, size: u64, open: bool) -> What {
         size,
         ms: 1,
         open,
+        why: None,
     })
 }
 
@@ -217,7 +218,9 @@ fn a_transfer_ends_with_the_process_that_noted_it() {
     ]);
     let again = Recorder::new(Limits::default(), collected(&told.recorder));
     let story = again.story(told.id).unwrap();
-    assert!(diagnose(story, At(told.now + MINUTE)).cause.is_some());
+    let said = diagnose(story, At(told.now + MINUTE));
+    assert_eq!(said.cause, Some(Cause::ApplianceEnded));
+    assert!(said.evidence.unwrap().contains("was restarted"));
     let twice = Recorder::new(Limits::default(), collected(&again));
     assert_eq!(twice.story(told.id), Some(story), "once");
 }
@@ -356,4 +359,56 @@ fn a_conflict_that_was_overcome_is_no_cause() {
         dhcp(Message::Request, ClientKind::Pxe, Some(51)),
     ]);
     assert_eq!(told.after(DAY).cause, Some(Cause::LoaderNotAskedFor));
+}
+
+#[test]
+fn what_the_appliance_ended_is_not_blamed_on_cables() {
+    let end = |end: &crate::tftp::End| TftpStep::ended(end, 5, 9, 1);
+    let refused = |status| {
+        What::Http(HttpFile {
+            path: "boot/vmlinuz".to_owned(),
+            status,
+            sent: 0,
+            size: 0,
+            ms: 0,
+            open: false,
+            why: None,
+        })
+    };
+    let stopped = crate::tftp::End::Aborted("the appliance stops".to_owned());
+    let why = "mode netascii is not served: ask for octet".to_owned();
+    for (what, cause, shows) in [
+        (
+            tftp("snponly.efi", end(&stopped)),
+            Cause::ApplianceEnded,
+            "the appliance stops",
+        ),
+        (
+            tftp("snponly.efi", end(&crate::tftp::End::TooLong)),
+            Cause::ApplianceEnded,
+            "took too long",
+        ),
+        (
+            tftp("a file", TftpStep::Refused { why }),
+            Cause::ApplianceEnded,
+            "netascii",
+        ),
+        (
+            tftp("snponly.efi", TftpStep::Busy),
+            Cause::TransfersFull,
+            "not begun",
+        ),
+        (refused(500), Cause::ApplianceEnded, "HTTP 500"),
+        (refused(404), Cause::BootImageMissing, "not there"),
+    ] {
+        let mut told = Told::new();
+        told.steps([
+            discover(ClientKind::Pxe),
+            dhcp(Message::Request, ClientKind::Pxe, Some(50)),
+            what,
+        ]);
+        let said = told.after(DAY);
+        assert_eq!(said.cause, Some(cause), "{shows}");
+        assert!(said.evidence.unwrap().contains(shows), "{shows}");
+    }
 }
