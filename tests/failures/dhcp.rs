@@ -208,6 +208,8 @@ fn beside_another_server() {
 
 /// The other server's OFFER (2) or ACK (5) to everybody.
 fn theirs(stage: &Stage, device: &Device, kind: u8, file: Option<&[u8]>) {
+    // Only who was seen before is listened for.
+    stage.story(&device.name());
     let mut packet = device.packet(kind, &[(54, &OTHER.octets())]);
     packet[0] = 2;
     packet[16..20].copy_from_slice(&THEIRS.octets());

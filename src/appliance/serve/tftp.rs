@@ -143,12 +143,14 @@ fn admit(
             }
         }
         Admit::AddressBusy => {
+            drop(state);
             shelf
                 .flight
                 .tftp(peer, request.path.as_str(), TftpStep::Busy);
             tracing::debug!(%peer, "TFTP: too many transfers of one address");
         }
         Admit::Busy => {
+            drop(state);
             shelf
                 .flight
                 .tftp(peer, request.path.as_str(), TftpStep::Busy);

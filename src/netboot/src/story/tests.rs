@@ -209,8 +209,43 @@ fn a_flood_pushes_out_only_its_own() {
     assert!(recorder.story(real).is_some());
     assert_eq!(recorder.stories().count(), 50);
     assert_eq!(recorder.forgotten(), 9_901 - 50);
-    let (_, gone) = recorder.take_changes(usize::MAX);
-    assert!(gone.len() > 9000);
+    let (changed, gone) = recorder.take_changes(usize::MAX);
+    assert_eq!((changed.len(), gone.len()), (50, 0), "none was in the file");
+}
+
+#[test]
+fn what_could_not_be_written_is_taken_again() {
+    let limits = Limits {
+        stories: 4,
+        bytes: 1 << 20,
+    };
+    let mut recorder = Recorder::new(limits, []);
+    let ids = |changes: (Vec<(StoryId, Story)>, Vec<StoryId>)| {
+        let changed: Vec<_> = changes.0.iter().map(|(id, _)| *id).collect();
+        (changed, changes.1)
+    };
+    let real = recorder.note(At(1), &card(1), What::Agent(AgentStep::Started));
+    for kept in [false, true] {
+        let (changed, gone) = ids(recorder.take_changes(9));
+        assert_eq!((changed, &gone), (vec![real], &vec![]), "{kept}");
+        recorder.written(&gone, kept);
+    }
+    assert_eq!(ids(recorder.take_changes(9)), (vec![], vec![]));
+    // Others push it out while nothing can be written.
+    for n in 2..2000 {
+        let step = What::Agent(AgentStep::Started);
+        recorder.note(At(u64::from(n)), &card(n), step);
+        let (changed, gone) = ids(recorder.take_changes(9));
+        assert!(
+            changed.len() <= 4 && gone.len() <= 1,
+            "{changed:?} {gone:?}"
+        );
+        recorder.written(&gone, false);
+    }
+    let (changed, gone) = ids(recorder.take_changes(9));
+    assert_eq!((changed.len(), &gone), (4, &vec![real]));
+    recorder.written(&gone, true);
+    assert_eq!(ids(recorder.take_changes(9)), (vec![], vec![]));
 }
 
 #[test]
@@ -462,7 +497,8 @@ proptest! {
             }
         }
         prop_assert!(recorder.stories().count() <= 4);
-        for (_, story) in recorder.stories() {
+        for (id, story) in recorder.stories() {
+            prop_assert_eq!(recorder.held(id), hold(story));
             prop_assert!(story.events.len() <= MAX_EVENTS);
             let told = diagnose(story, At(at + 1_000_000));
             prop_assert_eq!(told.lines.is_empty(), story.events.is_empty());
