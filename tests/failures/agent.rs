@@ -20,7 +20,7 @@ use groundcrew_core::encoding::Bytes;
 use groundcrew_core::enroll::{Admission, Challenge, Request, Start, commitment, path};
 use groundcrew_core::hardware::HardwareReport;
 use groundcrew_core::keys::{SealKey, SigningKey};
-use groundcrew_core::words::Trouble;
+use groundcrew_core::words::{LastWords, Trouble};
 use groundcrew_netboot::story::{Cause, diagnose};
 use tower_service::Service as _;
 
@@ -108,6 +108,12 @@ impl World {
         self.ask(ip, request, vec![]);
     }
 
+    /// What is said at once.
+    fn says_now(&self, staged: &str, name: &str, cause: Cause) {
+        let fixture = self.office.flight().explain(name).unwrap();
+        judged(staged, &fixture.diagnosis, cause);
+    }
+
     fn says(&self, staged: &str, name: &str, cause: Cause) {
         let fixture = self.office.flight().explain(name).unwrap();
         judged(staged, &diagnose(&fixture.story, later(&fixture)), cause);
@@ -124,8 +130,23 @@ fn enrollments() {
 
     let answer = world.enroll(at(11), 11, &world.name);
     let waiting: Admission = serde_json::from_slice(&answer).unwrap();
-    world.says("enrollment waits", waiting.device.as_str(), Cause::Waiting);
-    world.says("enrollment waits (by serial)", "SYNTH-0011", Cause::Waiting);
+    world.says_now("enrollment waits", waiting.device.as_str(), Cause::Waiting);
+    world.says_now("enrollment waits (by serial)", "SYNTH-0011", Cause::Waiting);
+    world.says(
+        "switched off while it waited",
+        "SYNTH-0011",
+        Cause::AgentWentSilent,
+    );
+
+    let words = LastWords {
+        trouble: Trouble::Clock,
+        text: "the clock stands in 1970".into(),
+        ..LastWords::default()
+    };
+    world.office.flight().words(Some(at(15)), &words);
+    world.says_now("the device has no clock", "10.77.0.15", Cause::ClockUnknown);
+    world.enroll(at(15), 15, &world.name);
+    world.says_now("its clock was set", "SYNTH-0015", Cause::Waiting);
 
     let order = Order {
         by: "test".into(),

@@ -18,6 +18,7 @@ pub enum Firmware {
     Uefi,
     HttpBoot,
     Ipxe,
+    Agent,
     Ia32,
     Plain,
 }
@@ -80,14 +81,17 @@ impl Device {
             Firmware::Ia32 => (b"PXEClient:Arch:00006:UNDI:003000", Some([0, 6])),
             Firmware::HttpBoot => (b"HTTPClient:Arch:00016:UNDI:003000", Some([0, 16])),
             Firmware::Ipxe => (b"PXEClient:Arch:00007:UNDI:003010", Some([0, 7])),
+            Firmware::Agent => (b"groundcrew", None),
             Firmware::Plain => (b"", None),
         };
         let mut option = |code: u8, data: &[u8]| {
             packet.extend([code, u8::try_from(data.len()).unwrap()]);
             packet.extend(data);
         };
-        if let Some(arch) = arch {
+        if !class.is_empty() {
             option(60, class);
+        }
+        if let Some(arch) = arch {
             option(93, &arch);
             let mut id = vec![0];
             id.extend(self.uuid);
@@ -220,6 +224,10 @@ pub enum Tftp {
     Whole,
     /// Asks for options, and refuses what they were agreed to be.
     RefuseOptions,
+    /// Asks for it as text.
+    AsText,
+    /// Takes one block and does not acknowledge it.
+    Stall,
     /// Takes so many blocks and ends with an error.
     GiveUpAfter(u16),
 }
@@ -230,7 +238,10 @@ impl Tftp {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut request = vec![0, 1];
         request.extend(file.as_bytes());
-        request.extend(b"\0octet\0");
+        request.extend(match self {
+            Self::AsText => &b"\0netascii\0"[..],
+            _ => b"\0octet\0",
+        });
         if matches!(self, Self::RefuseOptions) {
             request.extend(b"blksize\x001468\0tsize\x000\0");
         }
@@ -246,7 +257,7 @@ impl Tftp {
             };
             match (&buffer[..4], self) {
                 ([0, 6, ..], _) => return error(8, b"User aborted the transfer"),
-                ([0, 5, ..], _) => return,
+                ([0, 5, ..], _) | ([0, 3, ..], Self::Stall) => return,
                 ([0, 3, hi, lo], Self::GiveUpAfter(most))
                     if u16::from_be_bytes([*hi, *lo]) > most =>
                 {
@@ -266,6 +277,11 @@ impl Tftp {
 
 /// A GET over one connection; leaves after `most` bytes.
 pub fn get(net: &Net, from: Ipv4Addr, path: &str, most: usize) -> Vec<u8> {
+    begin(net, from, path, most).0
+}
+
+/// The same, and the connection stays open.
+pub fn begin(net: &Net, from: Ipv4Addr, path: &str, most: usize) -> (Vec<u8>, TcpStream) {
     let path = path.to_owned();
     net.on_client(move || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
@@ -291,6 +307,6 @@ pub fn get(net: &Net, from: Ipv4Addr, path: &str, most: usize) -> Vec<u8> {
                 length => answer.extend(&buffer[..length]),
             }
         }
-        answer
+        (answer, stream)
     })
 }

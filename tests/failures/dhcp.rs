@@ -33,6 +33,12 @@ fn on_a_network_of_its_own() {
         &foreign.name(),
         Cause::NoLoaderForArchitecture,
     );
+    foreign.running(Firmware::Plain).lease(net);
+    stage.says(
+        "architecture without a loader, then its own disk",
+        &foreign.name(),
+        Cause::NoLoaderForArchitecture,
+    );
 
     let hasty = Device::new(3, Firmware::Bios);
     hasty.shout(net, 60);
@@ -43,6 +49,25 @@ fn on_a_network_of_its_own() {
         deaf.discover(net).unwrap();
     }
     stage.says("offer not heard", &deaf.name(), Cause::OfferNotHeard);
+
+    let deaf = Device::new(8, Firmware::Ipxe);
+    for _ in 0..3 {
+        deaf.discover(net).unwrap();
+    }
+    stage.says(
+        "offer not heard by iPXE",
+        &deaf.name(),
+        Cause::OfferNotHeard,
+    );
+
+    let lured = Device::new(9, Firmware::Ipxe);
+    lured.discover(net).unwrap();
+    lured.choose(net, THEIRS, OTHER);
+    stage.says(
+        "other server's offer taken by iPXE",
+        &lured.name(),
+        Cause::OtherServerTaken,
+    );
 
     let blocked = Device::new(5, Firmware::Uefi);
     blocked.lease(net);
@@ -72,11 +97,13 @@ fn a_reply_through_a_relay_is_lost() {
     let subnet = "mode = \"authoritative\"\nconflict_probe = false";
     let more = "[[network.subnet]]\nrelay = \"10.88.0.1/24\"\n\n[ports]";
     let stage = Stage::with(subnet, |site| site.edit_settings("[ports]", more));
-    let mut device = Device::new(1, Firmware::Uefi);
-    device.giaddr = Ipv4Addr::new(10, 88, 0, 1);
-    device.shout(&stage.switched.net, 3);
-    let told = stage.says("relay reply lost", &device.name(), Cause::RelayReplyLost);
-    assert!(told.evidence.unwrap().contains("10.88.0.1"));
+    for (n, firmware) in [(1, Firmware::Uefi), (2, Firmware::Ipxe)] {
+        let mut device = Device::new(n, firmware);
+        device.giaddr = Ipv4Addr::new(10, 88, 0, 1);
+        device.shout(&stage.switched.net, 3);
+        let told = stage.says("relay reply lost", &device.name(), Cause::RelayReplyLost);
+        assert!(told.evidence.unwrap().contains("10.88.0.1"));
+    }
 }
 
 #[test]
@@ -109,6 +136,17 @@ fn an_address_is_in_use() {
     stage.appliance.wait_for("10.77.0.128 is used by");
     let told = stage.says("address conflict", &device.name(), Cause::AddressConflict);
     assert!(told.evidence.unwrap().contains("10.77.0.128"));
+
+    // The next address is free, and something else is wrong.
+    assert_ne!(
+        device.lease(&stage.switched.net),
+        Ipv4Addr::new(10, 77, 0, 128)
+    );
+    stage.says(
+        "address conflict overcome, then TFTP blocked",
+        &device.name(),
+        Cause::LoaderNotAskedFor,
+    );
 }
 
 #[test]
@@ -129,6 +167,14 @@ fn beside_another_server() {
     deaf.choose(net, THEIRS, OTHER);
     stage.says(
         "proxy offer ignored",
+        &deaf.name(),
+        Cause::ProxyOfferIgnored,
+    );
+    let deaf = Device::new(4, Firmware::Ipxe);
+    deaf.shout(net, 1);
+    deaf.choose(net, THEIRS, OTHER);
+    stage.says(
+        "proxy offer ignored by iPXE",
         &deaf.name(),
         Cause::ProxyOfferIgnored,
     );
@@ -162,6 +208,8 @@ fn beside_another_server() {
 
 /// The other server's OFFER (2) or ACK (5) to everybody.
 fn theirs(stage: &Stage, device: &Device, kind: u8, file: Option<&[u8]>) {
+    // Only who was seen before is listened for.
+    stage.story(&device.name());
     let mut packet = device.packet(kind, &[(54, &OTHER.octets())]);
     packet[0] = 2;
     packet[16..20].copy_from_slice(&THEIRS.octets());

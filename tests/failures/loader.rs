@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use groundcrew::flight::Flight;
 use groundcrew_netboot::path::BootPath;
-use groundcrew_netboot::story::{At, Cause, TftpStep, diagnose};
+use groundcrew_netboot::story::{At, Cause, State, TftpStep, diagnose};
 use groundcrew_netboot::tftp::{Limits, ReadRequest, Step, Transfer};
 
-use crate::device::{Device, Firmware, Tftp, get};
+use crate::device::{Device, Firmware, Tftp, begin, get};
 use crate::stage::{Stage, judged, later};
 
 #[test]
@@ -92,6 +92,13 @@ fn kernels() {
         Cause::AgentNeverHeard,
     );
 
+    silent.running(Firmware::Agent).lease(net);
+    stage.says(
+        "the agent has an address, HTTP blocked",
+        "SYNTH-4",
+        Cause::HttpUnreachable,
+    );
+
     // A whole capture of it, for Wireshark.
     let pcap = stage.site.folder.path().join("story.pcap");
     let path = pcap.to_str().unwrap();
@@ -111,7 +118,7 @@ fn kernels() {
         "{list}"
     );
     assert!(
-        list.contains(Cause::AgentNeverHeard.short()) || list.contains("on its way"),
+        list.contains(Cause::HttpUnreachable.short()) || list.contains("on its way"),
         "{list}"
     );
     println!("{list}");
@@ -121,6 +128,76 @@ fn kernels() {
         read.contains("BOOTP/DHCP, Request") && read.contains("Reply"),
         "{read}"
     );
+}
+
+#[test]
+fn slow_transfers_are_no_failures() {
+    let stage = Stage::authoritative();
+    let net = &stage.switched.net;
+    stage.boot_file("vmlinuz", 40_000_000);
+    stage.boot_file("groundcrew.efi", 40_000_000);
+
+    let slow = Device::new(1, Firmware::Uefi);
+    let ip = slow.up_to_text(net, "SYNTH-11");
+    let open = begin(net, ip, "/boot/vmlinuz", 100_000);
+    let told = stage.in_minutes("SYNTH-11", 30);
+    assert_eq!((told.state, told.cause), (State::Booting, None));
+    drop(open);
+    stage.says("kernel cut after a while", "SYNTH-11", Cause::TransferCut);
+
+    let slow = Device::new(2, Firmware::Uefi);
+    let ip = slow.lease(net);
+    slow.tftp(net, ip, "groundcrew.efi", Tftp::Stall);
+    let told = stage.in_minutes(&slow.name(), 30);
+    assert_eq!((told.state, told.cause), (State::Booting, None));
+}
+
+#[test]
+fn whole_images() {
+    let stage = Stage::authoritative();
+    let net = &stage.switched.net;
+    stage.boot_file("groundcrew.efi", 30_000);
+    let device = Device::new(1, Firmware::Uefi);
+    let ip = device.lease(net);
+    device.tftp(net, ip, "groundcrew.efi", Tftp::Whole);
+    stage.says(
+        "whole image not started",
+        &device.name(),
+        Cause::ImageNotStarted,
+    );
+    device.running(Firmware::Agent).lease(net);
+    let told = stage.says(
+        "whole image started, HTTP blocked",
+        &device.name(),
+        Cause::HttpUnreachable,
+    );
+    let agent = |text: &str| text.starts_with("the agent asked");
+    assert!(told.lines.iter().any(|line| agent(&line.text)));
+}
+
+#[test]
+fn transfers_that_the_appliance_ends() {
+    let mut stage = Stage::authoritative();
+    let net = &stage.switched.net;
+    stage.boot_file("snponly.efi", 4_000_000);
+
+    let odd = Device::new(1, Firmware::Uefi);
+    let ip = odd.lease(net);
+    odd.tftp(net, ip, "snponly.efi", Tftp::AsText);
+    let told = stage.says("refused by TFTP", &odd.name(), Cause::ApplianceEnded);
+    assert!(told.evidence.unwrap().contains("netascii"));
+
+    let cut = Device::new(2, Firmware::Uefi);
+    let ip = cut.lease(net);
+    cut.tftp(net, ip, "snponly.efi", Tftp::Stall);
+    stage.appliance.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(stage.appliance.end().0, Some(0));
+    let told = stage.says(
+        "the appliance stops meanwhile",
+        &cut.name(),
+        Cause::ApplianceEnded,
+    );
+    assert!(told.evidence.unwrap().contains("the appliance"));
 }
 
 /// The real transfer with a clock moved by hand: nobody waits for its retries.

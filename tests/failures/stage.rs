@@ -46,6 +46,13 @@ impl Stage {
         story(&self.site, name)
     }
 
+    /// What is said of a device so many minutes after its last step.
+    pub fn in_minutes(&self, name: &str, minutes: u64) -> Diagnosis {
+        let fixture = self.story(name);
+        let now = At(fixture.story.last().0 + minutes * 60_000);
+        diagnose(&fixture.story, now)
+    }
+
     /// What is said of a device when nothing more came of it.
     pub fn ended(&self, name: &str) -> Diagnosis {
         let fixture = self.story(name);

@@ -64,6 +64,15 @@ impl StoryFile {
     }
 }
 
+#[cfg(test)]
+impl StoryFile {
+    /// Takes nothing more, as on a full disk.
+    pub fn refuse(&self, on: bool) {
+        let db = self.db.as_ref().unwrap();
+        db.pragma_update(None, "query_only", on).unwrap();
+    }
+}
+
 fn number(id: StoryId) -> i64 {
     i64::try_from(id).unwrap_or(i64::MAX)
 }

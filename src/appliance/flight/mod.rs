@@ -17,11 +17,12 @@ use std::time::Duration;
 
 use groundcrew_core::DeviceId;
 use groundcrew_core::enroll::{Decision, ReceiptResult};
+use groundcrew_core::hardware::identity::clean;
 use groundcrew_core::hardware::{HardwareReport, Identity, MacAddr, SmbiosUuid};
 use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::IpxeQuery;
 use groundcrew_netboot::story::{
-    AgentStep, At, BootText, Hold, Limits, Order, Recorder, Story, StoryId, What, Who, hold,
+    AgentStep, At, BootText, Hold, Limits, Order, Recorder, Story, StoryId, What, Who,
 };
 use groundcrew_registry::junk::Junk;
 
@@ -75,7 +76,7 @@ impl Flight {
     pub fn held(&self, query: &IpxeQuery, peer: Option<IpAddr>) -> Option<Hold> {
         let recorder = self.lock();
         let id = recorder.find(&asker(query, peer))?;
-        hold(recorder.story(id)?)
+        recorder.held(id)
     }
 
     /// The agent behind an address did something.
@@ -186,7 +187,7 @@ impl Flight {
             let id = one(&recorder, name)?;
             let story = recorder.story(id).cloned().unwrap_or_default();
             let title = story.names.title();
-            if hold(&story).is_none() {
+            if recorder.held(id).is_none() {
                 return Ok(format!("{title} is not held; nothing to do"));
             }
             recorder.note_in(now(), id, What::Released);
@@ -230,7 +231,9 @@ impl Flight {
             if changed.is_empty() && gone.is_empty() {
                 return;
             }
-            if !self.keep(&changed, &gone) {
+            let kept = self.keep(&changed, &gone);
+            self.lock().written(&gone, kept);
+            if !kept {
                 return;
             }
         }
@@ -319,7 +322,7 @@ fn asker(query: &IpxeQuery, peer: Option<IpAddr>) -> Who {
 fn machine(uuid: Option<SmbiosUuid>, serial: Option<&str>) -> Who {
     let junk = Junk::built_in();
     let identity = Identity {
-        serial: serial.map(ToOwned::to_owned),
+        serial: serial.and_then(clean),
         ..Identity::default()
     };
     Who {
@@ -343,4 +346,23 @@ fn ipv4(peer: Option<IpAddr>) -> Option<Ipv4Addr> {
 fn plain(text: &str, most: usize) -> String {
     let mark = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().take(most).map(mark).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_loses_no_story_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("flight.db");
+        let flight = Flight::open(&path);
+        flight.file.lock().unwrap().refuse(true);
+        flight.agent(Some("10.77.0.9".parse().unwrap()), AgentStep::Started);
+        flight.write(usize::MAX);
+        flight.file.lock().unwrap().refuse(false);
+        flight.write(usize::MAX);
+        drop(flight);
+        assert!(Flight::open(&path).explain("10.77.0.9").is_ok());
+    }
 }

@@ -1,13 +1,16 @@
 //! What TFTP and HTTP tell the recorder.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use groundcrew_netboot::story::{HttpFile, Packet, TftpFile, TftpStep, What, Who};
 
 use super::{Flight, ipv4, now};
+
+/// Files smaller than this arrive before anybody wonders where they are.
+const TAKES_TIME: u64 = 64 * 1024;
 
 /// A file on its way by HTTP; what became of it is noted when the last one lets go.
 #[derive(Clone)]
@@ -21,6 +24,8 @@ struct Watched {
     size: u64,
     sent: AtomicU64,
     began: Instant,
+    /// Why it was ended here.
+    why: OnceLock<String>,
 }
 
 impl std::fmt::Debug for Watch {
@@ -33,6 +38,21 @@ impl Watch {
     /// So many bytes were handed to the network.
     pub fn reached(&self, bytes: u64) {
         self.0.sent.store(bytes, Ordering::Relaxed);
+    }
+
+    /// It ended before its time; where that was not the peer's doing, for this reason.
+    pub fn ended(&self, error: &std::io::Error) {
+        use std::io::ErrorKind;
+        let by_peer = [
+            ErrorKind::ConnectionReset,
+            ErrorKind::ConnectionAborted,
+            ErrorKind::BrokenPipe,
+            ErrorKind::TimedOut,
+        ];
+        if !by_peer.contains(&error.kind()) {
+            // The first reason counts.
+            let _ = self.0.why.set(super::plain(&error.to_string(), 200));
+        }
     }
 }
 
@@ -49,6 +69,8 @@ impl Drop for Watched {
             sent,
             size: self.size,
             ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            open: false,
+            why: self.why.take(),
         };
         self.flight.by_address(self.peer, What::Http(file));
     }
@@ -57,6 +79,19 @@ impl Drop for Watched {
 impl Flight {
     /// `size` bytes of a file are about to be sent by HTTP.
     pub fn http(self: &Arc<Self>, peer: IpAddr, path: &str, status: u16, size: u64) -> Watch {
+        // A kernel may take minutes; what the agent loads, it tells of itself.
+        if path.starts_with("boot/") && size >= TAKES_TIME {
+            let begun = HttpFile {
+                path: path.to_owned(),
+                status,
+                sent: 0,
+                size,
+                ms: 0,
+                open: true,
+                why: None,
+            };
+            self.by_address(peer, What::Http(begun));
+        }
         Watch(Arc::new(Watched {
             flight: Arc::clone(self),
             peer,
@@ -65,6 +100,7 @@ impl Flight {
             size,
             sent: AtomicU64::new(0),
             began: Instant::now(),
+            why: OnceLock::new(),
         }))
     }
 
@@ -76,6 +112,8 @@ impl Flight {
             sent: 0,
             size: 0,
             ms: 0,
+            open: false,
+            why: None,
         };
         self.by_address(peer, What::Http(file));
     }

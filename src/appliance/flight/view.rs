@@ -1,9 +1,11 @@
 //! Stories for people and scripts.
 
-use groundcrew_netboot::story::{At, Cause, Diagnosis, Names, Stage, State, Story, diagnose};
+use groundcrew_netboot::story::{
+    At, Cause, Diagnosis, Names, Stage, State, Story, StoryId, diagnose,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Flight, now};
+use super::{BATCH, Flight, now};
 
 /// One device in `boot list`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -47,15 +49,15 @@ impl Flight {
     /// Every device, the last one first; `all`: with those that never asked to boot.
     pub fn list(&self, all: bool) -> Vec<StoryLine> {
         let at = now();
-        // Copied, so that nobody waits while they are judged.
-        let stories: Vec<Story> = {
+        // Copied, some at a time, so that nobody waits while they are judged.
+        let ids: Vec<StoryId> = self.lock().stories().map(|(id, _)| id).collect();
+        let mut stories: Vec<Story> = Vec::new();
+        for some in ids.chunks(BATCH) {
             let recorder = self.lock();
-            let wanted = recorder.stories().map(|(_, story)| story);
-            wanted
-                .filter(|story| all || story.boots())
-                .map(without_packets)
-                .collect()
-        };
+            let known = some.iter().filter_map(|id| recorder.story(*id));
+            let wanted = known.filter(|story| all || story.boots());
+            stories.extend(wanted.map(without_packets));
+        }
         let mut lines: Vec<StoryLine> = stories.iter().map(|story| line(story, at)).collect();
         lines.sort_by_key(|line| std::cmp::Reverse(line.last));
         lines

@@ -155,6 +155,7 @@ impl Office {
                 device: device.clone(),
                 request: Arc::new(request),
                 progress: None,
+                told: None,
                 changed: Arc::new(Notify::new()),
             };
             inner.sessions.open(&session, enrollment);
@@ -288,25 +289,25 @@ impl Office {
     pub fn progress(&self, session: &Session, progress: &Progress) -> Result<(), Refusal> {
         let mut inner = self.lock();
         let enrollment = inner.sessions.of_token(session).ok_or(Refusal::NoSession)?;
+        let (device, before) = (enrollment.device.clone(), &enrollment.progress);
         let line = groundcrew_core::ids::shown(&progress.message);
-        let new_phase = enrollment
-            .progress
-            .as_ref()
-            .is_none_or(|before| before.phase != progress.phase);
         let phase = groundcrew_core::ids::shown(&progress.phase);
-        if new_phase {
-            tracing::info!(device = %enrollment.device, "{phase}: {line}");
-            self.flight.phase(&enrollment.device, &phase);
+        if before.as_ref().is_none_or(|before| before.phase != phase) {
+            tracing::info!(%device, "{phase}: {line}");
         } else {
-            tracing::debug!(device = %enrollment.device, "{phase} {}/{}: {line}", progress.done, progress.total);
+            tracing::debug!(%device, "{phase} {}/{}: {line}", progress.done, progress.total);
         }
-        enrollment.progress = Some(Progress {
-            phase,
+        let now = Progress {
+            phase: phase.clone(),
             message: line,
             done: progress.done,
             total: progress.total,
-        });
+        };
+        let tell = enrollment.report(now, Instant::now());
         drop(inner);
+        if tell {
+            self.flight.phase(&device, &phase);
+        }
         self.changed();
         Ok(())
     }

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use groundcrew_core::dsse::Verified;
 use groundcrew_core::enroll::{Progress, Request, Session};
 use groundcrew_core::{DeviceId, Digest};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Sessions kept at once; the oldest makes room.
 const LIMIT: usize = 20_000;
@@ -21,8 +23,31 @@ pub struct Enrollment {
     pub request: Arc<Verified<Request>>,
     /// What the agent is doing.
     pub progress: Option<Progress>,
+    /// When its story was last told so.
+    pub told: Option<Instant>,
     /// Woken when something was decided.
     pub changed: Arc<Notify>,
+}
+
+/// Between two reports of one phase that a device's story is told of.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+impl Enrollment {
+    /// The agent reports at `now`; whether its story is to hear of it: of each
+    /// phase, and now and then that it is still at work.
+    pub fn report(&mut self, progress: Progress, now: Instant) -> bool {
+        let before = self.progress.replace(progress.clone());
+        let same = before.is_some_and(|before| before.phase == progress.phase);
+        let tell = is_due(self.told.filter(|_| same), now);
+        if tell {
+            self.told = Some(now);
+        }
+        tell
+    }
+}
+
+fn is_due(told: Option<Instant>, now: Instant) -> bool {
+    told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY)
 }
 
 /// Keys that may have a session for the same device at once: the device's own,
@@ -108,4 +133,18 @@ impl Sessions {
 
 fn key(token: &Session) -> Digest {
     Digest::of(&token.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_is_told_at_once_and_then_now_and_then() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert!(is_due(None, began), "a new phase");
+        assert!(!is_due(Some(began), at(9)));
+        assert!(is_due(Some(began), at(10)));
+    }
 }

@@ -181,7 +181,7 @@ fn record(
     if of_agent && !path.starts_with("blobs/") && path != "tuf/metadata/timestamp.json" {
         return;
     }
-    if status.is_client_error() {
+    if status.is_client_error() || status.is_server_error() {
         return flight.http_refused(peer, path, status.as_u16());
     }
     if method == Method::GET

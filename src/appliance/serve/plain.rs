@@ -208,6 +208,9 @@ impl Connection {
             match sent.and_then(|sent| pace.keep(sent as u64, body.end - at, Instant::now())) {
                 Ok(sent) => at += sent,
                 Err(error) => {
+                    if let Some(watch) = &body.watch {
+                        watch.ended(&error);
+                    }
                     ticket.failed(error.to_string());
                     return Err(error);
                 }

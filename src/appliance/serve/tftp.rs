@@ -143,12 +143,14 @@ fn admit(
             }
         }
         Admit::AddressBusy => {
+            drop(state);
             shelf
                 .flight
                 .tftp(peer, request.path.as_str(), TftpStep::Busy);
             tracing::debug!(%peer, "TFTP: too many transfers of one address");
         }
         Admit::Busy => {
+            drop(state);
             shelf
                 .flight
                 .tftp(peer, request.path.as_str(), TftpStep::Busy);
@@ -257,7 +259,7 @@ impl Job {
             End::PeerError(code, text) => ticket.failed(format!("the peer: {code} {text}")),
             End::Silence => ticket.failed("no acknowledgement"),
             End::TooLong => ticket.failed("it took too long"),
-            End::Aborted => ticket.failed("given up here"),
+            End::Aborted(why) => ticket.failed(format!("given up here: {why}")),
         }
         Ok((end, done))
     }

@@ -74,7 +74,23 @@ pub enum DsseError {
     Signature(PublicKey),
     /// The signature holds, the content does not parse.
     #[error("the signed content is malformed: {0}")]
-    Content(#[from] serde_json::Error),
+    Content(String),
+}
+
+/// What an error may repeat of a content, in characters: a parser's words can
+/// hold all of it.
+const MAX_WORDS: usize = 200;
+
+impl From<serde_json::Error> for DsseError {
+    fn from(error: serde_json::Error) -> Self {
+        let words = error.to_string();
+        let words = words.chars().take(MAX_WORDS);
+        Self::Content(
+            words
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect(),
+        )
+    }
 }
 
 impl Envelope {
@@ -177,6 +193,18 @@ mod tests {
             read.verify::<Other>(&key(1).public()),
             Err(DsseError::Type { .. })
         ));
+    }
+
+    #[test]
+    fn an_error_repeats_little_of_a_strangers_content() {
+        let mut envelope = Envelope::sign(&Note { text: "hi".into() }, &key(1)).unwrap();
+        envelope.payload = format!("\"{}\"", "x".repeat(200_000)).into_bytes();
+        let read = envelope.verify_self_signed(|_: &Note| key(1).public());
+        let words = read.unwrap_err().to_string();
+        assert!(
+            words.contains("invalid type: string") && words.len() < 300,
+            "{words}"
+        );
     }
 
     #[test]

@@ -118,10 +118,41 @@ impl Attempt {
             .take(self.end - self.first)
             .collect()
     }
+
+    /// Those that tell of its boot: without what the system on its disk did
+    /// afterwards. All of them where it never asked to boot.
+    pub fn boot<'a>(&self, events: &'a VecDeque<Event>) -> Vec<&'a Event> {
+        let mut own = OwnSystem::default();
+        let mut told = self.of(events);
+        if self.reached > Stage::Seen {
+            told.retain(|event| !own.is_behind(&event.what));
+        }
+        told
+    }
+}
+
+/// Tells apart what the system on a device's disk does: its own packets, and
+/// what other servers answer to it.
+#[derive(Default)]
+struct OwnSystem {
+    asked: bool,
+}
+
+impl OwnSystem {
+    fn is_behind(&mut self, what: &What) -> bool {
+        match what {
+            What::Dhcp(dhcp) => {
+                self.asked = dhcp.is_plain();
+                self.asked
+            }
+            What::Overheard(_) | What::Conflict { .. } => self.asked,
+            _ => false,
+        }
+    }
 }
 
 /// After such a silence the next question begins anew, in milliseconds.
-const SILENCE: u64 = 300_000;
+pub(super) const SILENCE: u64 = 300_000;
 
 /// The attempts in a story's events, in order.
 pub fn attempts(events: &VecDeque<Event>) -> Vec<Attempt> {
@@ -152,6 +183,7 @@ struct UnderWay {
     last: At,
     /// iPXE got its address.
     ipxe_bound: bool,
+    own: OwnSystem,
 }
 
 impl UnderWay {
@@ -159,15 +191,19 @@ impl UnderWay {
         let silent = event.at.since(self.last) > SILENCE;
         match &event.what {
             What::Dhcp(dhcp) if dhcp.message == Message::Discover => match dhcp.client {
-                // An operating system, or our agent.
-                ClientKind::Plain => silent,
+                // No boot begins by an installed system's packet.
+                ClientKind::Plain => false,
+                ClientKind::Agent => silent,
                 // iPXE follows a loader that was sent; a ROM of iPXE begins with it.
                 ClientKind::Ipxe => silent || self.ipxe_bound || self.reached >= Stage::Told,
                 ClientKind::Pxe | ClientKind::HttpBoot | ClientKind::Unsupported => {
                     silent || self.reached >= Stage::Address
                 }
             },
-            What::Dhcp(_) => silent,
+            // Nor by a renewal.
+            What::Dhcp(dhcp) => {
+                silent && !matches!(dhcp.client, ClientKind::Plain | ClientKind::Agent)
+            }
             What::Text(_) => silent && self.reached > Stage::Told,
             // A technician's word ends what was before.
             What::Released => true,
@@ -176,7 +212,10 @@ impl UnderWay {
     }
 
     fn take(&mut self, event: &Event) {
-        self.last = event.last();
+        self.last = self.last.max(event.last());
+        if self.own.is_behind(&event.what) {
+            return;
+        }
         if let What::Dhcp(dhcp) = &event.what {
             self.ipxe_bound |= dhcp.client == ClientKind::Ipxe && binds(dhcp);
         }
@@ -228,6 +267,7 @@ fn of_dhcp(dhcp: &Dhcp) -> Option<Stage> {
     match dhcp.client {
         ClientKind::Plain => Some(Stage::Seen),
         ClientKind::Ipxe => Some(Stage::LoaderRuns),
+        ClientKind::Agent => Some(Stage::AgentRuns),
         _ if binds(dhcp) => Some(Stage::Address),
         _ if offered => Some(Stage::Offered),
         _ => Some(Stage::Asked),
@@ -250,7 +290,7 @@ pub(super) fn binds(dhcp: &Dhcp) -> bool {
 }
 
 fn of_http(http: &HttpFile, reached: Stage) -> Option<Stage> {
-    let whole = http.status < 400 && http.sent >= http.size;
+    let whole = !http.open && http.status < 400 && http.sent >= http.size;
     let path = http.path.as_str();
     if path.starts_with("tuf/") {
         return Some(Stage::AgentRuns);
@@ -270,7 +310,7 @@ fn of_http(http: &HttpFile, reached: Stage) -> Option<Stage> {
 fn sent(file: &str) -> Stage {
     match kind(file) {
         FileKind::Kernel => Stage::KernelSent,
-        FileKind::Initrd => Stage::InitrdSent,
+        FileKind::Initrd | FileKind::Image => Stage::InitrdSent,
         FileKind::OwnDisk => Stage::OwnDisk,
         FileKind::Loader => Stage::LoaderSent,
         FileKind::Optional => Stage::LoaderBegun,
@@ -283,6 +323,8 @@ pub(super) enum FileKind {
     Loader,
     Kernel,
     Initrd,
+    /// Kernel and initrd as one EFI program, which firmware starts by itself.
+    Image,
     /// Finds the loader on the machine's own disk.
     OwnDisk,
     /// Loaders look for these and do without.
@@ -302,6 +344,8 @@ pub(super) fn kind(file: &str) -> FileKind {
     let behind_shim = file.contains("mok-disk/grub");
     if name == "local.efi" || behind_shim {
         FileKind::OwnDisk
+    } else if name == "groundcrew.efi" {
+        FileKind::Image
     } else if name.starts_with("vmlinuz") || name.starts_with("linux") {
         FileKind::Kernel
     } else if name.starts_with("initrd") {

@@ -67,6 +67,14 @@ causes! {
     TransferCut: "a transfer broke off in the middle",
         "The file's transfer broke off: packets are lost on the way. A bad cable or port, a switch that drops fragments or bursts, or somebody switched the device off.",
         "Try another cable and switch port, without a hub or dock in between. If it breaks off at the same byte every time, look for a firewall or an MTU that is too small on the way.";
+    /// This side ended or refused a transfer.
+    ApplianceEnded: "refused or ended by the appliance",
+        "This appliance itself refused or ended the transfer of a file; what was seen in the story says why.",
+        "If it was stopped or restarted, switch the device on again. Otherwise `groundcrew check` and the appliance's log say what is wrong with the file.";
+    /// There was no place for one more transfer.
+    TransfersFull: "too many transfers at once",
+        "This appliance was sending as many files as it may, or this device asked for too many at once, so it was not answered.",
+        "Start fewer machines at a time, and switch this one on again; `groundcrew net show` lists which files are on their way to whom.";
     /// The device refused what TFTP's options were agreed to be.
     BlksizeRefused: "its firmware refused TFTP options",
         "The device ended the transfer when it heard the block size or window (TFTP error 8) and did not ask again without. Its network boot firmware has a fault here.",
@@ -111,9 +119,9 @@ causes! {
     LoaderNotStarted: "has its loader and did not start it",
         "The firmware fetched its loader completely, and nothing was heard of it afterwards: the loader stopped, or does not work with this network card.",
         "Look at the device's screen. Update its firmware, or boot it from another network card or from the stick.";
-    /// iPXE runs and does not reach HTTP.
-    HttpUnreachable: "iPXE does not reach the appliance",
-        "The loader (iPXE) runs and has an address, and never asked this appliance what to boot. It does not reach it by HTTP.",
+    /// iPXE or the agent runs and does not reach HTTP.
+    HttpUnreachable: "runs, does not reach HTTP here",
+        "The loader (iPXE) or the agent runs and has an address, and nothing of it came by HTTP: it does not reach this appliance.",
         "Check that no firewall stops TCP port 80 here (`groundcrew check`), and that the address the device got is on this network or has a router.";
     /// The text was served and nothing was fetched.
     TextNotFollowed: "was told what to boot and did not",
@@ -123,6 +131,10 @@ causes! {
     AgentNeverHeard: "kernel started, agent never heard",
         "Kernel and initrd were sent, and the agent was never heard. Most often the boot image has no driver for this network card; or the kernel stopped on this hardware.",
         "Look at the device's screen: the agent writes which card lacks its driver. Build the boot image with it (`groundcrew image build`), or use another card.";
+    /// The image of kernel and initrd was sent, and the agent never spoke.
+    ImageNotStarted: "boot image sent, agent never heard",
+        "The firmware fetched the whole boot image, and its agent was never heard. Either Secure Boot refused it, or the image has no driver for this network card.",
+        "Look at the device's screen. If the firmware names security: `groundcrew image enroll-keys`. If the agent names a card: build the image with its driver (`groundcrew image build`).";
     /// The agent reaches HTTP, but not HTTPS.
     HttpsUnreachable: "the agent does not reach HTTPS",
         "The agent runs and fetches public files, and does not reach the enrollment port (HTTPS).",

@@ -9,7 +9,8 @@ use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 use serde::{Deserialize, Serialize};
 
 use super::At;
-use super::event::{Event, What};
+use super::event::{AgentStep, Answer, Event, TftpStep, What};
+use super::transfer;
 
 /// The most events of one device; the oldest make room.
 pub const MAX_EVENTS: usize = 240;
@@ -100,15 +101,16 @@ pub struct Packet {
 }
 
 impl Story {
-    /// Adds an event; one that repeats the last is counted there.
+    /// Adds an event; one that repeats another is counted there.
     pub(super) fn push(&mut self, at: At, mac: Option<MacAddr>, what: What) {
-        if let Some(last) = self.events.back_mut()
-            && last.what == what
-            && last.mac == mac
-            && at.since(last.last()) <= SAME_WITHIN
-        {
-            last.times = last.times.saturating_add(1);
-            last.until = Some(at);
+        let what = match what {
+            What::Agent(step) => What::Agent(step.bounded()),
+            what => what,
+        };
+        if let Some(same) = self.repeated(at, mac, &what) {
+            same.times = same.times.saturating_add(1);
+            same.until = Some(at);
+            same.what = what;
             return;
         }
         if self.events.len() >= MAX_EVENTS {
@@ -122,6 +124,33 @@ impl Story {
             mac,
             what,
         });
+    }
+
+    /// The process that noted its transfers has ended, and they with it.
+    pub(super) fn let_go(&mut self) {
+        let last = self.last();
+        let open = transfer::open(self.events.iter());
+        let ends: Vec<_> = open
+            .into_iter()
+            .filter_map(|begun| Some((begun.mac, transfer::let_go(&begun.what)?)))
+            .collect();
+        for (mac, end) in ends {
+            self.push(last, mac, end);
+        }
+    }
+
+    /// The event that `what` repeats. What an installed system does again and
+    /// again, for years, is one event of each kind: it must not push out a boot.
+    fn repeated(&mut self, at: At, mac: Option<MacAddr>, what: &What) -> Option<&mut Event> {
+        if by_the_way(what) {
+            let trailing = self.events.iter_mut().rev();
+            let mut trailing = trailing.take_while(|event| by_the_way(&event.what));
+            return trailing.find(|event| event.mac == mac && alike(&event.what, what));
+        }
+        let last = self.events.back_mut()?;
+        let lasts = matches!(what, What::Agent(AgentStep::Phase { .. }));
+        let soon = lasts || at.since(last.last()) <= SAME_WITHIN;
+        (soon && last.mac == mac && last.what == *what).then_some(last)
     }
 
     /// Adds a packet.
@@ -139,13 +168,13 @@ impl Story {
 
     /// When something happened last.
     pub fn last(&self) -> At {
-        self.events.back().map_or(At(0), Event::last)
+        self.events.iter().map(Event::last).max().unwrap_or(At(0))
     }
 
     /// Whether it ever asked to boot here; else it is a neighbour on the wire.
     pub fn boots(&self) -> bool {
         self.events.iter().any(|event| match &event.what {
-            What::Dhcp(dhcp) => dhcp.client != super::ClientKind::Plain,
+            What::Dhcp(dhcp) => !dhcp.is_plain(),
             What::Overheard(_) | What::Conflict { .. } => false,
             _ => true,
         })
@@ -154,7 +183,12 @@ impl Story {
     /// About how many bytes of memory it takes.
     pub fn weight(&self) -> usize {
         let packets: usize = self.packets.iter().map(|p| p.payload.len() + 64).sum();
-        512 + self.events.len() * 320 + packets
+        let events: usize = self
+            .events
+            .iter()
+            .map(|event| 320 + letters(&event.what))
+            .sum();
+        512 + events + packets
     }
 
     /// Takes over what happened to `other`, which is the same device.
@@ -272,6 +306,61 @@ impl Names {
         let ip = || self.ips.first().map(ToString::to_string);
         let device = self.device.as_ref().map(ToString::to_string);
         device.or_else(mac).or_else(ip).unwrap_or_default()
+    }
+}
+
+/// The bytes of an event's texts.
+fn letters(what: &What) -> usize {
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    match what {
+        What::Dhcp(dhcp) => {
+            let answer = match &dhcp.answer {
+                Answer::Sent { file, .. } => length(file),
+                Answer::Silent { text, .. } => text.len(),
+                Answer::Noted { .. } => 0,
+            };
+            answer
+                + length(&dhcp.vendor_class)
+                + length(&dhcp.user_class)
+                + length(&dhcp.unsupported)
+        }
+        What::Overheard(other) => length(&other.file) + length(&other.vendor_class),
+        What::Tftp(tftp) => {
+            let step = match &tftp.step {
+                TftpStep::Refused { why } | TftpStep::Stopped { why, .. } => why.len(),
+                TftpStep::EndedByDevice { text, .. } => text.len(),
+                _ => 0,
+            };
+            tftp.file.len() + step
+        }
+        What::Http(http) => http.path.len() + length(&http.why),
+        What::Text(text) => text.why.len(),
+        What::Agent(step) => match step {
+            AgentStep::Waiting { reason }
+            | AgentStep::Rejected { reason }
+            | AgentStep::Failed { reason } => reason.len(),
+            AgentStep::Refused { code, text } => code.len() + text.len(),
+            AgentStep::Phase { phase } => phase.len(),
+            AgentStep::Started | AgentStep::Granted { .. } | AgentStep::Finished => 0,
+        },
+        What::Says { phase, text, .. } => phase.len() + text.len(),
+        What::Conflict { .. } | What::SameUuid { .. } | What::Released => 0,
+    }
+}
+
+/// It may happen to a device that does not boot.
+fn by_the_way(what: &What) -> bool {
+    match what {
+        What::Dhcp(dhcp) => dhcp.is_plain(),
+        What::Overheard(_) | What::Conflict { .. } => true,
+        _ => false,
+    }
+}
+
+fn alike(one: &What, other: &What) -> bool {
+    match (one, other) {
+        (What::Dhcp(one), What::Dhcp(other)) => one.message == other.message,
+        _ => one == other,
     }
 }
 

@@ -1,13 +1,14 @@
 //! From a story to what is said of it: where it stands, why, and what to do.
 
 mod checks;
+mod files;
 
 use serde::{Deserialize, Serialize};
 
-use super::attempt::{Attempt, Stage, attempts};
+use super::attempt::{Attempt, SILENCE, Stage, attempts};
 use super::cause::Cause;
 use super::device::Story;
-use super::event::{Event, What};
+use super::event::{Event, Message, What};
 use super::{At, narrate};
 use checks::{Finding, View};
 
@@ -135,21 +136,31 @@ pub fn diagnose(story: &Story, now: At) -> Diagnosis {
         ),
     };
     let events = last.of(&story.events);
+    let boot = last.boot(&story.events);
     if let Some(told) = failed_before(story, &last, before, now) {
         return told;
     }
     let firmware = checks::firmware(story.events.iter());
-    let view = View::new(&events, last.reached);
-    let silent = now.since(story.last());
-    let over = silent > view.patience();
-    let finding = view.judge(over);
+    let view = View::new(&boot, last.reached);
+    let step = latest(&boot);
+    let silent = now.since(step);
+    let over = silent > view.patience() && !view.loading(now);
+    let finding = view.judge(over).map(|finding| match over {
+        true => finding.at_the_end(),
+        false => finding,
+    });
     let state = state(last.reached, finding.as_ref());
     let shown = events.iter().map(|event| narrate::line(event));
     let mut lines: Vec<Line> = shown.collect();
     if state == State::Failed && over {
+        let of = if boot.len() < events.len() {
+            " of this boot"
+        } else {
+            ""
+        };
         lines.push(Line {
             at: now,
-            text: format!("nothing more for {}", narrate::span(silent)),
+            text: format!("nothing more{of} for {}", narrate::span(silent)),
         });
     }
     let past = before.iter().map(|attempt| Past {
@@ -161,13 +172,16 @@ pub fn diagnose(story: &Story, now: At) -> Diagnosis {
     Diagnosis {
         state,
         reached: last.reached,
-        last: story.last(),
+        last: step,
         firmware,
         cause,
         evidence: finding.and_then(|finding| finding.evidence),
         likely: cause.map(|cause| cause.likely().to_owned()),
         cure: cause.map(|cause| cause.cure().to_owned()),
-        notes: notes(story, &events, cause),
+        notes: notes(story, &events, cause)
+            .into_iter()
+            .chain(own_system(&events, step).filter(|_| boot.len() < events.len()))
+            .collect(),
         past: past.collect(),
         lines,
     }
@@ -189,8 +203,27 @@ fn failed_before(story: &Story, last: &Attempt, before: &[Attempt], now: At) -> 
     let events = last.of(&story.events);
     told.lines
         .extend(events.iter().map(|event| narrate::line(event)));
-    told.last = story.last();
+    told.last = latest(&last.boot(&story.events));
     Some(told)
+}
+
+/// When the last of these happened.
+fn latest(events: &[&Event]) -> At {
+    let times = events.iter().map(|event| event.last());
+    times.max().unwrap_or(At(0))
+}
+
+/// A system that asks for an address long after a boot was started without one.
+fn own_system(events: &[&Event], step: At) -> Option<String> {
+    let begins = |event: &&&Event| {
+        let plain = matches!(&event.what,
+            What::Dhcp(dhcp) if dhcp.is_plain() && dhcp.message == Message::Discover);
+        plain && event.last().since(step) > SILENCE
+    };
+    events.iter().find(begins).map(|_| {
+        "Since then the system on its disk asked for an address; the device did not ask to boot."
+            .to_owned()
+    })
 }
 
 /// Every attempt of a story, line by line.
@@ -204,6 +237,7 @@ fn state(reached: Stage, finding: Option<&Finding>) -> State {
         Some(Cause::OwnDiskByOrder) => State::OwnDisk,
         Some(Cause::ByHand) => State::ByHand,
         Some(Cause::Held) => State::Held,
+        Some(Cause::OwnDiskByFirmware) => State::Idle,
         Some(_) => State::Failed,
         None => match reached {
             Stage::Seen => State::Idle,
@@ -215,7 +249,7 @@ fn state(reached: Stage, finding: Option<&Finding>) -> State {
 }
 
 fn judge_past(story: &Story, attempt: &Attempt) -> Option<Finding> {
-    View::new(&attempt.of(&story.events), attempt.reached).judge(true)
+    View::new(&attempt.boot(&story.events), attempt.reached).judge(true)
 }
 
 fn notes(story: &Story, events: &[&Event], cause: Option<Cause>) -> Vec<String> {

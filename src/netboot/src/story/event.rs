@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use groundcrew_core::DeviceId;
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
-use groundcrew_core::words::Trouble;
+use groundcrew_core::words::{self, Trouble};
 use serde::{Deserialize, Serialize};
 
 use super::At;
@@ -121,8 +121,10 @@ pub enum Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientKind {
-    /// No boot program: an operating system, a phone, our agent.
+    /// No boot program: an operating system, a phone.
     Plain,
+    /// Our agent, by its vendor class.
+    Agent,
     /// PXE firmware.
     Pxe,
     /// UEFI HTTP Boot.
@@ -320,6 +322,9 @@ pub enum TftpStep {
         sent: u64,
         /// Bytes in all.
         size: u64,
+        /// Why.
+        #[serde(default)]
+        why: String,
     },
 }
 
@@ -336,6 +341,12 @@ pub struct HttpFile {
     pub size: u64,
     /// How long it took.
     pub ms: u64,
+    /// It has only begun; its end is told by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
+    /// Why the appliance itself ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// What a boot text told a device to do.
@@ -407,12 +418,16 @@ pub enum AgentStep {
     },
 }
 
+/// What our agent says in option 60.
+const AGENT: &[u8] = b"groundcrew";
+
 impl Dhcp {
     /// A request and what was decided about it.
     pub fn of(request: &Request, via: Via, outcome: &Outcome) -> Self {
         let known = |ip: Ipv4Addr| Some(ip).filter(|ip| !ip.is_unspecified());
         let class = |bytes: &[u8]| told::text(bytes.get(..80).unwrap_or(bytes));
         let (client, arch, unsupported) = match outcome.client {
+            BootClient::Plain if request.vendor_class == AGENT => (ClientKind::Agent, None, None),
             BootClient::Plain => (ClientKind::Plain, None, None),
             BootClient::Pxe(arch) => (ClientKind::Pxe, Some(arch), None),
             BootClient::HttpBoot(arch) => (ClientKind::HttpBoot, Some(arch), None),
@@ -438,9 +453,9 @@ impl Dhcp {
         }
     }
 
-    /// It looks for servers, and means to boot.
-    pub fn begins_boot(&self) -> bool {
-        self.message == Message::Discover && self.client != ClientKind::Plain
+    /// Of a system that somebody installed, or of a neighbour: no part of a boot.
+    pub fn is_plain(&self) -> bool {
+        self.client == ClientKind::Plain
     }
 }
 
@@ -515,6 +530,30 @@ impl From<ReplyKind> for ReplyWord {
     }
 }
 
+impl AgentStep {
+    /// With no more of its words than anybody reads: some are strangers'.
+    pub(super) fn bounded(mut self) -> Self {
+        if let Some(text) = self.text() {
+            let shown = text.chars().take(words::MAX_TEXT);
+            *text = shown
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect();
+        }
+        self
+    }
+
+    fn text(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Waiting { reason } | Self::Rejected { reason } | Self::Failed { reason } => {
+                Some(reason)
+            }
+            Self::Refused { text, .. } => Some(text),
+            Self::Phase { phase } => Some(phase),
+            Self::Started | Self::Granted { .. } | Self::Finished => None,
+        }
+    }
+}
+
 impl TftpStep {
     /// How a transfer ended: acknowledged bytes, bytes in all, milliseconds.
     pub fn ended(end: &End, sent: u64, size: u64, ms: u64) -> Self {
@@ -527,8 +566,15 @@ impl TftpStep {
                 size,
             },
             End::Silence => Self::Silent { sent, size },
-            End::TooLong | End::Aborted => Self::Stopped { sent, size },
+            End::TooLong => Self::stopped(sent, size, "it took too long"),
+            End::Aborted(why) => Self::stopped(sent, size, why),
         }
+    }
+
+    /// A transfer that the appliance ended, and why.
+    pub(super) fn stopped(sent: u64, size: u64, why: &str) -> Self {
+        let why = why.to_owned();
+        Self::Stopped { sent, size, why }
     }
 
     /// A request that begins no transfer.

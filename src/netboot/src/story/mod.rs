@@ -23,6 +23,7 @@ pub mod pcap;
 mod recorder;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 pub use at::At;
 pub use attempt::{Attempt, Stage, attempts};

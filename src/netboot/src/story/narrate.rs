@@ -12,7 +12,10 @@ pub fn line(event: &Event) -> Line {
     let mut text = sentence(&event.what);
     if event.times > 1 {
         let span = span(event.last().since(event.at));
-        text = format!("{text} ({} times in {span})", event.times);
+        text = match event.what {
+            What::Agent(AgentStep::Phase { .. }) => format!("{text} (for {span})"),
+            _ => format!("{text} ({} times in {span})", event.times),
+        };
     }
     Line { at: event.at, text }
 }
@@ -60,6 +63,7 @@ fn who(dhcp: &Dhcp) -> String {
     let on = arch.map_or_else(String::new, |arch| format!(" on {arch}"));
     match dhcp.client {
         ClientKind::Plain => "an operating system".to_owned(),
+        ClientKind::Agent => "the agent".to_owned(),
         ClientKind::Pxe => format!("PXE firmware{on}"),
         ClientKind::HttpBoot => format!("HTTP Boot firmware{on}"),
         ClientKind::Ipxe => format!("iPXE{on}"),
@@ -165,8 +169,8 @@ fn of_tftp(tftp: &TftpFile) -> String {
         TftpStep::Silent { sent, size } => {
             format!("went silent while it loaded {file}, at byte {sent} of {size}")
         }
-        TftpStep::Stopped { sent, size } => {
-            format!("{file} was ended by the appliance at byte {sent} of {size}")
+        TftpStep::Stopped { sent, size, why } => {
+            format!("the appliance ended {file} at byte {sent} of {size}: {why}")
         }
     }
 }
@@ -178,10 +182,17 @@ fn of_http(http: &HttpFile) -> String {
         sent,
         size,
         ms,
+        open,
+        why,
     } = http;
+    if let Some(why) = why {
+        return format!("the appliance ended {path} by HTTP at byte {sent} of {size}: {why}");
+    }
     match *status {
         404 => format!("asked for {path} by HTTP; there is no such file"),
+        500.. => format!("asked for {path} by HTTP; the appliance could not read it ({status})"),
         400.. => format!("asked for {path} by HTTP; refused ({status})"),
+        _ if *open => format!("asks for {path} by HTTP ({size} bytes)"),
         _ if sent < size => format!("broke off {path} by HTTP at byte {sent} of {size}"),
         _ => format!("has {path} by HTTP: {size} bytes in {}", span(*ms)),
     }

@@ -8,6 +8,7 @@ use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 
 use super::At;
 use super::device::{Packet, Story, Who};
+use super::diagnose::{Hold, hold};
 use super::event::{AgentStep, Answer, What};
 use super::index::Index;
 
@@ -56,6 +57,10 @@ pub struct Recorder {
     changed: BTreeSet<StoryId>,
     /// The last one of these that was taken: everybody's turn comes.
     taken: StoryId,
+    /// Taken, and whether they were written is not known yet.
+    writing: BTreeSet<StoryId>,
+    /// Those in the file: only they are worth removing from it.
+    filed: BTreeSet<StoryId>,
     removed: BTreeSet<StoryId>,
     forgotten: u64,
 }
@@ -65,8 +70,22 @@ struct Kept {
     story: Story,
     place: (u8, u64),
     weight: usize,
+    /// Why it is to be held, as of so many events and dropped ones.
+    hold: Option<Hold>,
+    judged: (usize, u64),
     /// Recent DHCP transactions, for [`Recorder::overlaps`].
     exchanges: VecDeque<(MacAddr, u32, At)>,
+}
+
+impl Kept {
+    /// What repeats itself changes no verdict.
+    fn judge(&mut self) {
+        let now = (self.story.events.len(), self.story.dropped);
+        if self.judged != now {
+            self.judged = now;
+            self.hold = hold(&self.story);
+        }
+    }
 }
 
 impl Recorder {
@@ -79,13 +98,15 @@ impl Recorder {
         };
         let mut stories: Vec<_> = stories.into_iter().collect();
         stories.sort_by_key(|(_, story)| story.last());
-        for (id, story) in stories {
+        for (id, mut story) in stories {
+            story.let_go();
             for event in &story.events {
                 if let What::SameUuid { uuid, .. } = &event.what {
                     recorder.index.contest(uuid);
                 }
             }
             recorder.next = recorder.next.max(id.saturating_add(1));
+            recorder.filed.insert(id);
             recorder.stories.insert(
                 id,
                 Kept {
@@ -224,6 +245,12 @@ impl Recorder {
         self.stories.get(&id).map(|kept| &kept.story)
     }
 
+    /// Why its device is to be held, if it is: judged when something was noted, so
+    /// that nobody who asks waits for it.
+    pub fn held(&self, id: StoryId) -> Option<Hold> {
+        self.stories.get(&id)?.hold
+    }
+
     /// All of them, in no order.
     pub fn stories(&self) -> impl Iterator<Item = (StoryId, &Story)> {
         self.stories.iter().map(|(id, kept)| (*id, &kept.story))
@@ -241,7 +268,7 @@ impl Recorder {
     }
 
     /// At most `most` stories that changed since they were last taken, and all
-    /// that are gone.
+    /// that are gone. [`Recorder::written`] says what became of them.
     pub fn take_changes(&mut self, most: usize) -> (Vec<(StoryId, Story)>, Vec<StoryId>) {
         let after = self.changed.range(self.taken.saturating_add(1)..);
         let before = self.changed.range(..=self.taken);
@@ -249,11 +276,33 @@ impl Recorder {
         let mut changed = Vec::with_capacity(ids.len());
         for id in ids {
             self.changed.remove(&id);
+            self.writing.insert(id);
             self.taken = id;
             changed.extend(self.story(id).map(|story| (id, story.clone())));
         }
         let removed = std::mem::take(&mut self.removed);
         (changed, removed.into_iter().collect())
+    }
+
+    /// What was taken is in the file now and `gone` is not, or nothing of it
+    /// happened, and then it is taken again.
+    pub fn written(&mut self, gone: &[StoryId], kept: bool) {
+        let taken = std::mem::take(&mut self.writing);
+        if kept {
+            self.filed.extend(taken);
+            for id in gone {
+                self.filed.remove(id);
+            }
+            return;
+        }
+        self.removed.extend(gone);
+        for id in taken {
+            if self.stories.contains_key(&id) {
+                self.changed.insert(id);
+            } else if !self.filed.contains(&id) {
+                self.removed.remove(&id);
+            }
+        }
     }
 
     /// Finds or begins the story that `who` belongs to, and joins what turns out
@@ -327,6 +376,7 @@ impl Recorder {
             return;
         };
         let mut theirs = kept.story.split(mac);
+        kept.judged = (0, 0);
         let what = |other| What::SameUuid { uuid, other };
         kept.story.push(at, Some(other), what(mac));
         theirs.push(at, Some(mac), what(other));
@@ -353,6 +403,7 @@ impl Recorder {
         self.order.remove(&(rank, touched, id));
         self.ages.remove(&(touched, id));
         self.bytes -= kept.weight;
+        kept.judge();
         kept.place = (importance(&kept.story), self.touches);
         kept.weight = kept.story.weight();
         self.bytes += kept.weight;
@@ -384,7 +435,9 @@ impl Recorder {
         self.ages.remove(&(touched, id));
         self.bytes -= kept.weight;
         self.changed.remove(&id);
-        self.removed.insert(id);
+        if self.filed.contains(&id) || self.writing.contains(&id) {
+            self.removed.insert(id);
+        }
         self.index.leave(id, &kept.story.names);
         Some(kept.story)
     }
@@ -394,7 +447,7 @@ impl Recorder {
 /// device that is provisioned and starts its own disk is one among many again.
 fn importance(story: &Story) -> u8 {
     let rank = |what: &What| match what {
-        What::Dhcp(dhcp) if dhcp.client == super::ClientKind::Plain => 0,
+        What::Dhcp(dhcp) if dhcp.is_plain() => 0,
         What::Dhcp(_) | What::Overheard(_) | What::Conflict { .. } => 1,
         What::Agent(AgentStep::Finished) => 1,
         What::Tftp(_) | What::Http(_) | What::SameUuid { .. } => 2,

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod verdicts;
+
 fn mac(n: u32) -> MacAddr {
     let [a, b, c, d] = n.to_be_bytes();
     MacAddr([2, 0, a, b, c, d])
@@ -207,8 +209,72 @@ fn a_flood_pushes_out_only_its_own() {
     assert!(recorder.story(real).is_some());
     assert_eq!(recorder.stories().count(), 50);
     assert_eq!(recorder.forgotten(), 9_901 - 50);
-    let (_, gone) = recorder.take_changes(usize::MAX);
-    assert!(gone.len() > 9000);
+    let (changed, gone) = recorder.take_changes(usize::MAX);
+    assert_eq!((changed.len(), gone.len()), (50, 0), "none was in the file");
+}
+
+#[test]
+fn what_could_not_be_written_is_taken_again() {
+    let limits = Limits {
+        stories: 4,
+        bytes: 1 << 20,
+    };
+    let mut recorder = Recorder::new(limits, []);
+    let ids = |changes: (Vec<(StoryId, Story)>, Vec<StoryId>)| {
+        let changed: Vec<_> = changes.0.iter().map(|(id, _)| *id).collect();
+        (changed, changes.1)
+    };
+    let real = recorder.note(At(1), &card(1), What::Agent(AgentStep::Started));
+    for kept in [false, true] {
+        let (changed, gone) = ids(recorder.take_changes(9));
+        assert_eq!((changed, &gone), (vec![real], &vec![]), "{kept}");
+        recorder.written(&gone, kept);
+    }
+    assert_eq!(ids(recorder.take_changes(9)), (vec![], vec![]));
+    // Others push it out while nothing can be written.
+    for n in 2..2000 {
+        let step = What::Agent(AgentStep::Started);
+        recorder.note(At(u64::from(n)), &card(n), step);
+        let (changed, gone) = ids(recorder.take_changes(9));
+        assert!(
+            changed.len() <= 4 && gone.len() <= 1,
+            "{changed:?} {gone:?}"
+        );
+        recorder.written(&gone, false);
+    }
+    let (changed, gone) = ids(recorder.take_changes(9));
+    assert_eq!((changed.len(), &gone), (4, &vec![real]));
+    recorder.written(&gone, true);
+    assert_eq!(ids(recorder.take_changes(9)), (vec![], vec![]));
+}
+
+#[test]
+fn long_words_of_strangers_are_cut_and_weighed() {
+    let limits = Limits {
+        stories: 2048,
+        bytes: 500_000,
+    };
+    let mut recorder = Recorder::new(limits, []);
+    for n in 0..1000 {
+        let (code, text) = (
+            "malformed".to_owned(),
+            format!("{n}{}", "\u{1b}x".repeat(100_000)),
+        );
+        let step = What::Agent(AgentStep::Refused { code, text });
+        recorder.note(At(n), &card(n as u32 % 50), step);
+    }
+    let mut held = 0;
+    for (_, story) in recorder.stories() {
+        for event in &story.events {
+            let What::Agent(AgentStep::Refused { text, .. }) = &event.what else {
+                continue;
+            };
+            assert!(text.len() <= 600 && !text.contains('\u{1b}'));
+            held += text.len();
+        }
+    }
+    assert!(held > 100_000 && held < limits.bytes, "{held}");
+    assert!(recorder.forgotten() > 0);
 }
 
 #[test]
@@ -300,6 +366,8 @@ fn three_failures_of_one_kind_hold_and_a_word_releases() {
                 sent: 0,
                 size: 0,
                 ms: 0,
+                open: false,
+                why: None,
             }),
         ] {
             *at += 1000;
@@ -416,7 +484,7 @@ proptest! {
                 5 => sent("undionly.kpxe"),
                 6 => What::Conflict { ip: Ipv4Addr::LOCALHOST, user: mac(9) },
                 7 => What::Tftp(TftpFile { file: "a.efi".into(), step: TftpStep::Silent { sent: 5, size } }),
-                8 => What::Http(HttpFile { path: "boot/initrd.img".into(), status: 200, sent: size, size, ms: 1 }),
+                8 => What::Http(HttpFile { path: "boot/initrd.img".into(), status: 200, sent: size, size, ms: 1, open: n == 3, why: None }),
                 9 => What::Text(BootText { told: Order::Held, why: "x".into() }),
                 10 => What::Agent(AgentStep::Started),
                 11 => What::Agent(AgentStep::Finished),
@@ -429,7 +497,8 @@ proptest! {
             }
         }
         prop_assert!(recorder.stories().count() <= 4);
-        for (_, story) in recorder.stories() {
+        for (id, story) in recorder.stories() {
+            prop_assert_eq!(recorder.held(id), hold(story));
             prop_assert!(story.events.len() <= MAX_EVENTS);
             let told = diagnose(story, At(at + 1_000_000));
             prop_assert_eq!(told.lines.is_empty(), story.events.is_empty());

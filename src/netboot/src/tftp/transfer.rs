@@ -75,8 +75,8 @@ pub enum End {
     Silence,
     /// [`Limits::lifetime`] is over.
     TooLong,
-    /// The caller gave up, see [`Transfer::abort`].
-    Aborted,
+    /// The caller gave up and said why, see [`Transfer::abort`].
+    Aborted(String),
 }
 
 /// A run of DATA packets over one stretch of the file.
@@ -202,7 +202,7 @@ impl Transfer {
     pub fn abort(&mut self, message: &str) {
         if !matches!(self.state, State::Over(_)) {
             let packet = error_packet(tftpd::ErrorCode::NotDefined, message);
-            self.state = State::Failing(packet, End::Aborted);
+            self.state = State::Failing(packet, End::Aborted(message.to_owned()));
         }
     }
 

@@ -220,7 +220,7 @@ fn an_aborted_or_endless_transfer_tells_the_peer() {
         drive(&mut transfer, &[], MS),
         (
             vec![b"\0\x05\0\0the appliance stops\0".to_vec()],
-            Err(End::Aborted)
+            Err(End::Aborted("the appliance stops".into()))
         )
     );
     let (packets, end) = drive(&mut endless, &[], limits().lifetime);

@@ -4,12 +4,14 @@
 use groundcrew_core::words::Trouble;
 
 use crate::dhcp::{Arch, Platform};
-use crate::story::attempt::{FileKind, Stage, for_uefi, kind};
+use crate::story::At;
+use crate::story::attempt::{Stage, binds, for_uefi};
 use crate::story::cause::Cause;
 use crate::story::event::{
-    AgentStep, Answer, BootText, ClientKind, Dhcp, Event, HttpFile, Message, Order, Overheard,
-    ReplyWord, Silence, TftpFile, TftpStep, What,
+    AgentStep, Answer, BootText, ClientKind, Dhcp, Event, Message, Order, Overheard, ReplyWord,
+    Silence, What,
 };
+use crate::story::transfer;
 
 /// A cause, and what in the story shows it.
 pub struct Finding {
@@ -17,14 +19,27 @@ pub struct Finding {
     pub evidence: Option<String>,
 }
 
-fn plainly(cause: Cause) -> Option<Finding> {
+impl Finding {
+    /// Who waited for a technician and is not heard any more waits no longer.
+    pub fn at_the_end(self) -> Self {
+        match self.cause {
+            Cause::Waiting => Self {
+                cause: Cause::AgentWentSilent,
+                evidence: Some("it was waiting for a technician".to_owned()),
+            },
+            _ => self,
+        }
+    }
+}
+
+pub(super) fn plainly(cause: Cause) -> Option<Finding> {
     Some(Finding {
         cause,
         evidence: None,
     })
 }
 
-fn shown(cause: Cause, evidence: impl Into<String>) -> Option<Finding> {
+pub(super) fn shown(cause: Cause, evidence: impl Into<String>) -> Option<Finding> {
     Some(Finding {
         cause,
         evidence: Some(evidence.into()),
@@ -33,8 +48,8 @@ fn shown(cause: Cause, evidence: impl Into<String>) -> Option<Finding> {
 
 /// One attempt.
 pub struct View<'a> {
-    events: &'a [&'a Event],
-    reached: Stage,
+    pub(super) events: &'a [&'a Event],
+    pub(super) reached: Stage,
 }
 
 impl<'a> View<'a> {
@@ -57,6 +72,13 @@ impl<'a> View<'a> {
         seconds * 1000
     }
 
+    /// Whether a file is on its way to it: however long that takes, its end will
+    /// be noted.
+    pub fn loading(&self, now: At) -> bool {
+        let mut open = transfer::open(self.events.iter().copied()).into_iter();
+        open.any(|begun| now.since(begun.last()) <= transfer::LONGEST)
+    }
+
     /// Why the attempt got no further. `over`: its patience has passed, or
     /// another attempt followed.
     pub fn judge(&self, over: bool) -> Option<Finding> {
@@ -64,30 +86,37 @@ impl<'a> View<'a> {
             return None;
         }
         self.agent_said()
-            .or_else(|| self.duplicate())
             .or_else(|| self.appliance_said())
+            .or_else(|| self.duplicate())
             .or_else(|| self.told())
             .or_else(|| self.files())
             .or_else(|| self.refused_by_dhcp(over))
             .or_else(|| over.then(|| self.silence()).flatten())
     }
 
+    /// Its last words, if it got no further since.
     fn agent_said(&self) -> Option<Finding> {
-        self.events
-            .iter()
-            .rev()
-            .find_map(|event| match &event.what {
+        for event in self.events.iter().rev() {
+            match &event.what {
                 What::Says { trouble, text, .. } => {
-                    shown(of_trouble(*trouble), format!("the device says: {text}"))
+                    return shown(of_trouble(*trouble), format!("the device says: {text}"));
                 }
                 What::Agent(AgentStep::Failed { reason }) => {
-                    shown(of_reason(reason), format!("its receipt says: {reason}"))
+                    return shown(of_reason(reason), format!("its receipt says: {reason}"));
                 }
-                _ => None,
-            })
+                What::Agent(AgentStep::Started | AgentStep::Refused { .. }) => {}
+                What::Agent(_) => return None,
+                _ => {}
+            }
+        }
+        None
     }
 
+    /// Two machines that say one UUID, while that can still be in the way.
     fn duplicate(&self) -> Option<Finding> {
+        if self.reached >= Stage::LetIn {
+            return None;
+        }
         self.events.iter().find_map(|event| match event.what {
             What::SameUuid { uuid, other } => shown(
                 Cause::DuplicateUuid,
@@ -153,83 +182,14 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A file that was not there or did not arrive, if nothing came after it.
-    fn files(&self) -> Option<Finding> {
-        for event in self.events.iter().rev() {
-            match &event.what {
-                What::Tftp(tftp) if kind(&tftp.file) != FileKind::Optional => {
-                    return self.of_tftp(tftp);
-                }
-                What::Http(http) if http.path.starts_with("boot/") => return of_http(http),
-                What::Http(_) | What::Agent(_) => return None,
-                _ => {}
-            }
-        }
-        None
-    }
-
-    fn of_tftp(&self, tftp: &TftpFile) -> Option<Finding> {
-        let file = &tftp.file;
-        match &tftp.step {
-            TftpStep::Missing | TftpStep::Refused { .. } => match kind(file) {
-                FileKind::Kernel | FileKind::Initrd => {
-                    shown(Cause::BootImageMissing, format!("{file} is not there"))
-                }
-                _ => self
-                    .wrong_loader(file)
-                    .or_else(|| shown(Cause::LoaderMissing, format!("{file} is not there"))),
-            },
-            TftpStep::EndedByDevice {
-                code: 8, sent: 0, ..
-            } => shown(
-                Cause::BlksizeRefused,
-                format!("it ended the transfer of {file} with TFTP error 8"),
-            ),
-            TftpStep::EndedByDevice {
-                code,
-                text,
-                sent,
-                size,
-            } => shown(
-                Cause::TransferCut,
-                format!(
-                    "the device gave up {file} at byte {sent} of {size}: {text} (error {code})"
-                ),
-            ),
-            TftpStep::Silent { sent, size } => shown(
-                Cause::TransferCut,
-                format!("{file} broke off at byte {sent} of {size}: no more acknowledgements"),
-            ),
-            TftpStep::Stopped { sent, size } => shown(
-                Cause::TransferCut,
-                format!("{file} was ended at byte {sent} of {size} by the appliance"),
-            ),
-            TftpStep::Busy | TftpStep::Begun { .. } | TftpStep::Sent { .. } => None,
-        }
-    }
-
     /// DHCP said no, and said why.
     fn refused_by_dhcp(&self, over: bool) -> Option<Finding> {
-        if self.reached >= Stage::LoaderBegun && self.reached != Stage::LoaderRuns {
+        if !self.asks_by_dhcp() {
             return None;
         }
-        let conflict = self
-            .events
-            .iter()
-            .rev()
-            .find_map(|event| match &event.what {
-                What::Conflict { ip, user } => Some(format!("{ip} is used by {user}")),
-                What::Dhcp(dhcp) => match dhcp.answer {
-                    Answer::Noted { declined: Some(ip) } => {
-                        Some(format!("the device found {ip} in use by somebody else"))
-                    }
-                    _ => None,
-                },
-                _ => None,
-            });
         // Another address is offered next, so a conflict is a cause only if that
         // did not help.
-        if let Some(conflict) = conflict.filter(|_| over) {
+        if let Some(conflict) = self.conflict().filter(|_| over) {
             return shown(Cause::AddressConflict, conflict);
         }
         let last = self.last_dhcp()?;
@@ -245,10 +205,45 @@ impl<'a> View<'a> {
             Silence::NoRole => Cause::NotServing,
             Silence::OtherNetwork => Cause::UnknownRelay,
             Silence::NothingToBoot => Cause::NoLoaderForArchitecture,
-            Silence::OtherServer if over => return self.took_another(),
+            Silence::OtherServer if over && last.client != ClientKind::Agent => {
+                return self.took_another();
+            }
             _ => return None,
         };
         shown(cause, text.clone())
+    }
+
+    /// Nothing but DHCP was heard of the program that runs on it now.
+    fn asks_by_dhcp(&self) -> bool {
+        match self.reached {
+            Stage::LoaderRuns => true,
+            Stage::AgentRuns => !self.agent_fetched(),
+            reached => reached < Stage::LoaderBegun,
+        }
+    }
+
+    fn agent_fetched(&self) -> bool {
+        let of_agent = |path: &str| path.starts_with("tuf/") || path.starts_with("blobs/");
+        let fetched =
+            |event: &&Event| matches!(&event.what, What::Http(http) if of_agent(&http.path));
+        self.events.iter().any(fetched)
+    }
+
+    /// An address that somebody else uses, where it got no other one since.
+    fn conflict(&self) -> Option<String> {
+        for event in self.events.iter().rev() {
+            match &event.what {
+                What::Conflict { ip, user } => return Some(format!("{ip} is used by {user}")),
+                What::Dhcp(dhcp) if binds(dhcp) => return None,
+                What::Dhcp(dhcp) => {
+                    if let Answer::Noted { declined: Some(ip) } = dhcp.answer {
+                        return Some(format!("the device found {ip} in use by somebody else"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
     }
 
     /// An address and no loader, though its architecture is known.
@@ -270,9 +265,7 @@ impl<'a> View<'a> {
     }
 
     fn last_dhcp(&self) -> Option<&'a Dhcp> {
-        self.dhcp()
-            .last()
-            .filter(|dhcp| dhcp.client != ClientKind::Plain)
+        self.dhcp().last().filter(|dhcp| !dhcp.is_plain())
     }
 
     fn dhcp(&self) -> impl DoubleEndedIterator<Item = &'a Dhcp> {
@@ -296,25 +289,45 @@ impl<'a> View<'a> {
             Stage::OwnDisk => plainly(Cause::OwnDiskByOrder),
             Stage::Seen => plainly(Cause::OwnDiskByFirmware),
             Stage::Asked => plainly(Cause::NotServing),
-            Stage::Offered => self.offered(),
+            Stage::Offered => self.offered(|_| true),
             Stage::Address => self.addressed(),
             Stage::LoaderBegun => plainly(Cause::TransferCut),
             Stage::LoaderSent => self.loader_sent(),
-            Stage::LoaderRuns => plainly(Cause::HttpUnreachable),
+            Stage::LoaderRuns => self.unheard(ClientKind::Ipxe),
             Stage::Told if self.by_hand() => plainly(Cause::ByHand),
             Stage::Told => plainly(Cause::TextNotFollowed),
-            Stage::KernelSent | Stage::InitrdSent => plainly(Cause::AgentNeverHeard),
-            Stage::AgentRuns => plainly(Cause::HttpsUnreachable),
+            Stage::KernelSent | Stage::InitrdSent => self.image_sent(),
+            Stage::AgentRuns if self.agent_fetched() => plainly(Cause::HttpsUnreachable),
+            Stage::AgentRuns => self.unheard(ClientKind::Agent),
             Stage::Asking | Stage::LetIn | Stage::Working => plainly(Cause::AgentWentSilent),
         }
     }
 
-    fn offered(&self) -> Option<Finding> {
-        let relay = self.dhcp().rev().find_map(|dhcp| dhcp.relay);
+    /// iPXE or the agent asked for an address, and then for nothing by HTTP.
+    fn unheard(&self, client: ClientKind) -> Option<Finding> {
+        let mut asked = self.dhcp().rev().filter(|dhcp| dhcp.client == client);
+        let bound = asked.find(|dhcp| binds(dhcp));
+        match bound.map(|dhcp| &dhcp.answer) {
+            None => self.offered(|of| of == client),
+            // The agent needs no more than an address, whoever gives it.
+            Some(Answer::Silent { .. }) if client == ClientKind::Ipxe => self.took_another(),
+            Some(_) => plainly(Cause::HttpUnreachable),
+        }
+    }
+
+    /// Clients `of` a kind were offered an address, and took none.
+    fn offered(&self, of: impl Fn(ClientKind) -> bool) -> Option<Finding> {
+        let offer = |dhcp: &Dhcp| matches!(dhcp.answer, Answer::Sent { .. });
+        let clients = || self.dhcp().filter(|dhcp| of(dhcp.client));
+        if !clients().any(offer) {
+            return plainly(Cause::NotServing);
+        }
+        let relay = clients().rev().find_map(|dhcp| dhcp.relay);
+        let asks = |dhcp: &Dhcp| dhcp.message == Message::Discover && of(dhcp.client);
         let asked: u32 = self
             .events
             .iter()
-            .filter(|event| matches!(&event.what, What::Dhcp(d) if d.message == Message::Discover))
+            .filter(|event| matches!(&event.what, What::Dhcp(dhcp) if asks(dhcp)))
             .map(|event| event.times)
             .sum();
         let times = format!("{asked} question(s), each answered, and none taken up");
@@ -390,30 +403,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn loader_sent(&self) -> Option<Finding> {
-        let file = self
-            .events
-            .iter()
-            .rev()
-            .find_map(|event| match &event.what {
-                What::Tftp(TftpFile {
-                    file,
-                    step: TftpStep::Sent { .. },
-                }) => Some(file.as_str()),
-                What::Http(http) if http.status < 400 => Some(http.path.as_str()),
-                _ => None,
-            })?;
-        let wrong = self.wrong_loader(file);
-        wrong.or_else(|| {
-            let cause = match self.uefi().or(for_uefi(file)) {
-                Some(true) => Cause::SecureBootRefused,
-                _ => Cause::LoaderNotStarted,
-            };
-            shown(cause, format!("{file} was sent to its last byte"))
-        })
-    }
-
-    fn wrong_loader(&self, file: &str) -> Option<Finding> {
+    pub(super) fn wrong_loader(&self, file: &str) -> Option<Finding> {
         let (machine, loader) = (self.uefi()?, for_uefi(file)?);
         let name = |uefi| if uefi { "UEFI" } else { "BIOS" };
         (machine != loader).then(|| Finding {
@@ -426,28 +416,9 @@ impl<'a> View<'a> {
         })
     }
 
-    fn uefi(&self) -> Option<bool> {
+    pub(super) fn uefi(&self) -> Option<bool> {
         self.dhcp().find_map(|dhcp| dhcp.uefi)
     }
-}
-
-fn of_http(http: &HttpFile) -> Option<Finding> {
-    let file = http.path.strip_prefix("boot/").unwrap_or(&http.path);
-    if http.status >= 400 {
-        let cause = match kind(file) {
-            FileKind::Kernel | FileKind::Initrd => Cause::BootImageMissing,
-            FileKind::Optional => return None,
-            FileKind::Loader | FileKind::OwnDisk => Cause::LoaderMissing,
-        };
-        return shown(cause, format!("{file} is not there"));
-    }
-    (http.sent < http.size).then(|| Finding {
-        cause: Cause::TransferCut,
-        evidence: Some(format!(
-            "{file} broke off at byte {} of {}",
-            http.sent, http.size
-        )),
-    })
 }
 
 fn of_trouble(trouble: Trouble) -> Cause {
