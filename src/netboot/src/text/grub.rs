@@ -13,8 +13,10 @@ use crate::ipxe::{
 /// Finds the loader on a UEFI machine's own disk; the same text is inside `local.efi`.
 const OWN_DISK_EFI: &str = include_str!("../../../../image/local.cfg");
 
-/// GRUB knows its own address by itself, so the text asks it.
-const NETWORK: &str = "gc.mac=$net_default_mac gc.ip=$net_default_ip";
+/// GRUB knows the card by itself, so the text asks it. It knows its address too,
+/// but neither the mask nor the router, without which an address is worth nothing
+/// behind a relay: the agent asks DHCP.
+const NETWORK: &str = "gc.mac=$net_default_mac";
 
 pub fn config(decision: &BootDecision, settings: &ScriptSettings, device: &str) -> String {
     let mut lines = vec![say(&format!(

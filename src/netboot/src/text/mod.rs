@@ -107,8 +107,8 @@ fn named(name: &str) -> Option<Machine> {
     None
 }
 
-/// What the agent is told in every language: where the appliance is. Addresses
-/// it asks DHCP for itself, where the loader cannot tell them.
+/// What the agent is told in every language: where the appliance is. Its address
+/// it asks DHCP for, because neither of these loaders can tell address, mask and router.
 fn agent_args(settings: &ScriptSettings) -> String {
     format!(
         "gc.server={} gc.http={} gc.https={}",
