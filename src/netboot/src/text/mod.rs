@@ -21,7 +21,7 @@ mod pxelinux;
 
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 
-use crate::ipxe::{BootDecision, ScriptSettings, first_script};
+use crate::ipxe::{BootDecision, ScriptSettings, first_script, folded, plain};
 use crate::path::BootPath;
 
 /// The language of a text.
@@ -105,6 +105,15 @@ fn named(name: &str) -> Option<Machine> {
         return name.parse().ok().map(Machine::Uuid);
     }
     None
+}
+
+/// The most lines of a screen that one saying may take.
+const SAID_LINES: usize = 10;
+
+/// A saying as lines of a screen, in letters that no loader obeys.
+fn said(words: &str) -> Vec<String> {
+    let lines = folded(words).into_iter().take(SAID_LINES);
+    lines.map(|line| plain(&line)).collect()
 }
 
 /// What the agent is told in every language: where the appliance is. Its address
