@@ -167,22 +167,21 @@ impl Office {
         let Ok(place) = self.writer.place() else {
             return;
         };
-        let commit = self.orders.with(|orders| {
-            // Another one may have been given meanwhile.
-            (orders.get(&mac) == Some(&once)).then(|| {
-                orders.remove(&mac);
-                place.write(vec![store::Change::DropOnce(mac)])
-            })
-        });
-        let Some(commit) = commit else {
+        // Another one may have been ordered meanwhile.
+        if self.orders.with(|orders| orders.get(&mac) != Some(&once)) {
             return;
-        };
+        }
         let given = Given {
             once,
             at: Instant::now(),
             attempt,
         };
+        // First, so that who reads again finds it in one place or the other.
         self.orders.with_given(|all| all.insert(mac, given));
+        let commit = self.orders.with(|orders| {
+            orders.remove(&mac);
+            place.write(vec![store::Change::DropOnce(mac)])
+        });
         commit.done().await;
     }
 
