@@ -170,10 +170,22 @@ impl Device {
         ip
     }
 
+    /// The text that GRUB or pxelinux asks for by this name.
+    pub fn boot_text(&self, net: &Net, from: Ipv4Addr, prefix: &str) -> String {
+        let file = self.text_name(prefix);
+        let bytes = net.on_client(move || Tftp::Whole.run(from, &file));
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// `grub/grub.cfg-01-…`, `pxelinux.cfg/01-…`.
+    pub fn text_name(&self, prefix: &str) -> String {
+        format!("{prefix}01-{}", self.name().replace(':', "-"))
+    }
+
     /// Asks for a file by TFTP and does what `script` says with what comes.
     pub fn tftp(&self, net: &Net, from: Ipv4Addr, file: &str, how: Tftp) {
         let file = file.to_owned();
-        net.on_client(move || how.run(from, &file));
+        net.on_client(move || drop(how.run(from, &file)));
     }
 
     /// The question of iPXE, with a serial number.
@@ -230,10 +242,12 @@ pub enum Tftp {
     Stall,
     /// Takes so many blocks and ends with an error.
     GiveUpAfter(u16),
+    /// Asks, and is never heard of again: a forged request.
+    AskOnly,
 }
 
 impl Tftp {
-    fn run(self, from: Ipv4Addr, file: &str) {
+    fn run(self, from: Ipv4Addr, file: &str) -> Vec<u8> {
         let socket = UdpSocket::bind((from, 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut request = vec![0, 1];
@@ -246,7 +260,12 @@ impl Tftp {
             request.extend(b"blksize\x001468\0tsize\x000\0");
         }
         socket.send_to(&request, (SERVER, 69)).unwrap();
-        let mut buffer = [0; 2048];
+        let (mut buffer, mut data) = ([0; 2048], Vec::new());
+        if matches!(self, Self::AskOnly) {
+            // Answered, so that the appliance is at work on it.
+            socket.recv_from(&mut buffer).unwrap();
+            return data;
+        }
         loop {
             let (length, peer) = socket.recv_from(&mut buffer).unwrap();
             let error = |code: u8, text: &[u8]| {
@@ -256,17 +275,22 @@ impl Tftp {
                 socket.send_to(&packet, peer).unwrap();
             };
             match (&buffer[..4], self) {
-                ([0, 6, ..], _) => return error(8, b"User aborted the transfer"),
-                ([0, 5, ..], _) | ([0, 3, ..], Self::Stall) => return,
+                ([0, 6, ..], _) => {
+                    error(8, b"User aborted the transfer");
+                    return data;
+                }
+                ([0, 5, ..], _) | ([0, 3, ..], Self::Stall) => return data,
                 ([0, 3, hi, lo], Self::GiveUpAfter(most))
                     if u16::from_be_bytes([*hi, *lo]) > most =>
                 {
-                    return error(3, b"out of memory");
+                    error(3, b"out of memory");
+                    return data;
                 }
                 ([0, 3, hi, lo], _) => {
+                    data.extend(&buffer[4..length]);
                     socket.send_to(&[0, 4, *hi, *lo], peer).unwrap();
                     if length < 516 {
-                        return;
+                        return data;
                     }
                 }
                 other => panic!("{other:?}"),

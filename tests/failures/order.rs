@@ -3,7 +3,7 @@
 use groundcrew_netboot::story::{Cause, State};
 
 use crate::common::succeeded;
-use crate::device::{Device, Firmware, get};
+use crate::device::{Device, Firmware, Tftp, get};
 use crate::stage::Stage;
 
 #[test]
@@ -132,4 +132,128 @@ fn an_order_for_one_boot_is_used_up_and_outlives_a_restart() {
             .text
             .contains("asked for an address")
     );
+}
+
+const ALONE: &str = "mode = \"authoritative\"\nconflict_probe = false";
+
+fn site_of(boot: &str) -> Stage {
+    let boot = format!("[boot]\n{boot}");
+    Stage::with(ALONE, |site| site.edit_settings("[boot]", &boot))
+}
+
+fn refused(stage: &Stage, name: &str, what: &str) -> String {
+    let output = stage.site.groundcrew(&["boot", "once", name, what]);
+    assert!(!output.status.success(), "{what}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn an_order_reaches_grub_and_is_used_up_by_whoever_took_it() {
+    let stage = site_of("uefi = \"shim\"");
+    let net = &stage.switched.net;
+    let device = Device::new(1, Firmware::Uefi);
+    let name = device.name();
+    let once = |what: &str| {
+        let output = stage.site.groundcrew(&["boot", "once", &name, what]);
+        succeeded(what, &output)
+    };
+    let ip = device.lease(net);
+    once("menu");
+    // A size probe, and a request that somebody forged.
+    let file = device.text_name("grub/grub.cfg-");
+    device.tftp(net, ip, &file, Tftp::RefuseOptions);
+    device.tftp(net, ip, &file, Tftp::AskOnly);
+    let read = |device: &Device, ip| device.boot_text(net, ip, "grub/grub.cfg-");
+    for time in ["looks whether it is there", "reads it"] {
+        let text = read(&device, ip);
+        assert!(text.contains("set timeout=60\nmenuentry 'Prov"), "{time}");
+    }
+    let device = device.again();
+    let ip = device.lease(net);
+    let text = read(&device, ip);
+    assert!(!text.contains("menuentry") && text.contains("linux '"));
+    once("disk");
+    let text = read(&device, ip);
+    assert!(text.contains("ordered it for this once"), "{text}");
+    let told = stage.story(&name).diagnosis;
+    let once = told.lines.iter().filter(|l| l.text.contains("for once"));
+    assert!(once.count() >= 1, "{:?}", told.lines);
+
+    let why = refused(&stage, &name, "shell");
+    assert!(why.contains("shim and GRUB"), "{why}");
+    assert!(why.contains("works with it: menu, agent, disk"), "{why}");
+}
+
+#[test]
+fn an_order_reaches_pxelinux_and_the_site_may_want_a_menu() {
+    let stage = site_of("bios = \"pxelinux\"\nmenu = true");
+    let net = &stage.switched.net;
+    let device = Device::new(1, Firmware::Bios);
+    let ip = device.lease(net);
+    let read = |device: &Device, ip| device.boot_text(net, ip, "pxelinux.cfg/");
+    let text = read(&device, ip);
+    assert!(
+        text.starts_with("DEFAULT agent\nPROMPT 1\nTIMEOUT 80\n"),
+        "{text}"
+    );
+    let output = stage
+        .site
+        .groundcrew(&["boot", "once", &device.name(), "disk"]);
+    succeeded("disk", &output);
+    let text = read(&device, ip);
+    assert!(text.contains("ordered it for this once"), "{text}");
+    assert!(text.ends_with("  LOCALBOOT 0\n"), "{text}");
+    let device = device.again();
+    let ip = device.lease(net);
+    assert!(read(&device, ip).contains("PROMPT 1"), "used up");
+    let why = refused(&stage, &device.name(), "memtest");
+    assert!(why.contains("pxelinux") && why.contains("disk"), "{why}");
+}
+
+#[test]
+fn a_signed_image_is_held_until_it_is_released() {
+    let stage = site_of("uefi = \"uki\"");
+    stage.boot_file("groundcrew.efi", 1000);
+    stage.boot_file("local.efi", 1000);
+    let net = &stage.switched.net;
+    let mut device = Device::new(1, Firmware::Uefi);
+    let name = device.name();
+    let mut boot = |file: &str| {
+        let ip = device.lease(net);
+        device.tftp(net, ip, file, Tftp::Whole);
+        // The next start begins once the appliance has seen the end of this one.
+        let has = format!("has {file}");
+        let seen = |l: &groundcrew_netboot::story::Line| l.text.starts_with(&has);
+        let mut tries = (0..100).map(|_| stage.story(&name).diagnosis.lines);
+        assert!(tries.any(|lines| lines.last().is_some_and(seen)), "{file}");
+        device = device.again();
+    };
+    for _ in 0..3 {
+        boot("groundcrew.efi");
+    }
+    for _ in 0..3 {
+        boot("local.efi");
+        let told = stage.says("held on a site with its own image", &name, Cause::Held);
+        assert_eq!(told.state, State::Held);
+        let held = told.lines.iter().filter(|l| l.text.contains("HELD"));
+        assert_eq!(held.count(), 1, "once for each start: {:?}", told.lines);
+        let file = |l: &groundcrew_netboot::story::Line| l.text.contains("local.efi");
+        assert!(told.lines.iter().any(file), "{:?}", told.lines);
+    }
+    let why = refused(&stage, &name, "disk");
+    assert!(why.contains("signed image") && why.contains("asks nobody"));
+
+    let release = |words: &[&str]| {
+        let output = stage
+            .site
+            .groundcrew(&[&["boot", "release"][..], words].concat());
+        succeeded("boot release", &output)
+    };
+    let released = release(&["--all", "--json"]);
+    let released: serde_json::Value = serde_json::from_str(&released).unwrap();
+    assert_eq!(released["released"].as_array().unwrap().len(), 1);
+    assert!(release(&["--all"]).contains("no device is held"));
+    boot("groundcrew.efi");
+    let told = stage.ended(&name);
+    assert_ne!(told.cause, Some(Cause::Held), "{:?}", told.lines);
 }

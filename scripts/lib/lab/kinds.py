@@ -42,6 +42,7 @@ _ALL = [
     Kind("proxy-uefi", "uefi", "UEFI beside dnsmasq", proxy=True),
     Kind("relay-bios", "bios", "BIOS behind ISC's relay", relay=True),
     Kind("relay-uefi", "uefi", "UEFI behind ISC's relay", relay=True),
+    Kind("relay-shim", "uefi", "shim, GRUB, TFTP behind ISC's relay", {"uefi": "shim"}, relay=True),
     Kind("arm64", "uefi", "arm64 UEFI PXE, iPXE", arch="arm64"),
     Kind("arm64-http", "uefi", "arm64 UEFI HTTP Boot, iPXE", method="http", arch="arm64"),
     Kind("arm64-shim", "uefi", "arm64 UEFI PXE, shim, GRUB, TFTP", {"uefi": "shim"}, arch="arm64"),

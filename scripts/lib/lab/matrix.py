@@ -40,6 +40,7 @@ ROWS = [
     Row("proxy-uefi", ("--fw", "proxy-uefi")),
     Row("relay-bios", ("--fw", "relay-bios")),
     Row("relay-uefi", ("--fw", "relay-uefi")),
+    Row("relay-shim", ("--fw", "relay-shim")),
     Row("arm64", ("--fw", "arm64")),
     Row("arm64-http", ("--fw", "arm64-http")),
     Row("arm64-shim", ("--fw", "arm64-shim")),

@@ -58,7 +58,7 @@ class Peer:
         (root / "boot/grub").mkdir()
         folder, args = (f"/{ARM}", ARM_ARGS) if self._kind.arch == "arm64" else ("", ARGS)
         (root / "boot/grub/grub.cfg").write_text(
-            f"linux {folder}/vmlinuz gc.mac=$net_default_mac gc.ip=$net_default_ip {args}\ninitrd {folder}/initrd.img\nboot\n", encoding="ascii")
+            f"linux {folder}/vmlinuz gc.mac=$net_default_mac {args}\ninitrd {folder}/initrd.img\nboot\n", encoding="ascii")
         (root / "boot/pxelinux.cfg").mkdir()
         (root / "boot/pxelinux.cfg/default").write_text(
             f"DEFAULT agent\nPROMPT 0\nLABEL agent\n  LINUX ::vmlinuz\n  INITRD ::initrd.img\n  APPEND {ARGS}\n", encoding="ascii")

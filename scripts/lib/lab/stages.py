@@ -85,6 +85,25 @@ def _once_menu(bench):
     bench.again()
 
 
+def _once_menu_grub(bench):
+    """GRUB looks whether its text is there, then reads it: the order must be in both."""
+    bench.once("menu")
+    bench.power_on()
+    bench.until(MENU, "GRUB's menu", never=AGENT)
+    bench.type(DOWN + ENTER)
+    bench.until(OWN_DISK, "its own disk, chosen", never=AGENT)
+    bench.again()
+
+
+def _once_menu_pxelinux(bench):
+    bench.once("menu")
+    bench.power_on()
+    bench.until(r"type one of these words", "pxelinux's prompt", never=AGENT)
+    bench.type("disk" + ENTER)
+    bench.until(OWN_DISK, "its own disk, chosen", never=AGENT)
+    bench.again()
+
+
 def _once_memtest(bench):
     bench.once("memtest")
     bench.power_on()
@@ -186,6 +205,8 @@ STAGES = [
     Stage("once-shell", "boot once shell", "bios", _once_shell),
     Stage("once-disk", "boot once disk", "uefi", _once_disk),
     Stage("once-menu", "boot once menu, the shell chosen", "uefi", _once_menu),
+    Stage("once-menu-grub", "boot once menu under shim and GRUB, the own disk chosen", "sb-shim", _once_menu_grub),
+    Stage("once-menu-pxelinux", "boot once menu under pxelinux, the own disk chosen", "bios-pxelinux", _once_menu_pxelinux),
     Stage("once-memtest", "boot once memtest", "bios", _once_memtest, prepare=_with_memtest, vga=True),
     Stage("sb-refused", "Secure Boot refuses a loader that nobody signed", "sb-ipxe", _sb_refused),
     Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-mok", _mok, disk=_with_certificate, signed=True),

@@ -13,8 +13,9 @@ use groundcrew_core::hardware::MacAddr;
 pub struct BootArgs {
     /// `gc.mac`: the interface that was booted from.
     pub mac: Option<MacAddr>,
-    /// `gc.ip`, `gc.mask`: the address the loader got, so that no second DHCP
-    /// exchange is needed.
+    /// `gc.ip` and `gc.mask`: the address the loader got, so that no second DHCP
+    /// exchange is needed. Without the mask, which GRUB does not know, nobody can
+    /// tell what lies behind a router, and DHCP is asked.
     pub address: Option<Address>,
     /// `gc.gw`.
     pub gateway: Option<Ipv4Addr>,
@@ -89,19 +90,19 @@ impl BootArgs {
     pub fn parse(cmdline: &str) -> Result<Self, CmdlineError> {
         let ip: Option<Ipv4Addr> = value(cmdline, "gc.ip", "an IPv4 address")?;
         let mask: Option<Ipv4Addr> = value(cmdline, "gc.mask", "a netmask, as 255.255.255.0")?;
-        let prefix = match mask {
-            Some(mask) => prefix_length(mask).ok_or_else(|| CmdlineError::Value {
+        let prefix = mask.map(|mask| {
+            prefix_length(mask).ok_or_else(|| CmdlineError::Value {
                 key: "gc.mask",
                 value: mask.to_string(),
                 expected: "a contiguous netmask, as 255.255.255.0",
-            })?,
-            None => 24,
-        };
+            })
+        });
+        let address = ip
+            .filter(|ip| !ip.is_unspecified())
+            .zip(prefix.transpose()?);
         Ok(Self {
             mac: value(cmdline, "gc.mac", "a MAC address")?,
-            address: ip
-                .filter(|ip| !ip.is_unspecified())
-                .map(|ip| Address { ip, prefix }),
+            address: address.map(|(ip, prefix)| Address { ip, prefix }),
             gateway: value(cmdline, "gc.gw", "an IPv4 address")?
                 .filter(|ip: &Ipv4Addr| !ip.is_unspecified()),
             server: value(cmdline, "gc.server", "an IPv4 address")?
@@ -156,6 +157,20 @@ mod tests {
         assert_eq!(args.gateway, None);
         assert_eq!(args.server, Some(Ipv4Addr::new(10, 77, 0, 1)));
         assert_eq!((args.http, args.https), (8080, 8443));
+    }
+
+    #[test]
+    fn an_address_without_its_mask_is_not_taken() {
+        // A guess of /24 cut devices off in any other network, and behind a relay.
+        let args = BootArgs::parse("gc.mac=52:54:00:12:34:56 gc.ip=10.77.128.5 gc.mask=").unwrap();
+        assert_eq!(args.address, None);
+        assert!(args.mac.is_some());
+        let wide = BootArgs::parse("gc.ip=10.77.128.5 gc.mask=255.255.0.0").unwrap();
+        assert_eq!(wide.address.unwrap().to_string(), "10.77.128.5/16");
+        assert_eq!(
+            BootArgs::parse("gc.mask=255.255.0.0").unwrap().address,
+            None
+        );
     }
 
     #[test]

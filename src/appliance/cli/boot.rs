@@ -44,12 +44,16 @@ Examples:
   groundcrew boot once PF3A1B2C memtest
   groundcrew boot once 52:54:00:77:00:01 --clear
 
-The order is used up when the device's iPXE asks what to boot.")]
+The order is used up when the device's loader has asked what to boot. iPXE can do all of it;
+GRUB (with shim or without) and pxelinux menu, agent and disk; the site's signed image nothing.")]
     Once(BootOnceArgs),
     /// Send a device round again that was held for failing the same way
     #[command(after_help = "\
-Example:
-  groundcrew boot release 52:54:00:77:00:01")]
+Examples:
+  groundcrew boot release 52:54:00:77:00:01
+  groundcrew boot release --all
+
+A device is held once it failed the same way three times in a row, until it is released.")]
     Release(BootReleaseArgs),
 }
 
@@ -111,8 +115,18 @@ pub struct BootReleaseArgs {
     /// The site
     pub site: SiteArg,
     /// The device
-    #[arg(value_name = "MAC|SERIAL|UUID|ID")]
-    pub device: String,
+    #[arg(
+        value_name = "MAC|SERIAL|UUID|ID",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub device: Option<String>,
+    /// Every device that is held
+    #[arg(long)]
+    pub all: bool,
+    /// As JSON: the names of those that were held
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Runs one of them.
@@ -127,7 +141,7 @@ pub fn run(command: BootCommand) -> anyhow::Result<ExitCode> {
                 once: args.what,
             },
         ),
-        BootCommand::Release(args) => done(&args.site, Command::ReleaseBoot(args.device)),
+        BootCommand::Release(args) => release(args),
     }
 }
 
@@ -135,6 +149,29 @@ fn done(site: &SiteArg, command: Command) -> anyhow::Result<ExitCode> {
     match client::execute(&Site::at(&site.dir), command)? {
         Outcome::Done(line) => println!("{line}"),
         _ => anyhow::bail!("the appliance answered something else"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn release(args: BootReleaseArgs) -> anyhow::Result<ExitCode> {
+    let command = Command::ReleaseBoot(args.device.clone());
+    let site = Site::at(&args.site.dir);
+    let Outcome::BootsReleased(released) = client::execute(&site, command)? else {
+        anyhow::bail!("the appliance answered something else");
+    };
+    if args.json {
+        let answer = serde_json::json!({ "released": released });
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for name in &released {
+        let name = shown(name);
+        println!("{name} is released: it is sent to the agent again at its next start");
+    }
+    match args.device {
+        Some(name) if released.is_empty() => println!("{name} is not held; nothing to do"),
+        None if released.is_empty() => println!("no device is held; nothing to do"),
+        _ => {}
     }
     Ok(ExitCode::SUCCESS)
 }

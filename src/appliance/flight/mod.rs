@@ -7,6 +7,7 @@
 
 mod dhcp;
 mod file;
+mod hold;
 mod transfer;
 mod view;
 
@@ -22,7 +23,7 @@ use groundcrew_core::hardware::{HardwareReport, Identity, MacAddr, SmbiosUuid};
 use groundcrew_core::words::{self, LastWords};
 use groundcrew_netboot::ipxe::IpxeQuery;
 use groundcrew_netboot::story::{
-    AgentStep, At, BootText, Hold, Limits, Order, Recorder, Story, StoryId, What, Who,
+    AgentStep, At, BootText, Limits, Order, Recorder, Story, StoryId, What, Who,
 };
 use groundcrew_registry::junk::Junk;
 
@@ -70,13 +71,6 @@ impl Flight {
     /// A boot text was served: to whom, and what it says.
     pub fn text(&self, query: &IpxeQuery, peer: Option<IpAddr>, order: Order, why: &str) {
         self.note(&asker(query, peer), text(order, why));
-    }
-
-    /// Why the device that asks is to be held, if it is.
-    pub fn held(&self, query: &IpxeQuery, peer: Option<IpAddr>) -> Option<Hold> {
-        let recorder = self.lock();
-        let id = recorder.find(&asker(query, peer))?;
-        recorder.held(id)
     }
 
     /// The agent behind an address did something.
@@ -175,29 +169,6 @@ impl Flight {
         };
         recorder.note(at, &who, what);
         true
-    }
-
-    /// A technician releases a held device.
-    ///
-    /// # Errors
-    /// Nobody here is called so.
-    pub fn release(&self, name: &str) -> anyhow::Result<String> {
-        let (line, released) = {
-            let mut recorder = self.lock();
-            let id = one(&recorder, name)?;
-            let story = recorder.story(id).cloned().unwrap_or_default();
-            let title = story.names.title();
-            if recorder.held(id).is_none() {
-                return Ok(format!("{title} is not held; nothing to do"));
-            }
-            recorder.note_in(now(), id, What::Released);
-            let story = recorder.story(id).cloned().unwrap_or_default();
-            let line =
-                format!("{title} is released: it is sent to the agent again at its next start");
-            (line, (id, story))
-        };
-        self.keep(&[released], &[]);
-        Ok(line)
     }
 
     /// The MAC address, or what else a device is called by, for orders that wait for it.

@@ -79,7 +79,7 @@ impl Flight {
     }
 }
 
-fn without_packets(story: &Story) -> Story {
+pub(super) fn without_packets(story: &Story) -> Story {
     Story {
         names: story.names.clone(),
         events: story.events.clone(),

@@ -115,8 +115,8 @@ pub enum Command {
         /// What.
         once: Option<Once>,
     },
-    /// Release a device that is held for failing again and again.
-    ReleaseBoot(String),
+    /// Release a device that is held for failing again and again; `None`: all of them.
+    ReleaseBoot(Option<String>),
     /// Accept the changed hardware of a device that waits.
     Accept(DeviceId),
     /// Set or clear a device's tag.
@@ -194,6 +194,8 @@ pub enum Outcome {
     Boots(Vec<StoryLine>),
     /// [`Command::ExplainBoot`].
     Boot(Box<StoryView>),
+    /// [`Command::ReleaseBoot`]: who was held, and is no more.
+    BootsReleased(Vec<String>),
     /// [`Command::ExplainDevice`], [`Command::ExplainIdentities`].
     Explained(Vec<ExplainView>),
     /// [`Command::Transfer`].

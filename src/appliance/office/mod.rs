@@ -3,6 +3,7 @@
 //! keep a place in the store's queue, decide on the registry, record, queue the
 //! entries, and answer after the commit.
 
+mod able;
 mod challenge;
 mod command;
 mod devices;
@@ -50,6 +51,7 @@ pub use command::{
 };
 pub use enroll::Refusal;
 pub use import::{FileTerms, Import, PART, Part, Progress, Registering};
+pub use once::Claim;
 pub use pace::Pace;
 
 use tokio::sync::watch;
@@ -88,6 +90,7 @@ pub struct Office {
     lan: OnceLock<Arc<Lan>>,
     transfers: Board,
     flight: Arc<Flight>,
+    boot: crate::site::settings::Boot,
     orders: once::Orders,
     importing: tokio::sync::Mutex<import::Underway>,
     pace: Pace,
@@ -170,6 +173,7 @@ impl Office {
             changes: watch::Sender::new(0),
             lan: OnceLock::new(),
             transfers: Board::default(),
+            boot: settings.boot,
             orders: once::Orders::new(once),
             importing: tokio::sync::Mutex::default(),
             flight: Arc::new(Flight::open(&site.flight_file())),
@@ -409,7 +413,13 @@ impl Office {
             Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
             Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
             Command::BootOnce { device, once } => self.boot_once(&device, once).await,
-            Command::ReleaseBoot(name) => self.flight.release(&name).map(Outcome::Done),
+            Command::ReleaseBoot(name) => {
+                let released = match name {
+                    Some(name) => self.flight.release(&name)?,
+                    None => self.flight.release_all(),
+                };
+                Ok(Outcome::BootsReleased(released))
+            }
         }
     }
 

@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 
 use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery, Menu};
-use groundcrew_netboot::story::Hold;
+use groundcrew_netboot::story::{Asks, Hold};
 
 use super::texts::{agent_boot, decide};
-use crate::office::Office;
+use crate::office::{Claim, Office};
 use crate::once::Once;
 
 /// How long the reason for a hold stays on the screen.
@@ -15,25 +15,46 @@ const HELD_SECONDS: u16 = 60;
 /// How long a menu waits that was ordered for one boot.
 const ONCE_SECONDS: u16 = 60;
 
-/// What the machine that asks is to boot, and whether that is for this once.
+/// What the machine that asks is to boot, and whether that is for this once; an
+/// order is used up.
 pub async fn decision(
     office: &Office,
     query: &IpxeQuery,
     peer: Option<IpAddr>,
     menu: Option<u16>,
 ) -> (BootDecision, bool) {
+    let once = office.take_once(query, peer).await;
+    (decided(office, query, peer, menu, once), once.is_some())
+}
+
+/// The same for a loader that asks by TFTP. An order stays until its text was taken.
+pub fn by_tftp(
+    office: &Office,
+    query: &IpxeQuery,
+    peer: Option<IpAddr>,
+) -> (BootDecision, Option<Claim>) {
+    let claim = office.next_once(query, peer);
+    let once = claim.map(|claim| claim.once);
+    (decided(office, query, peer, office.menu(), once), claim)
+}
+
+fn decided(
+    office: &Office,
+    query: &IpxeQuery,
+    peer: Option<IpAddr>,
+    menu: Option<u16>,
+    once: Option<Once>,
+) -> BootDecision {
     let usual = decide(&office.boot_state(query));
-    if let Some(once) = office.take_once(query, peer).await {
-        return (ordered(office, once, usual), true);
+    if let Some(once) = once {
+        return ordered(office, once, usual);
     }
-    let decision = unless_held(office, usual, query, peer);
-    let decision = match (menu, decision) {
+    match (menu, unless_held(office, usual, query, peer, Asks::ByText)) {
         (Some(seconds), usual @ (BootDecision::Agent(_) | BootDecision::OwnDisk { .. })) => {
             with_menu(office, usual, seconds)
         }
         (_, decision) => decision,
-    };
-    (decision, false)
+    }
 }
 
 fn ordered(office: &Office, once: Once, usual: BootDecision) -> BootDecision {
@@ -66,11 +87,12 @@ pub fn unless_held(
     decision: BootDecision,
     query: &IpxeQuery,
     peer: Option<IpAddr>,
+    asks: Asks,
 ) -> BootDecision {
     if !matches!(decision, BootDecision::Agent(_)) {
         return decision;
     }
-    let Some(hold) = office.flight().held(query, peer) else {
+    let Some(hold) = office.flight().held(query, peer, asks) else {
         return decision;
     };
     let mac = query.mac.map(|mac| mac.to_string());
@@ -86,7 +108,7 @@ fn held(hold: &Hold, name: &str) -> BootDecision {
             format!("What: {}.", cause.short()),
             format!("Likely: {}", cause.likely()),
             format!("Cure: {}", cause.cure()),
-            format!("Then, on the appliance: groundcrew boot release {name}"),
+            format!("Then, on the appliance: groundcrew boot release {name} (all devices: --all)"),
         ],
         seconds: HELD_SECONDS,
     }

@@ -10,11 +10,11 @@ use groundcrew_netboot::ipxe::{
 };
 use groundcrew_netboot::path::BootPath;
 use groundcrew_netboot::story::Order;
-use groundcrew_netboot::text::{Machine, TextRequest};
+use groundcrew_netboot::text::{Machine, Syntax, TextRequest};
 use groundcrew_registry::boot::BootState;
 
 use super::order;
-use crate::office::Office;
+use crate::office::{Claim, Office};
 use crate::site::{Network, Settings};
 
 /// What all texts of a site have in common on one of its networks.
@@ -27,6 +27,13 @@ pub fn settings(settings: &Settings, network: &Network) -> ScriptSettings {
         attempts: 3,
         on_failure: OnFailure::OwnDisk,
     }
+}
+
+/// A text, and the order for one boot that it carries.
+pub struct Made {
+    /// The text.
+    pub text: String,
+    order: Option<Claim>,
 }
 
 /// Makes the texts that loaders ask for by TFTP.
@@ -48,7 +55,7 @@ impl Texts {
 
     /// The text of that name for whoever asks from `peer`; `None` where the
     /// name is an ordinary file's.
-    pub fn of(&self, path: &BootPath, peer: IpAddr) -> Option<String> {
+    pub fn of(&self, path: &BootPath, peer: IpAddr) -> Option<Made> {
         let request = TextRequest::of(path)?;
         let (mac, uuid) = self.machine(request.machine, peer);
         let query = IpxeQuery {
@@ -56,14 +63,30 @@ impl Texts {
             uuid,
             ..IpxeQuery::default()
         };
-        let decision = decide(&self.office.boot_state(&query));
-        let decision = order::unless_held(&self.office, decision, &query, Some(peer));
+        let (decision, order) = match request.syntax {
+            // The same for all: it asks by HTTP, where an order is told.
+            Syntax::Ipxe => (decide(&self.office.boot_state(&query)), None),
+            _ => order::by_tftp(&self.office, &query, Some(peer)),
+        };
+        let (told, why) = match order {
+            Some(_) => (Order::Once, describe(&decision)),
+            None => (told(&decision), why(&decision)),
+        };
         let flight = self.office.flight();
-        flight.text(&query, Some(peer), told(&decision), &why(&decision));
+        flight.text(&query, Some(peer), told, &why);
         let device = mac.map(|mac| mac.to_string());
         let device = device.or(uuid.map(|uuid| uuid.to_string()));
         tracing::info!(%peer, file = %path, mac = mac.map(tracing::field::display), "boot text: {}", describe(&decision));
-        Some(request.text(&decision, &self.settings, &device.unwrap_or_default(), mac))
+        let device = device.unwrap_or_default();
+        let text = request.text(&decision, &self.settings, &device, mac);
+        Some(Made { text, order })
+    }
+
+    /// A text was taken to its last byte: the order in it is used up.
+    pub async fn taken(&self, made: &Made) {
+        if let Some(order) = made.order {
+            self.office.claimed(order).await;
+        }
     }
 
     /// What is known of the machine: by the name it asks for, and by its lease.

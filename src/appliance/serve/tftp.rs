@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use super::Shutdown;
 use super::files::Tree;
-use super::texts::Texts;
+use super::texts::{Made, Texts};
 use crate::flight::Flight;
 use crate::transfers::{Board, Protocol, Ticket};
 
@@ -253,6 +253,9 @@ impl Job {
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let step = TftpStep::ended(&end, done, size, ms);
         self.shelf.flight.tftp(self.peer, file, step);
+        if let (Content::Text(made), End::Complete) = (&content, &end) {
+            self.shelf.texts.taken(made).await;
+        }
         match &end {
             End::Complete => ticket.done(),
             End::PeerError(..) if done == 0 => ticket.forget(),
@@ -341,8 +344,7 @@ impl Job {
             Err(error) => error,
         };
         let text = self.shelf.texts.of(&self.request.path, self.peer.ip());
-        text.map(|text| Content::Text(text.into_bytes()))
-            .ok_or(error)
+        text.map(Content::Text).ok_or(error)
     }
 
     /// The packet that says so.
@@ -373,14 +375,14 @@ fn begun(request: &ReadRequest, transfer: &Transfer, size: u64) -> TftpStep {
 /// What a transfer reads from.
 enum Content {
     File(Arc<File>),
-    Text(Vec<u8>),
+    Text(Made),
 }
 
 impl Content {
     fn size(&self) -> std::io::Result<u64> {
         match self {
             Self::File(file) => Ok(file.metadata()?.len()),
-            Self::Text(text) => Ok(text.len() as u64),
+            Self::Text(made) => Ok(made.text.len() as u64),
         }
     }
 
@@ -396,8 +398,8 @@ impl Content {
                 }
                 packets(&data, window)
             }
-            Self::Text(text) => {
-                let start = usize::try_from(window.offset).ok()?;
+            Self::Text(made) => {
+                let (text, start) = (made.text.as_bytes(), usize::try_from(window.offset).ok()?);
                 packets(text.get(start..start.checked_add(window.length)?)?, window)
             }
         }

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use groundcrew_netboot::dhcp::{BootClient, BootWord, Request};
+use groundcrew_netboot::dhcp::{BootClient, BootWord, MessageKind, Request};
 use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery};
+use groundcrew_netboot::story::Asks;
 
 use super::order;
-use super::texts::decide;
+use super::texts::{decide, why};
 use crate::office::Office;
 use crate::site::Settings;
 
@@ -37,8 +38,15 @@ impl Words {
             ..IpxeQuery::default()
         };
         let decision = decide(&office.boot_state(&query));
-        match order::unless_held(office, decision, &query, None) {
-            BootDecision::OwnDisk { .. } | BootDecision::Held { .. } => BootWord::OwnDisk,
+        match order::unless_held(office, decision, &query, None, Asks::ByDhcp) {
+            BootDecision::OwnDisk { .. } => BootWord::OwnDisk,
+            decision @ BootDecision::Held { .. } => {
+                // Its screen says nothing, for `local.efi` asks nobody: the story does.
+                if request.kind == MessageKind::Request {
+                    office.flight().held_by_dhcp(&query, &why(&decision));
+                }
+                BootWord::OwnDisk
+            }
             _ => BootWord::Agent,
         }
     }

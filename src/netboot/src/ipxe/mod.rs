@@ -17,6 +17,7 @@ mod script;
 use std::net::SocketAddrV4;
 
 pub use query::{BuildArch, IpxeQuery, QueryError};
+pub(crate) use screen::folded;
 pub use screen::{MEMTEST_BIOS, MEMTEST_EFI};
 pub use script::{
     AgentBoot, AgentFiles, BootDecision, Firmware, KernelArg, KernelArgError, Menu, OnFailure,

@@ -24,8 +24,7 @@ pub fn write_held(
 ) {
     lines(text, &["echo"]);
     for word in words {
-        // Backquotes mark commands in our texts and are nothing on this screen.
-        for line in folded(&word.replace('`', "'")) {
+        for line in folded(word) {
             say(text, &line);
         }
     }
@@ -126,10 +125,11 @@ fn boot_url(http: SocketAddrV4) -> String {
     format!("{}/boot", super::http_origin(http))
 }
 
-/// Lines that are not broken inside a word.
-fn folded(text: &str) -> Vec<String> {
+/// Lines of a text screen that are not broken inside a word. Backquotes mark
+/// commands in our texts and are nothing on a loader's screen.
+pub(crate) fn folded(text: &str) -> Vec<String> {
     let mut folded = vec![String::new()];
-    for word in text.split_whitespace() {
+    for word in text.replace('`', "'").split_whitespace() {
         match folded.last_mut() {
             Some(line) if line.is_empty() => line.push_str(word),
             Some(line) if line.len() + 1 + word.len() <= LINE => {

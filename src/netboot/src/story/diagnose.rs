@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::attempt::{Attempt, SILENCE, Stage, attempts};
 use super::cause::Cause;
 use super::device::Story;
-use super::event::{Event, Message, What};
+use super::event::{Event, Message, Order, What};
 use super::{At, narrate};
 use checks::{Finding, View};
 
@@ -283,29 +283,62 @@ fn notes(story: &Story, events: &[&Event], cause: Option<Cause>) -> Vec<String> 
     notes
 }
 
+/// How a device asks what to boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// Its loader does. Whatever stopped it before that is overcome.
+    ByText,
+    /// Its firmware does, by DHCP, for an image that asks nobody. What stopped it
+    /// before it had that image would stop it on the way to its own disk, too.
+    ByDhcp,
+}
+
+impl Asks {
+    /// Failures before this stage are no reason to hold it.
+    const fn counts_from(self) -> Stage {
+        match self {
+            Self::ByText => Stage::Told,
+            Self::ByDhcp => Stage::LoaderSent,
+        }
+    }
+}
+
 /// Whether a device that asks what to boot now is to be held: the attempts
 /// before failed the same way [`HOLD_AFTER`] times in a row.
-pub fn hold(story: &Story) -> Option<Hold> {
+pub fn hold(story: &Story, asks: Asks) -> Option<Hold> {
+    let mut all = attempts(&story.events);
+    if asks == Asks::ByText {
+        // The one under way, in which a loader may ask twice.
+        all.pop();
+    }
+    chain(story, &all, asks.counts_from())
+}
+
+/// Whether a device will be held when it asks the next time, however it asks.
+pub fn is_held(story: &Story) -> bool {
     let all = attempts(&story.events);
-    let released = story
-        .events
-        .iter()
-        .rposition(|event| matches!(event.what, What::Released))
-        .unwrap_or(0);
+    let held = |asks: Asks| chain(story, &all, asks.counts_from()).is_some();
+    held(Asks::ByText) || held(Asks::ByDhcp)
+}
+
+fn chain(story: &Story, all: &[Attempt], counts: Stage) -> Option<Hold> {
+    let mut events = story.events.iter();
+    let released = events.rposition(|event| matches!(event.what, What::Released));
     let mut found: Option<Hold> = None;
-    for (place, attempt) in all.iter().enumerate().rev() {
-        let is_now = place + 1 == all.len() && attempt.reached < Stage::Told;
-        if is_now || attempt.reached == Stage::Seen {
-            continue;
-        }
-        if attempt.end <= released {
+    let mut remembered = None;
+    for attempt in all.iter().rev() {
+        if attempt.end <= released.unwrap_or(0) {
             break;
         }
-        let cause = judge_past(story, attempt).map(|finding| finding.cause);
-        if cause == Some(Cause::Held) {
+        if attempt.reached < counts {
             continue;
         }
         let ended = story.events.get(attempt.end - 1).map_or(At(0), Event::last);
+        let cause = judge_past(story, attempt).map(|finding| finding.cause);
+        if cause == Some(Cause::Held) {
+            remembered = remembered.or_else(|| held_for(&attempt.of(&story.events), ended));
+            continue;
+        }
         match (cause.filter(|cause| cause.is_fault()), &mut found) {
             (Some(cause), None) => {
                 found = Some(Hold {
@@ -322,5 +355,23 @@ pub fn hold(story: &Story) -> Option<Hold> {
             _ => break,
         }
     }
-    found.filter(|hold| hold.times >= HOLD_AFTER)
+    // What it was held for may have been dropped from the story since.
+    found
+        .filter(|hold| hold.times >= HOLD_AFTER)
+        .or(remembered.filter(|_| story.dropped > 0))
+}
+
+/// What a device was told that it is held for.
+fn held_for(events: &[&Event], last: At) -> Option<Hold> {
+    let why = events.iter().find_map(|event| match &event.what {
+        What::Text(text) if text.told == Order::Held => Some(text.why.as_str()),
+        _ => None,
+    })?;
+    let mut causes = Cause::ALL.iter().copied();
+    let cause = causes.find(|cause| cause.is_fault() && why.contains(cause.short()))?;
+    Some(Hold {
+        cause,
+        times: HOLD_AFTER,
+        last,
+    })
 }

@@ -29,7 +29,7 @@ pub use at::At;
 pub use attempt::{Attempt, Stage, attempts};
 pub use cause::Cause;
 pub use device::{MAX_EVENTS, MAX_PACKETS, Names, Packet, Story, Who};
-pub use diagnose::{Diagnosis, Hold, Line, Past, State, diagnose, hold, tell};
+pub use diagnose::{Asks, Diagnosis, Hold, Line, Past, State, diagnose, hold, is_held, tell};
 pub use event::{
     AgentStep, Answer, BootText, ClientKind, Dhcp, Door, Event, HttpFile, Message, Order,
     Overheard, ReplyWord, Silence, TftpFile, TftpStep, What,

@@ -8,7 +8,7 @@ use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 
 use super::At;
 use super::device::{Packet, Story, Who};
-use super::diagnose::{Hold, hold};
+use super::diagnose::{Asks, Hold, hold};
 use super::event::{AgentStep, Answer, What};
 use super::index::Index;
 
@@ -70,8 +70,9 @@ struct Kept {
     story: Story,
     place: (u8, u64),
     weight: usize,
-    /// Why it is to be held, as of so many events and dropped ones.
-    hold: Option<Hold>,
+    /// Why it is to be held, by how it asks, as of so many events and dropped ones.
+    by_text: Option<Hold>,
+    by_dhcp: Option<Hold>,
     judged: (usize, u64),
     /// Recent DHCP transactions, for [`Recorder::overlaps`].
     exchanges: VecDeque<(MacAddr, u32, At)>,
@@ -83,7 +84,8 @@ impl Kept {
         let now = (self.story.events.len(), self.story.dropped);
         if self.judged != now {
             self.judged = now;
-            self.hold = hold(&self.story);
+            self.by_text = hold(&self.story, Asks::ByText);
+            self.by_dhcp = hold(&self.story, Asks::ByDhcp);
         }
     }
 }
@@ -247,8 +249,12 @@ impl Recorder {
 
     /// Why its device is to be held, if it is: judged when something was noted, so
     /// that nobody who asks waits for it.
-    pub fn held(&self, id: StoryId) -> Option<Hold> {
-        self.stories.get(&id)?.hold
+    pub fn held(&self, id: StoryId, asks: Asks) -> Option<Hold> {
+        let kept = self.stories.get(&id)?;
+        match asks {
+            Asks::ByText => kept.by_text,
+            Asks::ByDhcp => kept.by_dhcp,
+        }
     }
 
     /// All of them, in no order.

@@ -374,32 +374,99 @@ fn three_failures_of_one_kind_hold_and_a_word_releases() {
             recorder.note(At(*at), &card(1), what);
         }
     };
+    let starts = |recorder: &mut Recorder, at: u64| {
+        recorder.note(At(at), &card(1), discover(ClientKind::Ipxe));
+        let request = dhcp(Message::Request, ClientKind::Ipxe, Some(50));
+        recorder.note(At(at), &card(1), request);
+    };
+    let asks = |recorder: &Recorder, id| hold(recorder.story(id).unwrap(), Asks::ByText);
     let mut at = 0;
     let id = recorder.note(At(0), &card(1), discover(ClientKind::Plain));
     for round in 0..3 {
-        assert_eq!(hold(recorder.story(id).unwrap()), None, "round {round}");
+        starts(&mut recorder, at);
+        assert_eq!(asks(&recorder, id), None, "round {round}");
         fails(&mut recorder, &mut at);
     }
-    let held = hold(recorder.story(id).unwrap()).unwrap();
-    assert_eq!((held.cause, held.times), (Cause::BootImageMissing, 3));
-    // Its next start asks, is held, and stays so.
-    for _ in 0..2 {
+    assert!(is_held(recorder.story(id).unwrap()));
+    // Its next start asks, is held, and stays so, long after what it was held for
+    // was dropped from its story.
+    for round in 0..100 {
         at += 10_000;
-        recorder.note(At(at), &card(1), discover(ClientKind::Ipxe));
-        recorder.note(
-            At(at),
-            &card(1),
-            dhcp(Message::Request, ClientKind::Ipxe, Some(50)),
+        starts(&mut recorder, at);
+        let held = asks(&recorder, id).unwrap();
+        assert_eq!(
+            (held.cause, held.times),
+            (Cause::BootImageMissing, 3),
+            "{round}"
         );
-        assert!(hold(recorder.story(id).unwrap()).is_some());
-        let why = "it failed".to_owned();
-        let told = Order::Held;
-        recorder.note(At(at), &card(1), What::Text(BootText { told, why }));
+        let why = format!("What: {}.", held.cause.short());
+        recorder.note(At(at), &card(1), text(Order::Held, &why));
+        assert!(asks(&recorder, id).is_some(), "a loader may ask twice");
     }
+    assert!(recorder.story(id).unwrap().dropped > 0);
     recorder.note_in(At(at), id, What::Released);
-    assert_eq!(hold(recorder.story(id).unwrap()), None);
+    assert!(!is_held(recorder.story(id).unwrap()));
     fails(&mut recorder, &mut at);
-    assert_eq!(hold(recorder.story(id).unwrap()), None);
+    assert!(!is_held(recorder.story(id).unwrap()));
+}
+
+#[test]
+fn what_a_device_got_past_is_no_reason_to_hold_it() {
+    let missing = What::Tftp(TftpFile {
+        file: "snponly.efi".into(),
+        step: TftpStep::Missing,
+    });
+    for (what, cause, by_dhcp) in [
+        (missing, Cause::LoaderMissing, false),
+        (sent("groundcrew.efi"), Cause::SecureBootRefused, true),
+    ] {
+        let mut recorder = recorder();
+        let mut at = 0;
+        for _ in 0..3 {
+            for event in [
+                discover(ClientKind::Pxe),
+                dhcp(Message::Request, ClientKind::Pxe, Some(50)),
+                what.clone(),
+            ] {
+                at += 1000;
+                recorder.note(At(at), &card(1), event);
+            }
+        }
+        let id = recorder.named("02:00:00:00:00:01")[0];
+        let story = recorder.story(id).unwrap();
+        assert_eq!(diagnose(story, At(at + 600_000)).cause, Some(cause));
+        // A whole image that does not start is told by DHCP, at the first packet
+        // of the next start; a loader that asks has started.
+        assert_eq!(hold(story, Asks::ByDhcp).is_some(), by_dhcp, "{cause:?}");
+        at += 1000;
+        recorder.note(At(at), &card(1), discover(ClientKind::Pxe));
+        let story = recorder.story(id).unwrap();
+        assert_eq!(hold(story, Asks::ByDhcp).is_some(), by_dhcp, "{cause:?}");
+        assert_eq!(hold(story, Asks::ByText), None, "{cause:?}");
+    }
+}
+
+#[test]
+fn asking_twice_is_not_failing_twice() {
+    let mut recorder = recorder();
+    let boot = [
+        discover(ClientKind::Pxe),
+        dhcp(Message::Request, ClientKind::Pxe, Some(50)),
+        text(Order::Agent, ""),
+    ];
+    let mut id = 0;
+    for round in 0..3 {
+        for (step, what) in boot.iter().enumerate() {
+            id = recorder.note(At(round * 9000 + step as u64), &card(1), what.clone());
+        }
+    }
+    // GRUB looks whether its text is there, and then reads it: the third start is under way.
+    assert_eq!(hold(recorder.story(id).unwrap(), Asks::ByText), None);
+}
+
+fn text(told: Order, why: &str) -> What {
+    let why = why.to_owned();
+    What::Text(BootText { told, why })
 }
 
 #[test]
@@ -502,7 +569,7 @@ proptest! {
             prop_assert!(story.events.len() <= MAX_EVENTS);
             let told = diagnose(story, At(at + 1_000_000));
             prop_assert_eq!(told.lines.is_empty(), story.events.is_empty());
-            let _ = hold(story);
+            let _ = (hold(story, Asks::ByText), hold(story, Asks::ByDhcp), is_held(story));
             let text = serde_json::to_string(story).unwrap();
             let again: Story = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(story, &again);

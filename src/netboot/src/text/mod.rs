@@ -21,7 +21,7 @@ mod pxelinux;
 
 use groundcrew_core::hardware::{MacAddr, SmbiosUuid};
 
-use crate::ipxe::{BootDecision, ScriptSettings, first_script};
+use crate::ipxe::{BootDecision, ScriptSettings, first_script, folded, plain};
 use crate::path::BootPath;
 
 /// The language of a text.
@@ -107,8 +107,17 @@ fn named(name: &str) -> Option<Machine> {
     None
 }
 
-/// What the agent is told in every language: where the appliance is. Addresses
-/// it asks DHCP for itself, where the loader cannot tell them.
+/// The most lines of a screen that one saying may take.
+const SAID_LINES: usize = 10;
+
+/// A saying as lines of a screen, in letters that no loader obeys.
+fn said(words: &str) -> Vec<String> {
+    let lines = folded(words).into_iter().take(SAID_LINES);
+    lines.map(|line| plain(&line)).collect()
+}
+
+/// What the agent is told in every language: where the appliance is. Its address
+/// it asks DHCP for, because neither of these loaders can tell address, mask and router.
 fn agent_args(settings: &ScriptSettings) -> String {
     format!(
         "gc.server={} gc.http={} gc.https={}",
