@@ -235,11 +235,11 @@ fn build(args: &StickBuildArgs) -> anyhow::Result<ExitCode> {
         usr_lib: USR_LIB.into(),
     };
     let mut bar = Bar::new();
-    let plan = Plan::make(&spec, &mut |part| bar.show(Progress::Part(part)))?;
+    let mut plan = Plan::make(&spec, &mut |part| bar.show(Progress::Part(part)))?;
     let mut tell = |progress: Progress<'_>| bar.show(progress);
     let report = match (&args.out, &medium) {
-        (Some(out), _) => build::to_file(&plan, out, &mut tell)?,
-        (None, Some(medium)) => build::to_medium(&plan, medium, &mut tell)?,
+        (Some(out), _) => build::to_file(&mut plan, out, &mut tell)?,
+        (None, Some(medium)) => build::to_medium(&mut plan, medium, &mut tell)?,
         (None, None) => bail!("name an image with --out or a medium with --device"),
     };
     bar.end();

@@ -5,15 +5,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context as _, ensure};
 use ring::digest::{Context as Sha256, SHA256};
 use serde::Serialize;
 
 use super::device::Medium;
-use super::ext4::Ext4;
+use super::ext4::{Ext4, Placed};
 use super::fat32::{self, Fat32, Swap};
-use super::fill::Filling;
+use super::fill::{self, Filling};
 use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
 use super::plan::Plan;
 use super::start::StartParts;
@@ -59,7 +60,7 @@ pub struct Report {
 }
 
 /// Writes the image to a file, which is replaced.
-pub fn to_file(plan: &Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
+pub fn to_file(plan: &mut Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     let (image, report) = image(plan, folder.unwrap_or(Path::new(".")), out, tell)?;
     image
@@ -70,7 +71,7 @@ pub fn to_file(plan: &Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Result<R
 }
 
 /// Writes the image onto a medium, and reads the medium back.
-pub fn to_medium(plan: &Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
+pub fn to_medium(plan: &mut Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
     medium.holds(plan.bytes())?;
     let (image, report) = image(plan, &std::env::temp_dir(), &medium.path, tell)?;
     let target = OpenOptions::new()
@@ -124,7 +125,7 @@ fn span(table: &Table, sectors: u64, medium: &File) -> anyhow::Result<()> {
 
 /// Makes the image in a file without a name's right to stay, and checks it.
 fn image(
-    plan: &Plan,
+    plan: &mut Plan,
     folder: &Path,
     out: &Path,
     tell: &mut Tell<'_>,
@@ -139,18 +140,22 @@ fn image(
         .as_file()
         .set_len(plan.bytes())
         .with_context(writing)?;
-    tell(Progress::Part("laying out the data partition"));
-    let data = plan.partition(4)?;
+    fs::set_permissions(
+        image.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o644),
+    )?;
+    let data = plan.partition(4)?.clone();
     let ext4 = Ext4::at(image.path(), data.offset());
-    ext4.make(data.bytes(), plan.uuid, plan.hash_seed)?;
-    let files = ext4.lay(plan.script()?)?;
-    let mut file = image.as_file();
-    parts(plan, &mut file).with_context(writing)?;
+    let file = image.as_file();
+    tell(Progress::Part("laying out the data partition"));
+    let (files, front) = lay(plan, file, &ext4).with_context(writing)?;
+    plan.seal()?;
     tell(Progress::Part("writing, and reading back"));
     let filling = Filling {
         image: file,
         bytes: plan.bytes(),
         data: data.offset(),
+        front,
         files: &files,
         sums: plan
             .data
@@ -159,7 +164,7 @@ fn image(
             .collect(),
     };
     let of = plan.bytes();
-    let (checked, sha256) = std::thread::scope(|scope| {
+    let (checked, sha256) = thread::scope(|scope| {
         // The structure is complete before any file has content.
         let checked = scope.spawn(|| ext4.check());
         let sha256 = filling.run(&mut |done| tell(Progress::Bytes { done, of }));
@@ -170,12 +175,6 @@ fn image(
         Ok(checked) => checked.context("the data partition did not come out whole")?,
         Err(_) => anyhow::bail!("the data partition was not checked; this is a bug"),
     };
-    file.sync_all().with_context(writing)?;
-    read_back(plan, file)?;
-    fs::set_permissions(
-        image.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o644),
-    )?;
     let report = Report {
         out: out.to_owned(),
         bytes: plan.bytes(),
@@ -185,6 +184,29 @@ fn image(
         terms: plan.terms.clone(),
     };
     Ok((image, report))
+}
+
+/// Writes everything but the content of the data partition's files, and reads
+/// back what lies before that partition: the sum of that, and the files' places.
+fn lay(plan: &Plan, mut image: &File, ext4: &Ext4) -> anyhow::Result<(Vec<Placed>, Sha256)> {
+    parts(plan, &mut image)?;
+    let data = plan.partition(4)?;
+    thread::scope(|scope| {
+        // Nobody writes there any more, and whoever lays out mostly waits.
+        let front = scope.spawn(|| {
+            let front = fill::front(image, data.offset())?;
+            read_back(plan, image)?;
+            Ok(front)
+        });
+        let laid = ext4
+            .make(data.bytes(), plan.uuid, plan.hash_seed)
+            .and_then(|()| ext4.lay(plan.script()?));
+        let front: anyhow::Result<Sha256> = match front.join() {
+            Ok(front) => front,
+            Err(_) => anyhow::bail!("what starts the stick was not read back; this is a bug"),
+        };
+        Ok((laid?, front?))
+    })
 }
 
 /// Everything but the data partition. Written to an image, and compared with
@@ -245,7 +267,8 @@ pub fn update(parts: &StartParts, table: &Table, medium: &File) -> anyhow::Resul
     steps.sync();
     let mut id = [0; 4];
     medium.read_exact_at(&mut id, start.offset() + VOLUME_ID)?;
-    let files = parts.files(data.guid, u32::from_le_bytes(id));
+    let mut files = parts.start.clone();
+    files.push(parts.menu(data.guid, u32::from_le_bytes(id)));
     let mut root = vec![0; SECTOR as usize];
     let root_at = start.offset() + fat32::root_at(start.bytes())?;
     medium.read_exact_at(&mut root, root_at)?;

@@ -2,29 +2,36 @@
 //! from the disk while the rest is still being written: a stick is built at
 //! about the speed of copying it.
 //!
-//! Three threads: one writes in the order of the medium; one follows, sees to it
-//! that a window is on the disk and out of memory, and reads it back for the
-//! files' digests; one sums the whole image.
+//! ```text
+//! write -> sync -> read back -> sum the image -> sum the files
+//!                      ^------- buffers -----------'
+//! ```
+//!
+//! A thread each, so that disk and processors are never waiting for one another.
+//! Whoever fails ends, the channels end the others, and [`Filling::run`] asks in
+//! that order who it was.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use ring::digest::{Context as Sha256, SHA256};
 use rustix::fs::{Advice, SeekFrom, fadvise};
 
 use super::ext4::{BLOCK, Placed};
 
-/// What is read and summed at once.
+/// What is read and summed at once. No page of the cache is larger, so that of
+/// whole pieces all leave memory when they are told to.
 const PIECE: u64 = 2 << 20;
-/// What is on the disk before it is read back.
-const WINDOW: u64 = 32 * PIECE;
-/// Pieces that wait to be summed.
-const WAITING: usize = 4;
+/// At least so much is written before the disk is asked to keep it.
+const SYNCED_AT_ONCE: u64 = 16 * PIECE;
+/// Pieces between reading and the last sum.
+const BUFFERS: usize = 8;
+/// What a hole is read as.
+static ZEROS: [u8; PIECE as usize] = [0; PIECE as usize];
 
 /// An image whose structure is written, and all that is still to come.
 pub struct Filling<'a> {
@@ -34,6 +41,8 @@ pub struct Filling<'a> {
     pub bytes: u64,
     /// Where its data partition begins, in bytes.
     pub data: u64,
+    /// The sum of what lies before that, see [`front`].
+    pub front: Sha256,
     /// The partition's files, with their places there.
     pub files: &'a [Placed],
     /// Their digests, by path.
@@ -53,24 +62,57 @@ struct Row {
     file: usize,
 }
 
+/// The sum of an image's first `bytes`, which nobody writes any more. They are on
+/// the disk then, and read from there; so is next what else was written until now.
+pub fn front(image: &File, bytes: u64) -> anyhow::Result<Sha256> {
+    image.sync_data().context("writing the image")?;
+    fadvise(image, 0, None, Advice::DontNeed)?;
+    let (mut sum, mut piece) = (Sha256::new(&SHA256), Piece::default());
+    while piece.end() < bytes {
+        piece.read_next(image, piece.end(), bytes)?;
+        sum.update(piece.bytes());
+    }
+    Ok(sum)
+}
+
 impl Filling<'_> {
     /// Writes, reads back, compares every file with its digest, and returns the
-    /// SHA-256 of the image. `tell` hears how many bytes were read back.
+    /// SHA-256 of the image, which is on the disk then, all of it: the last sync
+    /// comes after the last write. `tell` hears how many bytes were read back.
     pub fn run(&self, tell: &mut dyn FnMut(u64)) -> anyhow::Result<String> {
         let rows = &self.rows();
+        let (mark, written) = channel();
+        let (kept, on_disk) = channel();
+        let (full, pieces) = channel();
+        let (once, summed) = channel();
+        let (again, empty) = channel();
+        for _ in 0..BUFFERS {
+            again.send(Piece::default())?;
+        }
         thread::scope(|scope| {
-            let (progress, written) = sync_channel(1024);
-            let (pieces, summed) = sync_channel(WAITING);
-            let writer = scope.spawn(move || self.write(rows, &progress));
-            let sums = scope.spawn(move || sum(&summed));
-            let read = self.read_back(rows, &written, &pieces, tell);
-            // Who still writes or sums learns that nobody listens any more.
-            drop((written, pieces));
+            let writer = scope.spawn(move || self.write(rows, &mark));
+            let syncer = scope.spawn(move || self.sync(&written, &kept));
+            let reader = scope.spawn(move || self.read_back(&on_disk, &empty, &full));
+            let front = self.front.clone();
+            let sums = scope.spawn(move || sum(front, &pieces, &once));
+            let (mut digests, mut rows, mut done) = (Digests::of(self), rows.as_slice(), 0);
+            for piece in summed {
+                let over = digests.take(rows, piece.at, piece.bytes());
+                rows = rows.get(over..).unwrap_or_default();
+                done = piece.end();
+                tell(done);
+                // At the end nobody needs one any more.
+                let _ = again.send(piece);
+            }
+            drop(again);
             let lost = |_| anyhow::anyhow!("a part of the build ended by a fault; this is a bug");
-            // The writer's error is why the others stopped.
             writer.join().map_err(lost)??;
-            read?;
-            sums.join().map_err(lost)
+            syncer.join().map_err(lost)??;
+            reader.join().map_err(lost)??;
+            let sha256 = sums.join().map_err(lost)?;
+            ensure!(done == self.bytes, "not all was read back; this is a bug");
+            digests.compare(self)?;
+            Ok(sha256)
         })
     }
 
@@ -96,7 +138,7 @@ impl Filling<'_> {
     }
 
     /// In the order of the medium; tells up to where everything is written.
-    fn write(&self, rows: &[Row], progress: &SyncSender<u64>) -> anyhow::Result<()> {
+    fn write(&self, rows: &[Row], written: &Sender<u64>) -> anyhow::Result<()> {
         let mut buffer = vec![0; PIECE as usize];
         let mut open: Option<(usize, File)> = None;
         for row in rows {
@@ -117,64 +159,129 @@ impl Filling<'_> {
                     .context("writing the image")?;
                 done += length as u64;
                 // Who listened has failed and says why.
-                if progress.send(row.place + done).is_err() {
+                if written.send(row.place + done).is_err() {
                     return Ok(());
                 }
             }
             open = Some((row.file, file));
         }
+        // Everything is; whoever ends without that has failed.
+        let _ = written.send(self.bytes);
         Ok(())
     }
 
-    fn is_hole(&self, at: u64, length: u64) -> bool {
-        match rustix::fs::seek(self.image, SeekFrom::Data(at)) {
-            Ok(data) => data >= at + length,
-            Err(error) => error == rustix::io::Errno::NXIO,
-        }
-    }
-
-    /// Window by window behind the writer.
-    fn read_back(
-        &self,
-        rows: &[Row],
-        written: &Receiver<u64>,
-        pieces: &SyncSender<Arc<Vec<u8>>>,
-        tell: &mut dyn FnMut(u64),
-    ) -> anyhow::Result<()> {
-        let mut digests = Digests::of(self);
-        let (mut at, mut safe, mut rows) = (0, 0, rows);
-        let zeros = Arc::new(vec![0; PIECE as usize]);
-        while at < self.bytes {
-            let end = (at + WINDOW).min(self.bytes);
-            while safe < end {
-                // The end of the writer is the end of what is to come.
-                safe = written.recv().unwrap_or(u64::MAX);
+    /// Sees to it that what is written is on the disk, and out of memory, and tells
+    /// up to where.
+    fn sync(&self, written: &Receiver<u64>, kept: &Sender<u64>) -> anyhow::Result<()> {
+        let mut synced = self.data / PIECE * PIECE;
+        while let Ok(mark) = written.recv() {
+            let mark = written.try_iter().last().unwrap_or(mark);
+            let mark = match mark == self.bytes {
+                true => mark,
+                false => mark / PIECE * PIECE,
+            };
+            if mark < synced + SYNCED_AT_ONCE && mark < self.bytes {
+                continue;
             }
             self.image.sync_data().context("writing the image")?;
-            fadvise(self.image, at, (end - at).try_into().ok(), Advice::DontNeed)?;
-            while at < end {
-                let length = usize::try_from((end - at).min(PIECE))?;
-                // Of a hole the disk has nothing that could be read.
-                let piece = if length as u64 == PIECE && self.is_hole(at, length as u64) {
-                    Arc::clone(&zeros)
-                } else {
-                    let mut piece = vec![0; length];
-                    self.image
-                        .read_exact_at(&mut piece, at)
-                        .context("reading the image back")?;
-                    Arc::new(piece)
-                };
-                if pieces.send(Arc::clone(&piece)).is_err() {
-                    bail!("the image's digest was lost by a fault; this is a bug");
+            let length = (mark - synced).try_into().ok();
+            fadvise(self.image, synced, length, Advice::DontNeed)?;
+            if kept.send(mark).is_err() {
+                break;
+            }
+            synced = mark;
+        }
+        Ok(())
+    }
+
+    /// Piece by piece behind the disk.
+    fn read_back(
+        &self,
+        on_disk: &Receiver<u64>,
+        empty: &Receiver<Piece>,
+        full: &Sender<Piece>,
+    ) -> anyhow::Result<()> {
+        let (mut at, mut safe) = (self.data, self.data);
+        while at < self.bytes {
+            while safe < next_end(at, self.bytes) {
+                match on_disk.recv() {
+                    Ok(mark) => safe = mark,
+                    Err(_) => return Ok(()),
                 }
-                let over = digests.take(rows, at, &piece);
-                rows = rows.get(over..).unwrap_or_default();
-                at += length as u64;
-                tell(at);
+            }
+            let Ok(mut piece) = empty.recv() else {
+                break;
+            };
+            piece.read_next(self.image, at, self.bytes)?;
+            at = piece.end();
+            if full.send(piece).is_err() {
+                break;
             }
         }
-        digests.compare(self)
+        Ok(())
     }
+}
+
+/// Where the piece at `at` ends.
+fn next_end(at: u64, bytes: u64) -> u64 {
+    (at / PIECE * PIECE + PIECE).min(bytes)
+}
+
+/// A part of the image as the disk has it.
+#[derive(Default)]
+struct Piece {
+    at: u64,
+    length: usize,
+    hole: bool,
+    buffer: Vec<u8>,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.at + self.length as u64
+    }
+
+    fn bytes(&self) -> &[u8] {
+        let all = if self.hole {
+            &ZEROS
+        } else {
+            self.buffer.as_slice()
+        };
+        all.get(..self.length).unwrap_or_default()
+    }
+
+    /// Becomes the piece at `at` of an image of so many bytes.
+    fn read_next(&mut self, image: &File, at: u64, bytes: u64) -> anyhow::Result<()> {
+        let end = next_end(at, bytes);
+        (self.at, self.length) = (at, (end - at) as usize);
+        // Of a hole the disk has nothing that could be read.
+        self.hole = is_hole(image, at, end);
+        if !self.hole {
+            self.buffer.resize(PIECE as usize, 0);
+            let room = self.buffer.get_mut(..self.length).unwrap_or_default();
+            image
+                .read_exact_at(room, at)
+                .context("reading the image back")?;
+        }
+        Ok(())
+    }
+}
+
+fn is_hole(image: &File, at: u64, end: u64) -> bool {
+    match rustix::fs::seek(image, SeekFrom::Data(at)) {
+        Ok(data) => data >= end,
+        Err(error) => error == rustix::io::Errno::NXIO,
+    }
+}
+
+fn sum(mut sum: Sha256, pieces: &Receiver<Piece>, summed: &Sender<Piece>) -> String {
+    for piece in pieces {
+        sum.update(piece.bytes());
+        if summed.send(piece).is_err() {
+            break;
+        }
+    }
+    data_encoding::HEXLOWER.encode(sum.finish().as_ref())
 }
 
 /// The files' digests as their rows are read. A file whose rows do not follow
@@ -242,14 +349,6 @@ fn read_again(filling: &Filling<'_>, file: &Placed) -> anyhow::Result<ring::dige
     Ok(sum.finish())
 }
 
-fn sum(pieces: &Receiver<Arc<Vec<u8>>>) -> String {
-    let mut sum = Sha256::new(&SHA256);
-    for piece in pieces {
-        sum.update(&piece);
-    }
-    data_encoding::HEXLOWER.encode(sum.finish().as_ref())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,6 +394,7 @@ mod tests {
             image: &image,
             bytes,
             data: 1 << 20,
+            front: front(&image, 1 << 20).unwrap(),
             files: &files,
             sums,
         };

@@ -2,11 +2,12 @@
 //! partitions, and ids that are made of the content, so that the same input
 //! gives the same bytes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use ring::digest::{Context as Sha256, SHA256, digest};
 
 use super::anchor::{Anchor, AnchorKey};
@@ -14,7 +15,7 @@ use super::ext4::{self, Rights, Script};
 use super::gpt::{Guid, Partition, SECTOR, Table, kind};
 use super::grub::{self, BiosGrub};
 use super::start::StartParts;
-use super::vault::{self, Pin};
+use super::vault::{Pin, Sealing};
 use super::{KEYS_IN_MEMORY, file};
 use crate::site::keys::file as key;
 use crate::site::{Site, charter};
@@ -65,6 +66,8 @@ pub struct Plan {
     pub hash_seed: Guid,
     /// What the site may do, in a sentence.
     pub terms: String,
+    /// Until [`Plan::seal`].
+    sealing: Option<Sealing>,
     /// The vault and the copy of the registry, until they are written.
     _scratch: tempfile::TempDir,
 }
@@ -80,7 +83,7 @@ pub struct DataFile {
     pub rights: Rights,
     /// In bytes.
     pub bytes: u64,
-    /// SHA-256; of a blob, what its name says.
+    /// SHA-256; of a blob, what its name says. Of the vault, see [`Plan::seal`].
     pub sha256: [u8; 32],
 }
 
@@ -92,31 +95,26 @@ impl Plan {
         tell("packing the program, and sealing the keys");
         let (bios, _) = grub::halves(BIOS_BOOT.0 / SECTOR, BIOS_BOOT.1);
         let secrets = secrets(site)?;
-        let (parts, vault) = std::thread::scope(|scope| {
-            // Both take most of a second, and neither waits for a disk.
-            let sealed = scope.spawn(|| vault::seal(&secrets, &spec.pin, &settings.site));
-            let parts = StartParts::make(site, &spec.binary, &spec.usr_lib, bios);
-            (parts, sealed.join())
-        });
-        let (parts, Ok(vault)) = (parts?, vault) else {
-            anyhow::bail!("the vault was lost by a fault; this is a bug");
-        };
-        let sealed = vault?.to_json()?;
+        let sealing = Sealing::begin(secrets.clone(), spec.pin.clone(), &settings.site);
+        let parts = StartParts::make(site, &spec.binary, &spec.usr_lib, bios)?;
         let scratch = tempfile::tempdir()?;
         let vault = scratch.path().join(file::VAULT);
-        fs::write(&vault, sealed)?;
+        fs::write(&vault, sealing.blank().to_json()?)?;
         let registry = scratch.path().join("registry.db");
         store::snapshot(&site.registry_file(), &registry)?;
         let anchor = first_anchor(&registry, &secrets)?;
         tell("reading the site");
         let mut tree = Tree::default();
+        // A blank one gives the ids: see `seal`.
         tree.file(&vault, format!("/{}", file::VAULT), Rights::Secret)?;
-        tree.site(site, &registry)?;
-        let ids = Ids::of(&parts.start, &tree.files, &parts.grub, &settings.stick);
+        tree.site(site, &registry, &parts.boot)?;
+        let ids = Ids::of(&parts, &tree.files, &settings.stick);
         let data_bytes = data_bytes(&tree.files);
         let table = ids.table(data_bytes);
         let volume = ids.volume();
-        let start = parts.files(ids.guid("data"), volume);
+        let menu = parts.menu(ids.guid("data"), volume);
+        let mut start = parts.start;
+        start.push(menu);
         Ok(Self {
             table,
             grub: parts.grub,
@@ -128,8 +126,29 @@ impl Plan {
             uuid: ids.guid("file system"),
             hash_seed: ids.guid("hash seed"),
             terms: terms(site)?,
+            sealing: Some(sealing),
             _scratch: scratch,
         })
+    }
+
+    /// Puts the sealed vault in the place of the blank one. Its key takes as long
+    /// as a third of a build, and only the vault's own bytes depend on it: ids are
+    /// made of the blank one, whose salt is another one for all other keys or PIN.
+    pub fn seal(&mut self) -> anyhow::Result<()> {
+        let Some(sealing) = self.sealing.take() else {
+            return Ok(());
+        };
+        let sealed = sealing.finish()?.to_json()?;
+        let path = format!("/{}", file::VAULT);
+        let vault = self.data.iter_mut().find(|file| file.path == path);
+        let vault = vault.context("a stick has a vault; this is a bug")?;
+        ensure!(
+            sealed.len() as u64 == vault.bytes,
+            "the vault has not the length that was planned; this is a bug"
+        );
+        fs::write(&vault.from, &sealed)?;
+        vault.sha256 = sha256_of_bytes(&sealed);
+        Ok(())
     }
 
     /// Bytes of the image.
@@ -204,8 +223,12 @@ pub fn journal_end(registry: &Path) -> anyhow::Result<(u64, [u8; 32])> {
 
 /// What the anchor remembers of a journal's line.
 pub fn line_digest(line: &str) -> [u8; 32] {
+    sha256_of_bytes(line.as_bytes())
+}
+
+fn sha256_of_bytes(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, line.as_bytes()).as_ref());
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
     out
 }
 
@@ -236,7 +259,7 @@ pub fn is_synced(path: &str) -> bool {
 /// What of a site's folder lies on its stick.
 pub fn content(site: &Site) -> anyhow::Result<Vec<DataFile>> {
     let mut tree = Tree::default();
-    tree.site(site, &site.registry_file())?;
+    tree.site(site, &site.registry_file(), &BTreeMap::new())?;
     Ok(tree.files)
 }
 
@@ -245,11 +268,23 @@ pub fn content(site: &Site) -> anyhow::Result<Vec<DataFile>> {
 struct Tree {
     files: Vec<DataFile>,
     folders: Vec<String>,
+    /// Digests that need not be made again.
+    known: BTreeMap<PathBuf, [u8; 32]>,
 }
 
 impl Tree {
-    /// Everything of a site but its keys, and a registry of one moment.
-    fn site(&mut self, site: &Site, registry: &Path) -> anyhow::Result<()> {
+    /// Everything of a site but its keys, and a registry of one moment. Of boot
+    /// files the digests may be known.
+    fn site(
+        &mut self,
+        site: &Site,
+        registry: &Path,
+        boot: &BTreeMap<String, [u8; 32]>,
+    ) -> anyhow::Result<()> {
+        self.known = boot
+            .iter()
+            .map(|(name, sha256)| (site.boot_dir().join(name), *sha256))
+            .collect();
         let root = format!("/{}", file::SITE);
         self.folders.push(root.clone());
         self.file(
@@ -301,7 +336,8 @@ impl Tree {
     }
 
     fn file(&mut self, from: &Path, path: String, rights: Rights) -> anyhow::Result<()> {
-        let (bytes, sha256) = match named(from) {
+        let known = self.known.get(from).copied();
+        let (bytes, sha256) = match known.or_else(|| named(from)) {
             // Read once, when it is written, and compared then.
             Some(sha256) => (fs::metadata(from)?.len(), sha256),
             None => sha256_of(from)?,
@@ -364,12 +400,7 @@ struct Ids {
 }
 
 impl Ids {
-    fn of(
-        start: &[(String, Vec<u8>)],
-        data: &[DataFile],
-        grub: &BiosGrub,
-        settings: &super::StickSettings,
-    ) -> Self {
+    fn of(parts: &StartParts, data: &[DataFile], settings: &super::StickSettings) -> Self {
         let mut context = Sha256::new(&SHA256);
         let mut add = |name: &str, sum: &[u8]| {
             context.update(&(name.len() as u64).to_be_bytes());
@@ -380,11 +411,14 @@ impl Ids {
             &format!("{} {}", settings.default, settings.seconds),
             &[0; 32],
         );
-        for (name, content) in start {
-            add(name, digest(&SHA256, content).as_ref());
+        for (name, content) in &parts.start {
+            // Kernel and initrd: as they lie in the boot folder.
+            let known = parts.boot.get(name).copied();
+            add(name, &known.unwrap_or_else(|| sha256_of_bytes(content)));
         }
-        for (name, content) in [("boot.img", &grub.boot), ("core.img", &grub.core)] {
-            add(name, digest(&SHA256, content).as_ref());
+        let BiosGrub { boot, core, .. } = &parts.grub;
+        for (name, content) in [("boot.img", boot), ("core.img", core)] {
+            add(name, &sha256_of_bytes(content));
         }
         for file in data {
             add(&file.path, &file.sha256);

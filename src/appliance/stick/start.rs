@@ -1,8 +1,10 @@
 //! What starts a stick, whatever its state is: boot loaders, kernel, initrds,
 //! menu. The same for a new stick and for an update in place.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context as _, ensure};
 
@@ -20,6 +22,8 @@ pub struct StartParts {
     pub grub: BiosGrub,
     /// On the start partition, by path, but for the menu.
     pub start: Vec<(String, Vec<u8>)>,
+    /// SHA-256 of what `image build` made, by name: read and found right.
+    pub boot: BTreeMap<String, [u8; 32]>,
     settings: StickSettings,
     name: String,
 }
@@ -40,30 +44,54 @@ impl StartParts {
                 site.dir().display()
             )
         })?;
-        let differing = manifest.differing(&site.boot_dir());
-        ensure!(
-            differing.is_empty(),
-            "{} in {} changed since `image build`: run it again",
-            differing.join(", "),
-            site.boot_dir().display()
-        );
+        let (grub, start) = thread::scope(|scope| {
+            // Half of the time that all of this takes is grub-mkimage's.
+            let grub = scope.spawn(|| grub::bios(&usr_lib.join("grub"), first, room));
+            let start = boot_sums(&manifest, &site.boot_dir())
+                .and_then(|boot| Ok((boot, boot_files(site, binary, usr_lib)?)));
+            (grub.join(), start)
+        });
+        let (boot, start) = start?;
+        let Ok(grub) = grub else {
+            anyhow::bail!("GRUB's image was lost by a fault; this is a bug");
+        };
         Ok(Self {
             site: site.clone(),
-            grub: grub::bios(&usr_lib.join("grub"), first, room)?,
-            start: boot_files(site, binary, usr_lib)?,
+            grub: grub?,
+            start,
+            boot,
             settings: settings.stick,
             name: settings.site.to_string(),
         })
     }
 
-    /// The start partition's files with the menu of a stick whose data
-    /// partition is `data`.
-    pub fn files(&self, data: Guid, volume: u32) -> Vec<(String, Vec<u8>)> {
+    /// The menu of a stick whose data partition is `data`: the last file of its
+    /// start partition.
+    pub fn menu(&self, data: Guid, volume: u32) -> (String, Vec<u8>) {
         let menu = grub::menu(&self.settings, data, volume, &self.name);
-        let mut files = self.start.clone();
-        files.push((grub::MENU.to_owned(), menu.into_bytes()));
-        files
+        (grub::MENU.to_owned(), menu.into_bytes())
     }
+}
+
+/// The digests of a boot folder's files, which are what its manifest says.
+fn boot_sums(
+    manifest: &image::Manifest,
+    boot: &Path,
+) -> anyhow::Result<BTreeMap<String, [u8; 32]>> {
+    let differing = manifest.differing(boot);
+    ensure!(
+        differing.is_empty(),
+        "{} in {} changed since `image build`: run it again",
+        differing.join(", "),
+        boot.display()
+    );
+    let sums = manifest.files.iter().map(|file| {
+        let sum = data_encoding::HEXLOWER.decode(file.stored.sha256.as_bytes());
+        let sum = sum.ok().and_then(|sum| sum.try_into().ok());
+        let sum = sum.with_context(|| format!("the manifest has no digest of {}", file.name))?;
+        Ok((file.name.clone(), sum))
+    });
+    sums.collect()
 }
 
 /// The start partition's files but for the menu, which knows their ids.

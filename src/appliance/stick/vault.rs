@@ -5,6 +5,8 @@
 //! seals with it. What that is worth is said by arithmetic: whoever copies the
 //! vault tries PINs on machines of their own, at one Argon2id each.
 
+use std::thread::{self, JoinHandle};
+
 use argon2::{Algorithm, Argon2, Params, Version};
 use groundcrew_core::SiteId;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -24,7 +26,7 @@ const MAX_COST: Cost = Cost {
 const MAX_SEALED: usize = 256 * 1024;
 const MIN_PIN: usize = 6;
 const MAX_PIN: usize = 128;
-/// Every key seals one plaintext ever (see [`seal`]), so one nonce does.
+/// Every key seals one plaintext ever (see [`salt`]), so one nonce does.
 const NONCE: [u8; 12] = *b"gc vault 1\0\0";
 
 /// What a technician types. Shown to nobody.
@@ -101,44 +103,73 @@ pub enum VaultError {
     Work(String),
 }
 
-/// Seals `secrets` for a site. The same secrets and PIN give the same bytes:
-/// the salt is made of both by a keyed hash, whose key is secret as they are.
-/// So two vaults with one salt are one vault.
-pub fn seal(secrets: &[u8], pin: &Pin, site: &SiteId) -> Result<Vault, VaultError> {
-    seal_at(COST, secrets, pin, site)
+/// A vault whose key is being made, by a thread of its own: what else a stick
+/// needs is made meanwhile.
+pub struct Sealing {
+    blank: Vault,
+    work: JoinHandle<Result<Vault, VaultError>>,
 }
 
-fn seal_at(cost: Cost, secrets: &[u8], pin: &Pin, site: &SiteId) -> Result<Vault, VaultError> {
+impl Sealing {
+    /// Begins to seal `secrets` for a site. The same secrets and PIN give the
+    /// same bytes, see [`salt`].
+    pub fn begin(secrets: Vec<u8>, pin: Pin, site: &SiteId) -> Self {
+        let blank = blank(COST, &secrets, &pin, site);
+        let mut vault = blank.clone();
+        let work = thread::spawn(move || {
+            vault.seal(&secrets, &pin)?;
+            Ok(vault)
+        });
+        Self { blank, work }
+    }
+
+    /// The vault with zeros for what will be sealed. It is as long as the vault
+    /// will be, and another one for every other vault: their salts differ.
+    pub const fn blank(&self) -> &Vault {
+        &self.blank
+    }
+
+    /// The vault. Waits for it.
+    pub fn finish(self) -> Result<Vault, VaultError> {
+        let lost = |_| VaultError::Work("a fault ended it; this is a bug".to_owned());
+        self.work.join().map_err(lost)?
+    }
+}
+
+/// A vault with all but its content.
+fn blank(cost: Cost, secrets: &[u8], pin: &Pin, site: &SiteId) -> Vault {
+    Vault {
+        format: 1,
+        site: site.clone(),
+        argon2id: cost,
+        salt: salt(secrets, pin, site),
+        sealed: vec![0; secrets.len() + CHACHA20_POLY1305.tag_len()],
+    }
+}
+
+/// Made of secrets and PIN by a keyed hash, whose key is secret as they are. So
+/// two vaults with one salt are one vault.
+fn salt(secrets: &[u8], pin: &Pin, site: &SiteId) -> Vec<u8> {
     let salting = hmac::Key::new(hmac::HMAC_SHA256, secrets);
     let mut context = hmac::Context::with_key(&salting);
     for part in ["groundcrew stick salt", site.as_str(), pin.0.as_str()] {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part.as_bytes());
     }
-    let salt = context
-        .sign()
-        .as_ref()
-        .get(..16)
-        .unwrap_or_default()
-        .to_vec();
-    let key = key_of(pin, &salt, cost)?;
-    let mut sealed = secrets.to_vec();
-    key.seal_in_place_append_tag(
-        Nonce::assume_unique_for_key(NONCE),
-        about(site),
-        &mut sealed,
-    )
-    .map_err(|_| VaultError::Work("sealing failed".to_owned()))?;
-    Ok(Vault {
-        format: 1,
-        site: site.clone(),
-        argon2id: cost,
-        salt,
-        sealed,
-    })
+    let tag = context.sign();
+    tag.as_ref().get(..16).unwrap_or_default().to_vec()
 }
 
 impl Vault {
+    /// Fills a blank one, once.
+    fn seal(&mut self, secrets: &[u8], pin: &Pin) -> Result<(), VaultError> {
+        let key = key_of(pin, &self.salt, self.argon2id)?;
+        let nonce = Nonce::assume_unique_for_key(NONCE);
+        self.sealed = secrets.to_vec();
+        key.seal_in_place_append_tag(nonce, about(&self.site), &mut self.sealed)
+            .map_err(|_| VaultError::Work("sealing failed".to_owned()))
+    }
+
     /// Reads `vault.json`.
     pub fn read(json: &[u8]) -> Result<Self, VaultError> {
         let vault: Self =
@@ -233,9 +264,20 @@ mod tests {
         "van-1".parse().unwrap()
     }
 
+    fn cheap(pin_text: &str, secrets: &[u8]) -> Vault {
+        let pin = pin(pin_text);
+        let mut vault = blank(CHEAP, secrets, &pin, &site());
+        vault.seal(secrets, &pin).unwrap();
+        vault
+    }
+
     #[test]
     fn the_pin_opens_it_and_nothing_else_does() {
-        let vault = seal(b"keys of the site", &pin("correct horse"), &site()).unwrap();
+        let secrets = b"keys of the site".to_vec();
+        let sealing = Sealing::begin(secrets, pin("correct horse"), &site());
+        let blank = sealing.blank().to_json().unwrap();
+        let vault = sealing.finish().unwrap();
+        assert_eq!(vault.to_json().unwrap().len(), blank.len());
         let vault = Vault::read(&vault.to_json().unwrap()).unwrap();
         assert_eq!(
             vault.open(&pin("correct horse")).unwrap(),
@@ -247,16 +289,14 @@ mod tests {
 
     #[test]
     fn same_input_same_bytes_and_another_pin_another_salt() {
-        let sealed =
-            |pin_text, secrets: &[u8]| seal_at(CHEAP, secrets, &pin(pin_text), &site()).unwrap();
-        assert_eq!(sealed("123456", b"a"), sealed("123456", b"a"));
-        assert_ne!(sealed("123456", b"a").salt, sealed("123457", b"a").salt);
-        assert_ne!(sealed("123456", b"a").salt, sealed("123456", b"b").salt);
+        assert_eq!(cheap("123456", b"a"), cheap("123456", b"a"));
+        assert_ne!(cheap("123456", b"a").salt, cheap("123457", b"a").salt);
+        assert_ne!(cheap("123456", b"a").salt, cheap("123456", b"b").salt);
     }
 
     #[test]
     fn any_changed_part_is_refused() {
-        let vault = seal_at(CHEAP, b"secret", &pin("123456"), &site()).unwrap();
+        let vault = cheap("123456", b"secret");
         for at in 0..vault.sealed.len() {
             let mut other = vault.clone();
             other.sealed[at] ^= 1;
