@@ -1,9 +1,9 @@
 //! Writing a stick: the image beside its place, everything in it read back,
 //! and then in one rename to where it belongs, or onto the medium.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -73,26 +73,21 @@ pub fn to_file(plan: &Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Result<R
 pub fn to_medium(plan: &Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
     medium.holds(plan.bytes())?;
     let (image, report) = image(plan, &std::env::temp_dir(), &medium.path, tell)?;
-    let target = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(nix::libc::O_EXCL)
-        .open(&medium.path)
-        .with_context(|| format!("opening {} for writing", medium.path.display()))?;
+    let target = medium.file();
     tell(Progress::Part("writing the medium"));
-    copy(image.as_file(), &target, report.bytes, tell)?;
+    copy(image.as_file(), target, report.bytes, tell)?;
     target
         .sync_all()
         .context("the medium refuses to be written: is it worn out?")?;
-    kernel::forget_cache(&target)?;
+    kernel::forget_cache(target)?;
     tell(Progress::Part("reading the medium back"));
-    let read = sha256(&target, report.bytes, tell)?;
+    let read = sha256(target, report.bytes, tell)?;
     ensure!(
         read == report.sha256,
         "{} does not hold what was written to it: it is worn out or not what it says it is",
         medium.path.display()
     );
-    span(&plan.table, medium.bytes / SECTOR, &target)?;
+    span(&plan.table, medium.bytes / SECTOR, target)?;
     Ok(report)
 }
 

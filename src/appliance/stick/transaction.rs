@@ -111,8 +111,9 @@ pub fn steps(medium: &Ext4, bytes: u64, script: Script) -> anyhow::Result<Steps>
 }
 
 /// Finishes what a pulled stick left half-written: its journal. e2fsck on the
-/// medium itself would write its superblock word by word.
-pub fn settle(medium: &Ext4, bytes: u64) -> anyhow::Result<()> {
+/// medium itself would write its superblock word by word. `file` is the medium,
+/// held by whoever calls.
+pub fn settle(medium: &Ext4, bytes: u64, file: &File) -> anyhow::Result<()> {
     if !medium.needs_recovery()? {
         return Ok(());
     }
@@ -136,12 +137,24 @@ pub fn settle(medium: &Ext4, bytes: u64) -> anyhow::Result<()> {
         steps.write(at(block), read(&after, block)?);
         steps.sync();
     }
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(medium.file())?;
-    steps.carry_out(&file, &mut |_| {})?;
+    steps.carry_out(file, &mut |_| {})?;
     medium.check().map(drop)
+}
+
+/// Copies a file system with all that its files hold to `copy`, and finishes
+/// there what a pulled stick left half-written. The medium is only read.
+pub fn settled_copy(medium: &Ext4, bytes: u64, copy: &Path) -> anyhow::Result<()> {
+    let mut command = tool("e2image");
+    command.args(["-r", "-a", "-o", &medium.offset().to_string()]);
+    run(command.arg(medium.file()).arg(copy)).with_context(|| {
+        format!(
+            "copying the stick to {} (what it holds must fit there)",
+            copy.display()
+        )
+    })?;
+    let file = fs::OpenOptions::new().write(true).open(copy)?;
+    file.set_len(bytes)?;
+    ext4::mend(copy)
 }
 
 impl Bench {
@@ -412,7 +425,17 @@ mod tests {
         }
 
         fn is_changed(&self) -> bool {
-            let first = |name| self.content(name).map(|bytes| (bytes[0], bytes.len()));
+            self.state_of(&self.ext4)
+        }
+
+        fn state_of(&self, ext4: &Ext4) -> bool {
+            let content = |name| {
+                let to = self.folder.path().join("dumped");
+                let _ = fs::remove_file(&to);
+                ext4.dump(name, &to).ok()?;
+                fs::read(to).ok()
+            };
+            let first = |name| content(name).map(|bytes| (bytes[0], bytes.len()));
             match NAMES.map(first) {
                 [Some((1, 5000)), Some((2, 100_000)), None] => false,
                 [None, Some((3, 130_001)), Some((4, 9000))] => true,
@@ -483,10 +506,20 @@ mod tests {
             for _ in 0..rounds {
                 let mut image = before.clone();
                 steps.pulled(&mut image, count, &mut stays);
-                fs::write(medium.ext4.file(), image).unwrap();
-                settle(&medium.ext4, BYTES).unwrap();
+                fs::write(medium.ext4.file(), &image).unwrap();
+                // Read only: a copy is put in order, and comes to the same.
+                let copy = medium.folder.path().join(format!("copy-{count}"));
+                settled_copy(&medium.ext4, BYTES, &copy).unwrap();
+                assert!(image == fs::read(medium.ext4.file()).unwrap());
+                let saved = medium.state_of(&Ext4::at(&copy, 0));
+                fs::remove_file(copy).unwrap();
+                let mut options = fs::OpenOptions::new();
+                let file = options.read(true).write(true).open(medium.ext4.file());
+                let file = file.unwrap();
+                settle(&medium.ext4, BYTES, &file).unwrap();
                 medium.ext4.check().unwrap();
-                states[usize::from(medium.is_changed())] += 1;
+                assert_eq!(medium.is_changed(), saved);
+                states[usize::from(saved)] += 1;
             }
         }
         println!("{} steps; found old and new {states:?}", steps.moments());
