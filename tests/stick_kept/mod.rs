@@ -219,7 +219,37 @@ fn a_backup_writes_nothing_to_the_stick_also_to_one_that_was_pulled() {
     let restored = bench.at("restored");
     let said = run(&[&"restore", &to, &"--site", &restored]);
     assert!(said.contains("1 journal entries"), "{said}");
+    // A blob that the medium gives with another content is left out, and named.
+    let blobs = fs::read_dir(bench.site.dir().join("blobs/sha256")).unwrap();
+    let blob = blobs.flatten().next().unwrap().file_name();
+    let path = format!("/site/blobs/sha256/{}", blob.to_str().unwrap());
+    let garbage = bench.at("garbage");
+    fs::write(&garbage, "no longer").unwrap();
+    tool("debugfs", &["-w", "-R", &format!("rm {path}"), &name]);
+    let write = format!("write {} {path}", garbage.display());
+    tool("debugfs", &["-w", "-R", &write, &name]);
+    let partly = bench.at("partly.backup");
+    let out = run(&[&"stick", &"backup", &"--json", &"--stick", &stick, &partly]);
+    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told["left_out"], serde_json::json!([path]));
     // What the next one would have to write over is said before anything is copied.
     let said = bench.refused(&stick, &[&"backup", &to]);
     assert!(said.contains("exists already"), "{said}");
+}
+
+#[test]
+fn an_image_takes_the_place_of_a_file_and_of_nothing_else() {
+    let bench = Bench::new();
+    // A node of the same kind as a medium's, but of no disk.
+    for (out, expected) in [("/dev/null", "--device /dev/null"), ("/", "is a folder")] {
+        let done = bench.build(out, &[]);
+        assert!(
+            !done.status.success() && text(&done).contains(expected),
+            "{}",
+            text(&done)
+        );
+    }
+    use std::os::unix::fs::FileTypeExt as _;
+    let kind = fs::metadata("/dev/null").unwrap().file_type();
+    assert!(kind.is_char_device());
 }

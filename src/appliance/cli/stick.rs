@@ -277,12 +277,19 @@ fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 fn build(args: &StickBuildArgs) -> anyhow::Result<ExitCode> {
-    // What the user can put right at once comes before any work.
+    // What the user can put right comes before any work, and before the last question.
+    if let Some(out) = &args.out {
+        build::check_out(out)?;
+    }
     let medium = args.device.as_deref();
     let medium = medium.map(|path| Medium::examine(path, Access::Writing));
     let medium = medium.transpose()?;
-    if let Some(medium) = &medium {
-        confirm(medium, args.yes)?;
+    if let Some(medium) = medium.as_ref().filter(|_| !args.yes) {
+        ensure!(
+            std::io::stdin().is_terminal(),
+            "{} would be overwritten, and nobody is there to be asked: add --yes",
+            named(medium)
+        );
     }
     let spec = Spec {
         site: Site::at(&args.site.dir),
@@ -292,6 +299,11 @@ fn build(args: &StickBuildArgs) -> anyhow::Result<ExitCode> {
     };
     let mut bar = Bar::new();
     let plan = Plan::make(&spec, &mut |part| bar.show(Progress::Part(part)))?;
+    if let Some(medium) = &medium {
+        medium.holds(plan.bytes())?;
+        bar.end();
+        confirm(medium, args.yes)?;
+    }
     let mut tell = |progress: Progress<'_>| bar.show(progress);
     let report = match (&args.out, &medium) {
         (Some(out), _) => build::to_file(&plan, out, &mut tell)?,
@@ -323,22 +335,24 @@ fn summary(report: &Report) -> String {
     )
 }
 
-/// Asks once.
-fn confirm(medium: &Medium, yes: bool) -> anyhow::Result<()> {
-    let what = format!(
+fn named(medium: &Medium) -> String {
+    format!(
         "{} ({}, {} MiB)",
         medium.path.display(),
         medium.model,
         medium.bytes >> 20
-    );
+    )
+}
+
+/// Asks once.
+fn confirm(medium: &Medium, yes: bool) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
-    ensure!(
-        std::io::stdin().is_terminal(),
-        "{what} would be overwritten, and nobody is there to be asked: add --yes"
+    eprint!(
+        "Everything on {} will be lost. Type yes to go on: ",
+        named(medium)
     );
-    eprint!("Everything on {what} will be lost. Type yes to go on: ");
     std::io::stderr().flush()?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;

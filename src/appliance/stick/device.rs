@@ -148,6 +148,33 @@ impl Claim {
     }
 }
 
+/// An error, and where it is one of a medium itself, words for it.
+pub fn failing(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    const DYING: [Errno; 6] = [
+        Errno::IO,
+        Errno::NODATA,
+        Errno::NXIO,
+        Errno::NODEV,
+        Errno::NOMEDIUM,
+        Errno::REMOTEIO,
+    ];
+    let dying = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<io::Error>();
+        let errno = io.and_then(Errno::from_io_error);
+        errno.is_some_and(|errno| DYING.contains(&errno))
+            // What programs of e2fsprogs say of it.
+            || cause.to_string().contains("Input/output error")
+    });
+    if !dying {
+        return error;
+    }
+    error.context(format!(
+        "{} does not read or write as it should: it is worn out, or was pulled. Another port may \
+         help; else save a used one with `groundcrew stick backup`, and take another",
+        path.display()
+    ))
+}
+
 fn opened(path: &Path, access: Access, flags: i32) -> Result<File, MediumError> {
     let mut options = OpenOptions::new();
     options.read(true).write(access == Access::Writing);
@@ -393,6 +420,29 @@ mod tests {
             Medium::examine(file.path(), Access::Writing),
             Err(MediumError::NotADevice(_))
         ));
+    }
+
+    #[test]
+    fn a_dying_medium_is_told_from_other_faults() {
+        let of = |errno: Errno| {
+            let error = anyhow::Error::from(io::Error::from(errno)).context("reading at 3 MiB");
+            format!("{:#}", failing(error, Path::new("/dev/sdb")))
+        };
+        let said = of(Errno::IO);
+        assert!(
+            said.starts_with("/dev/sdb does not read or write"),
+            "{said}"
+        );
+        assert!(
+            said.contains("worn out") && said.contains("at 3 MiB"),
+            "{said}"
+        );
+        assert!(of(Errno::NOSPC).starts_with("reading at 3 MiB"));
+        let said = failing(
+            anyhow::anyhow!("e2image failed: Input/output error"),
+            Path::new("/dev/sdb"),
+        );
+        assert!(said.to_string().contains("worn out"), "{said}");
     }
 
     #[test]

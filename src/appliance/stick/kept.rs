@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::anchor::{self, Anchor};
 use super::bring::{self, There, is_blob};
 use super::build::{self, Progress, Tell};
-use super::device::{Access, Claim};
+use super::device::{self, Access, Claim};
 use super::ext4::{Ext4, Rights, Script};
 use super::gpt::{SECTOR, Table, kind};
 use super::plan::{self, DataFile};
@@ -61,6 +61,10 @@ impl Kept {
     /// Opens an image file, or a medium that nobody uses, and holds it. What a
     /// pulled stick left half-written is finished first.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::held(path).map_err(|error| device::failing(error, path))
+    }
+
+    fn held(path: &Path) -> anyhow::Result<Self> {
         let claim = Claim::take(path, Access::Writing)?;
         let table = reader::table(claim.file(), path)?;
         let data = reader::data(&table)?;
@@ -263,6 +267,11 @@ impl Kept {
 
     /// Writes, reads back, and looks at the file system as a whole.
     fn carry_out(&self, steps: &Steps, tell: &mut Tell<'_>) -> anyhow::Result<()> {
+        let done = self.written(steps, tell);
+        done.map_err(|error| device::failing(error, &self.path))
+    }
+
+    fn written(&self, steps: &Steps, tell: &mut Tell<'_>) -> anyhow::Result<()> {
         let medium = self.claim.file();
         let of = steps.bytes();
         tell(Progress::Part("writing"));

@@ -12,7 +12,7 @@
 //! transaction, steps   changes that a cut      vault, anchor   keys under a PIN; what nobody winds back
 //!         at any moment leaves whole
 //! gpt, fat32, ext4, grub   its parts
-//! device  may this medium be written?
+//! device  may this medium be written?          marks    does it hold what it says?
 //! ```
 //!
 //! The image, in partitions:
@@ -35,6 +35,7 @@ pub mod gpt;
 pub mod grub;
 pub mod kept;
 mod kernel;
+mod marks;
 pub mod plan;
 pub mod reader;
 pub mod run;

@@ -10,11 +10,11 @@ use groundcrew_core::SiteId;
 
 use super::bring::{There, is_blob};
 use super::build::{Progress, Tell};
-use super::device::{Access, Claim};
+use super::device::{self, Access, Claim};
 use super::ext4::Ext4;
 use super::gpt::{Guid, HEAD_SECTORS, Partition, SECTOR, Table, kind};
 use super::vault::Vault;
-use super::{file, transaction};
+use super::{file, plan, transaction};
 use crate::site::Site;
 
 /// A stick, as an image or a medium, that is read.
@@ -30,6 +30,10 @@ impl Reader {
     /// left half-written is finished on a copy below `room`, where there is
     /// room for all that the stick holds.
     pub fn open(path: &Path, room: &Path, tell: &mut Tell<'_>) -> anyhow::Result<Self> {
+        Self::held(path, room, tell).map_err(|error| device::failing(error, path))
+    }
+
+    fn held(path: &Path, room: &Path, tell: &mut Tell<'_>) -> anyhow::Result<Self> {
         let claim = Claim::take(path, Access::Reading)?;
         let table = table(claim.file(), path)?;
         let data = data(&table)?;
@@ -55,6 +59,11 @@ impl Reader {
     /// Copies the site's folder out, without keys, into `to`, which is made.
     /// Bundles that the medium does not give any more are left out, and named.
     pub fn copy_out(&self, to: &Path, tell: &mut Tell<'_>) -> anyhow::Result<Saved> {
+        let copied = self.copied(to, tell);
+        copied.map_err(|error| device::failing(error, self.ext4.file()))
+    }
+
+    fn copied(&self, to: &Path, tell: &mut Tell<'_>) -> anyhow::Result<Saved> {
         for folder in ["trust", "blobs", "sources", "boot", "keys"] {
             fs::create_dir_all(to.join(folder))?;
         }
@@ -63,6 +72,7 @@ impl Reader {
         let boot = format!("{root}boot/");
         files.retain(|path, _| !path.starts_with(&boot));
         let of = files.values().sum();
+        room_for_copy(to, of)?;
         tell(Progress::Part("copying the stick's site"));
         let (mut done, mut left_out) = (0, Vec::new());
         for (path, bytes) in files {
@@ -70,14 +80,11 @@ impl Reader {
             if let Some(folder) = place.parent() {
                 fs::create_dir_all(folder)?;
             }
-            match self.ext4.dump(&path, &place) {
-                Err(_) if is_blob(&path) => {
-                    let _ = fs::remove_file(&place);
-                    left_out.push(path);
-                }
-                dumped => dumped?,
+            if self.saved(&path, &place)? {
+                done += bytes;
+            } else {
+                left_out.push(path);
             }
-            done += bytes;
             tell(Progress::Bytes { done, of });
         }
         Ok(Saved {
@@ -85,6 +92,41 @@ impl Reader {
             left_out,
         })
     }
+
+    /// Copies a file out. `false`: a bundle's, and the medium does not give it.
+    fn saved(&self, path: &str, place: &Path) -> anyhow::Result<bool> {
+        let dumped = self.ext4.dump(path, place);
+        if !is_blob(path) {
+            return dumped.map(|()| true);
+        }
+        if dumped.is_ok() && is_named(place)? {
+            return Ok(true);
+        }
+        let _ = fs::remove_file(place);
+        Ok(false)
+    }
+}
+
+/// Once as files and once packed. A full disk here must not be taken for a
+/// medium that cannot be read.
+fn room_for_copy(to: &Path, bytes: u64) -> anyhow::Result<()> {
+    let stat = rustix::fs::statvfs(to)?;
+    let (free, needed) = (stat.f_bavail * stat.f_frsize, 2 * bytes);
+    ensure!(
+        free >= needed,
+        "{} MiB are needed beside the backup's file and {} MiB are free: name a file on a larger disk",
+        needed.div_ceil(1 << 20),
+        free >> 20
+    );
+    Ok(())
+}
+
+/// Whether a blob is what its name says. Where a medium gives no block, a copy
+/// of it has zeros.
+fn is_named(blob: &Path) -> anyhow::Result<bool> {
+    let (_, sha256) = plan::sha256_of(blob)?;
+    let name = blob.file_name().and_then(|name| name.to_str());
+    Ok(name == Some(&data_encoding::HEXLOWER.encode(&sha256)))
 }
 
 /// What was copied out of a stick.
