@@ -44,7 +44,9 @@ impl Reader {
             ));
             let copy = tempfile::tempdir_in(room)?;
             let file = copy.path().join("data");
-            transaction::settled_copy(&there, data.bytes(), &file)?;
+            let medium = claim.file();
+            let mut told = |done, of| tell(Progress::Bytes { done, of });
+            transaction::settled_copy(&there, data.bytes(), medium, &file, &mut told)?;
             (Ext4::at(&file, 0), Some(copy))
         } else {
             (there, None)

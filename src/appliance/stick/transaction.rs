@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::ext4::{self, BLOCK, Ext4, Placed, Script, succeeded, tool};
 use super::steps::Steps;
@@ -142,19 +143,57 @@ pub fn settle(medium: &Ext4, bytes: u64, file: &File) -> anyhow::Result<()> {
 }
 
 /// Copies a file system with all that its files hold to `copy`, and finishes
-/// there what a pulled stick left half-written. The medium is only read.
-pub fn settled_copy(medium: &Ext4, bytes: u64, copy: &Path) -> anyhow::Result<()> {
-    let mut command = tool("e2image");
-    command.args(["-r", "-a", "-o", &medium.offset().to_string()]);
-    run(command.arg(medium.file()).arg(copy)).with_context(|| {
-        format!(
-            "copying the stick to {} (what it holds must fit there)",
-            copy.display()
-        )
-    })?;
-    let file = fs::OpenOptions::new().write(true).open(copy)?;
-    file.set_len(bytes)?;
-    ext4::mend(copy)
+/// there what a pulled stick left half-written. The medium is only read; blocks
+/// that it does not give are zeros. `tell` hears how many bytes of how many are
+/// done.
+pub fn settled_copy(
+    medium: &Ext4,
+    bytes: u64,
+    file: &File,
+    copy: &Path,
+    tell: &mut dyn FnMut(u64, u64),
+) -> anyhow::Result<()> {
+    let bench = Bench {
+        folder: tempfile::tempdir()?,
+    };
+    // What the journal makes of the structure comes first: before that, blocks of
+    // files that are in the journal only would be taken for free ones.
+    let before = bench.structure_of(medium, bytes)?;
+    run(Command::new("cp")
+        .arg("--sparse=always")
+        .arg(&before)
+        .arg(copy))?;
+    ext4::mend(copy)?;
+    let to = fs::OpenOptions::new().read(true).write(true).open(copy)?;
+    let replayed = differing(&File::open(&before)?, &to)?;
+    let replayed: BTreeSet<Block> = replayed.into_iter().collect();
+    let free = free(copy)?;
+    let used = (0..block_count(&to)?.min(bytes / BLOCK)).filter(|block| !within(&free, *block));
+    let used: Vec<Block> = used.filter(|block| !replayed.contains(block)).collect();
+    let of = used.len() as u64 * BLOCK;
+    let (mut content, zeros) = (vec![0; BLOCK as usize], vec![0; BLOCK as usize]);
+    for (done, block) in (1..).zip(used) {
+        match file.read_exact_at(&mut content, medium.offset() + block * BLOCK) {
+            Ok(()) if content == zeros => {}
+            Ok(()) => to
+                .write_all_at(&content, block * BLOCK)
+                .with_context(|| format!("writing {}", copy.display()))?,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {}
+            Err(error) => return Err(error).context("reading the stick"),
+        }
+        tell(done * BLOCK, of);
+    }
+    Ok(())
+}
+
+/// How many blocks a file system has, by its superblock.
+fn block_count(image: &File) -> anyhow::Result<u64> {
+    let number = |at: u64| {
+        let mut bytes = [0; 4];
+        image.read_exact_at(&mut bytes, 1024 + at)?;
+        anyhow::Ok(u64::from(u32::from_le_bytes(bytes)))
+    };
+    Ok(number(4)? | number(0x150)? << 32)
 }
 
 impl Bench {
@@ -255,6 +294,10 @@ fn contents(files: &[Placed], offset: u64, steps: &mut Steps) -> anyhow::Result<
 
 fn changed(before: &Path, after: &Path) -> anyhow::Result<Changed> {
     let (was_free, is_free) = (free(before)?, free(after)?);
+    ensure!(
+        !is_free.is_empty(),
+        "dumpe2fs tells of no free blocks: the stick would be full; build it anew on a larger one"
+    );
     let fresh: BTreeSet<Block> = was_free
         .iter()
         .flat_map(|(first, end)| *first..=*end)
@@ -301,7 +344,6 @@ fn free(image: &Path) -> anyhow::Result<Vec<(Block, Block)>> {
             found.push((first.parse()?, last.parse()?));
         }
     }
-    ensure!(!found.is_empty(), "dumpe2fs tells of no free blocks");
     found.sort_unstable();
     Ok(found)
 }
@@ -509,7 +551,8 @@ mod tests {
                 fs::write(medium.ext4.file(), &image).unwrap();
                 // Read only: a copy is put in order, and comes to the same.
                 let copy = medium.folder.path().join(format!("copy-{count}"));
-                settled_copy(&medium.ext4, BYTES, &copy).unwrap();
+                let read = File::open(medium.ext4.file()).unwrap();
+                settled_copy(&medium.ext4, BYTES, &read, &copy, &mut |_, _| {}).unwrap();
                 assert!(image == fs::read(medium.ext4.file()).unwrap());
                 let saved = medium.state_of(&Ext4::at(&copy, 0));
                 fs::remove_file(copy).unwrap();
