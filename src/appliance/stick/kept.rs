@@ -115,7 +115,7 @@ impl Kept {
         let there = charter::read(&Site::at(scratch.path().join(file::SITE)), &self.site);
         let there = there.context("reading the stick's charter")?;
         let here = charter::read(site, &self.site)?;
-        let keys = |of: &Charter| (of.tls_key, of.grant_key.clone(), of.journal_key.clone());
+        let keys = |of: &Charter| (of.tls_key, of.grant_key, of.journal_key);
         Ok(keys(&there) == keys(&here))
     }
 
@@ -213,8 +213,8 @@ impl Kept {
     /// What the stick checks when it starts, by its anchor, before it is given a
     /// journal.
     fn ensure_goes_on(&self, registry: &Path) -> anyhow::Result<()> {
-        let place = self.table.partitions.iter();
-        let place = place.filter(|one| one.kind == kind::ANCHOR).last();
+        let mut places = self.table.partitions.iter();
+        let place = places.find(|one| one.kind == kind::ANCHOR);
         let place = place.context("the stick has no anchor; build it anew")?;
         let mut sectors = vec![0; anchor::LENGTH];
         let medium = self.claim.file();
