@@ -10,6 +10,7 @@
 )]
 
 mod common;
+mod stick_kept;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -431,24 +432,4 @@ fn an_update_changes_what_starts_it_and_not_what_it_knows() {
     assert!(good && said.contains("No problems found"), "{said}");
     let data = format!("{}?offset={}", stick.display(), 99 * MIB);
     assert!(tool("e2fsck", &["-f", "-n", &data]).0);
-}
-
-#[test]
-fn a_backup_of_one_stick_goes_onto_the_next() {
-    let bench = Bench::new();
-    bench.publish("1.0.0");
-    let csv = bench.at("devices.csv");
-    fs::write(&csv, "Device Serial Number,Windows Product ID,Hardware Hash,Manufacturer name,Device model\nSERIAL0001,,,Maker,Model\n").unwrap();
-    let fresh = bench.built("fresh.img");
-    run(&[&"device", &"import", &csv, &"--site", &bench.site.dir()]);
-    let used = bench.built("used.img");
-    let backup = bench.at("stick.backup");
-    run(&[&"stick", &"backup", &"--stick", &used, &backup]);
-    // The same form as any site's backup.
-    let restored = bench.at("restored");
-    run(&[&"restore", &backup, &"--site", &restored]);
-    let said = run(&[&"stick", &"restore", &"--stick", &fresh, &backup]);
-    assert!(said.contains("1 journal entries"), "{said}");
-    let registry = bench.on_stick(&fresh, "/site/registry.db");
-    assert!(registry == fs::read(restored.join("registry.db")).unwrap());
 }

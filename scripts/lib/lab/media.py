@@ -121,6 +121,18 @@ def device(lab):
     os.truncate(medium, size + 300 * MIB)
     with Loop(medium, "--read-only") as node:
         refused("write-protected", node, "write-protected")
+    with Loop(medium, "--sector-size", "4096") as node:
+        refused("blocks of 4 KiB", node, "blocks of 4096 bytes")
+    with Loop(medium) as node:
+        holder = os.open(node, os.O_RDWR | os.O_EXCL)
+        try:
+            refused("held by another program", node, "in use by another program")
+        finally:
+            os.close(holder)
+        code, text = _says(lab, "stick", "build", "--site", lab._site, "--out", node, "--pin-file", pin)
+        if code == 0 or "--device" not in text or not Path(node).is_block_device():
+            raise LabError(f"--out with a block device: exit {code}:\n{text}")
+        found["--out with a block device"] = text.strip().splitlines()[-1]
     own = host.run(["findmnt", "--noheadings", "--output", "SOURCE", "--target", "/"]).strip()
     if own.startswith("/dev/"):
         refused("this machine's own disk", own)
@@ -157,6 +169,16 @@ def device(lab):
         if "No problems found" not in verified.stdout:
             raise LabError(f"sgdisk -v: {verified.stdout}{verified.stderr}")
         found["sgdisk -v"] = next(line for line in verified.stdout.splitlines() if "No problems" in line)
+    # The rescue of a medium that takes no writes any more, one that was pulled.
+    host.run(["debugfs", "-w", "-R", "feature needs_recovery", f"{medium}?offset={cuts.DATA}"])
+    before = _digest(medium)
+    with Loop(medium, "--read-only") as node:
+        found["backed up, write-protected and pulled"] = lab._call("stick", "backup", "--stick", node, lab._folder / "rescued.backup").strip()
+        code, text = _says(lab, "stick", "sync", "--site", lab._site, "--stick", node)
+        if code == 0 or "write-protected" not in text:
+            raise LabError(f"a sync of a write-protected stick: exit {code}:\n{text}")
+    if _digest(medium) != before:
+        raise LabError("a backup wrote to the stick")
     for name, text in found.items():
         lab.say(f"{name}: {text}")
     return found

@@ -53,17 +53,47 @@ pub struct RestoreArgs {
 }
 
 pub fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
-    let site = Site::at(&args.site.dir);
-    site.settings()?;
-    let parent = args
-        .file
+    let Written { size, left_out } = write(args)?;
+    for (path, why) in left_out {
+        eprintln!("left out: {} {why}", path.display());
+    }
+    let keys = if args.with_keys {
+        "with the site's keys: keep it safe"
+    } else {
+        "without the site's keys"
+    };
+    println!(
+        "{}: {} KiB, {keys}",
+        args.file.display(),
+        size.div_ceil(1024)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A folder beside a backup's file, for what is made on the way.
+pub fn scratch_beside(file: &Path) -> anyhow::Result<tempfile::TempDir> {
+    let parent = file
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    let scratch = tempfile::Builder::new()
+    let made = tempfile::Builder::new()
         .prefix(".groundcrew-backup-")
-        .tempdir_in(parent)
-        .with_context(|| format!("writing beside {}", args.file.display()))?;
+        .tempdir_in(parent.unwrap_or(Path::new(".")));
+    made.with_context(|| format!("writing beside {}", file.display()))
+}
+
+/// A backup that was written.
+pub struct Written {
+    /// Bytes of the file.
+    pub size: u64,
+    /// Sources that cannot be in it, and why.
+    pub left_out: Vec<(PathBuf, &'static str)>,
+}
+
+/// Writes the file.
+pub fn write(args: &BackupArgs) -> anyhow::Result<Written> {
+    let site = Site::at(&args.site.dir);
+    site.settings()?;
+    let scratch = scratch_beside(&args.file)?;
     let snapshot = scratch.path().join(REGISTRY);
     store::snapshot(&site.registry_file(), &snapshot)?;
     let mut file = tempfile::NamedTempFile::new_in(scratch.path())?; // mode 0600
@@ -93,20 +123,7 @@ pub fn backup(args: &BackupArgs) -> anyhow::Result<ExitCode> {
     file.persist_noclobber(&args.file)
         .with_context(|| format!("writing {} (it must not exist yet)", args.file.display()))?;
     crate::durable::sync_folder_of(&args.file)?;
-    for (path, why) in left_out {
-        eprintln!("left out: {} {why}", path.display());
-    }
-    let keys = if args.with_keys {
-        "with the site's keys: keep it safe"
-    } else {
-        "without the site's keys"
-    };
-    println!(
-        "{}: {} KiB, {keys}",
-        args.file.display(),
-        size.div_ceil(1024)
-    );
-    Ok(ExitCode::SUCCESS)
+    Ok(Written { size, left_out })
 }
 
 pub fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {

@@ -12,9 +12,10 @@ use super::site_arg::SiteArg;
 use crate::hq::secret;
 use crate::site::Site;
 use crate::stick::build::{self, Progress, Report};
-use crate::stick::device::Medium;
+use crate::stick::device::{Access, Medium};
 use crate::stick::kept::Kept;
 use crate::stick::plan::{Plan, Spec};
+use crate::stick::reader::Reader;
 use crate::stick::run;
 use crate::stick::start::StartParts;
 use crate::stick::vault::Pin;
@@ -128,6 +129,9 @@ pub struct StickUpdateArgs {
     /// The static groundcrew that runs on the stick; default: this program
     #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
+    /// What was done, as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `groundcrew stick backup` and `restore`.
@@ -138,6 +142,9 @@ pub struct StickBackupArgs {
     /// The stick: a medium such as /dev/sdX, or an image
     #[arg(long, value_name = "PATH")]
     pub stick: PathBuf,
+    /// What was done, as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 pub fn run(command: StickCommand) -> anyhow::Result<ExitCode> {
@@ -161,13 +168,20 @@ fn sync(args: &StickKeptArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&done)?);
     } else {
         println!(
-            "{}: {} files ({} KiB) written, {} were there already, {} blobs removed; {} KiB moved in all",
+            "{}: {} files ({} KiB) written, {} were there already, {} removed; {} KiB moved in all",
             args.stick.display(),
             done.written,
             done.bytes.div_ceil(1024),
             done.same,
             done.removed,
             done.moved.div_ceil(1024)
+        );
+    }
+    if done.apart > 0 {
+        eprintln!(
+            "{} journal entries of this folder (devices registered or decided here) are not on the \
+             stick, which goes on from its own journal; only a stick built anew has them",
+            done.apart
         );
     }
     Ok(ExitCode::SUCCESS)
@@ -180,38 +194,78 @@ fn update(args: &StickUpdateArgs) -> anyhow::Result<ExitCode> {
     bar.show(Progress::Part("packing the program"));
     let site = Site::at(&args.site.dir);
     let parts = StartParts::make(&site, &binary, Path::new(USR_LIB), kept.bios_boot()?)?;
-    kept.update(&parts, &mut |progress| bar.show(progress))?;
+    let done = kept.update(&parts, &mut |progress| bar.show(progress))?;
     bar.end();
-    println!(
-        "{}: updated and read back; its state is as it was",
-        args.stick.display()
-    );
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&done)?);
+    } else {
+        println!(
+            "{}: updated and read back; its state is as it was",
+            args.stick.display()
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn backup(args: &StickBackupArgs) -> anyhow::Result<ExitCode> {
-    let kept = Kept::open(&args.stick)?;
-    let scratch = tempfile::tempdir()?;
-    let site = kept.copy_out(&scratch.path().join("site"))?;
-    super::backup::backup(&super::backup::BackupArgs {
+    // What can be put right comes before minutes of copying.
+    ensure!(
+        !args.file.exists(),
+        "{} exists already: name another file",
+        args.file.display()
+    );
+    let mut bar = Bar::new();
+    let mut tell = |progress: Progress<'_>| bar.show(progress);
+    let scratch = super::backup::scratch_beside(&args.file)?;
+    let reader = Reader::open(&args.stick, scratch.path(), &mut tell)?;
+    let saved = reader.copy_out(&scratch.path().join("site"), &mut tell)?;
+    tell(Progress::Part("packing"));
+    let written = super::backup::write(&super::backup::BackupArgs {
         file: args.file.clone(),
         site: SiteArg {
-            dir: site.dir().to_owned(),
+            dir: saved.site.dir().to_owned(),
         },
         with_keys: false,
         without_blobs: false,
-    })
+    })?;
+    bar.end();
+    for path in &saved.left_out {
+        eprintln!("left out: {path} cannot be read from the stick");
+    }
+    if args.json {
+        let told = serde_json::json!({
+            "file": args.file,
+            "bytes": written.size,
+            "left_out": saved.left_out,
+        });
+        println!("{}", serde_json::to_string_pretty(&told)?);
+    } else {
+        println!(
+            "{}: {} KiB, without the site's keys",
+            args.file.display(),
+            written.size.div_ceil(1024)
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn restore(args: &StickBackupArgs) -> anyhow::Result<ExitCode> {
+    let mut bar = Bar::new();
     let kept = Kept::open(&args.stick)?;
+    bar.show(Progress::Part("reading the backup"));
     let scratch = tempfile::tempdir()?;
     let (site, entries) = super::backup::unpacked(&args.file, scratch.path())?;
-    kept.put_registry(&site)?;
-    println!(
-        "{}: {entries} journal entries, every one in its place; the stick goes on from there",
-        args.stick.display()
-    );
+    kept.put_registry(&site, &mut |progress| bar.show(progress))?;
+    bar.end();
+    if args.json {
+        let told = serde_json::json!({ "stick": args.stick, "entries": entries });
+        println!("{}", serde_json::to_string_pretty(&told)?);
+    } else {
+        println!(
+            "{}: {entries} journal entries, every one in its place; the stick goes on from there",
+            args.stick.display()
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -223,10 +277,19 @@ fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 fn build(args: &StickBuildArgs) -> anyhow::Result<ExitCode> {
-    // What the user can put right at once comes before any work.
-    let medium = args.device.as_deref().map(Medium::examine).transpose()?;
-    if let Some(medium) = &medium {
-        confirm(medium, args.yes)?;
+    // What the user can put right comes before any work, and before the last question.
+    if let Some(out) = &args.out {
+        build::check_out(out)?;
+    }
+    let medium = args.device.as_deref();
+    let medium = medium.map(|path| Medium::examine(path, Access::Writing));
+    let medium = medium.transpose()?;
+    if let Some(medium) = medium.as_ref().filter(|_| !args.yes) {
+        ensure!(
+            std::io::stdin().is_terminal(),
+            "{} would be overwritten, and nobody is there to be asked: add --yes",
+            named(medium)
+        );
     }
     let spec = Spec {
         site: Site::at(&args.site.dir),
@@ -236,6 +299,11 @@ fn build(args: &StickBuildArgs) -> anyhow::Result<ExitCode> {
     };
     let mut bar = Bar::new();
     let mut plan = Plan::make(&spec, &mut |part| bar.show(Progress::Part(part)))?;
+    if let Some(medium) = &medium {
+        medium.holds(plan.bytes())?;
+        bar.end();
+        confirm(medium, args.yes)?;
+    }
     let mut tell = |progress: Progress<'_>| bar.show(progress);
     let report = match (&args.out, &medium) {
         (Some(out), _) => build::to_file(&mut plan, out, &mut tell)?,
@@ -267,22 +335,24 @@ fn summary(report: &Report) -> String {
     )
 }
 
-/// Asks once.
-fn confirm(medium: &Medium, yes: bool) -> anyhow::Result<()> {
-    let what = format!(
+fn named(medium: &Medium) -> String {
+    format!(
         "{} ({}, {} MiB)",
         medium.path.display(),
         medium.model,
         medium.bytes >> 20
-    );
+    )
+}
+
+/// Asks once.
+fn confirm(medium: &Medium, yes: bool) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
-    ensure!(
-        std::io::stdin().is_terminal(),
-        "{what} would be overwritten, and nobody is there to be asked: add --yes"
+    eprint!(
+        "Everything on {} will be lost. Type yes to go on: ",
+        named(medium)
     );
-    eprint!("Everything on {what} will be lost. Type yes to go on: ");
     std::io::stderr().flush()?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;

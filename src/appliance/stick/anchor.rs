@@ -106,6 +106,18 @@ impl Anchor {
         head_at: impl FnOnce(u64) -> Option<[u8; 32]>,
     ) -> Result<(), AnchorError> {
         hmac::verify(&key.0, &self.signed(), &self.mac).map_err(|_| AnchorError::Forged)?;
+        self.goes_on(head_at)
+    }
+
+    /// The same by what the anchor says, for whoever has no key: a stick that
+    /// would refuse the journal at its next start is not given it.
+    pub fn goes_on(
+        &self,
+        head_at: impl FnOnce(u64) -> Option<[u8; 32]>,
+    ) -> Result<(), AnchorError> {
+        if self.number == 0 {
+            return Err(AnchorError::Forged);
+        }
         if self.entries == 0 {
             return Ok(());
         }
@@ -208,7 +220,9 @@ mod tests {
             Err(AnchorError::Forged),
             "wiped"
         );
+        assert!(anchor.goes_on(|_| None).is_err(), "wiped");
         anchor.take(0, [0; 32], &key);
+        anchor.advance();
         assert_eq!(anchor.check(&key, |_| None), Ok(()), "a new stick");
         anchor.take(7, [9; 32], &key);
         let read = Anchor::read(&anchor.advance().1);

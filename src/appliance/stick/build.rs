@@ -1,9 +1,9 @@
 //! Writing a stick: the image beside its place, everything in it read back,
 //! and then in one rename to where it belongs, or onto the medium.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -11,11 +11,12 @@ use anyhow::{Context as _, ensure};
 use ring::digest::{Context as Sha256, SHA256};
 use serde::Serialize;
 
-use super::device::Medium;
+use super::device::{self, Medium};
 use super::ext4::{Ext4, Placed};
 use super::fat32::{self, Fat32, Swap};
 use super::fill::{self, Filling};
 use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
+use super::marks::Marks;
 use super::plan::Plan;
 use super::start::StartParts;
 use super::steps::Steps;
@@ -59,8 +60,28 @@ pub struct Report {
     pub terms: String,
 }
 
+/// Refuses to put an image in the place of what is no file: of a device's node,
+/// say, which a rename would replace.
+pub fn check_out(out: &Path) -> anyhow::Result<()> {
+    let Ok(metadata) = fs::metadata(out) else {
+        return Ok(());
+    };
+    ensure!(
+        !metadata.is_dir(),
+        "{} is a folder; name a file in it",
+        out.display()
+    );
+    ensure!(
+        metadata.is_file(),
+        "{} is no file; --out writes an image file, and --device {0} writes a medium",
+        out.display()
+    );
+    Ok(())
+}
+
 /// Writes the image to a file, which is replaced.
 pub fn to_file(plan: &mut Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
+    check_out(out)?;
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     let (image, report) = image(plan, folder.unwrap_or(Path::new(".")), out, tell)?;
     image
@@ -73,28 +94,64 @@ pub fn to_file(plan: &mut Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Resu
 /// Writes the image onto a medium, and reads the medium back.
 pub fn to_medium(plan: &mut Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
     medium.holds(plan.bytes())?;
-    let (image, report) = image(plan, &std::env::temp_dir(), &medium.path, tell)?;
-    let target = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(nix::libc::O_EXCL)
-        .open(&medium.path)
-        .with_context(|| format!("opening {} for writing", medium.path.display()))?;
+    let folder = std::env::temp_dir();
+    room_for_image(plan, &folder)?;
+    let failing = |error| device::failing(error, &medium.path);
+    tell(Progress::Part(
+        "looking whether the medium holds what it says",
+    ));
+    mark(medium, 0).and_then(Marks::check).map_err(failing)?;
+    let (image, report) = image(plan, &folder, &medium.path, tell)?;
+    onto(plan, image.as_file(), &report, medium, tell).map_err(failing)?;
+    Ok(report)
+}
+
+fn mark(medium: &Medium, from: u64) -> anyhow::Result<Marks<'_, File>> {
+    Marks::set(medium.file(), &medium.path, from, medium.bytes)
+}
+
+fn onto(
+    plan: &Plan,
+    image: &File,
+    report: &Report,
+    medium: &Medium,
+    tell: &mut Tell<'_>,
+) -> anyhow::Result<()> {
+    let target = medium.file();
+    // Once more behind the image, which must not lie over them.
+    let marks = mark(medium, report.bytes)?;
     tell(Progress::Part("writing the medium"));
-    copy(image.as_file(), &target, report.bytes, tell)?;
+    copy(image, target, report.bytes, tell)?;
     target
         .sync_all()
         .context("the medium refuses to be written: is it worn out?")?;
-    kernel::forget_cache(&target)?;
+    kernel::forget_cache(target)?;
     tell(Progress::Part("reading the medium back"));
-    let read = sha256(&target, report.bytes, tell)?;
+    let read = sha256(target, report.bytes, tell).context("reading the medium back")?;
     ensure!(
         read == report.sha256,
         "{} does not hold what was written to it: it is worn out or not what it says it is",
         medium.path.display()
     );
-    span(&plan.table, medium.bytes / SECTOR, &target)?;
-    Ok(report)
+    marks.check()?;
+    span(&plan.table, medium.bytes / SECTOR, target)
+}
+
+/// The image is made in a file before the medium is touched.
+fn room_for_image(plan: &Plan, folder: &Path) -> anyhow::Result<()> {
+    let content: u64 = plan.data.iter().map(|one| one.bytes).sum();
+    let needed = content + plan.partition(4)?.offset();
+    let stat = rustix::fs::statvfs(folder)?;
+    let free = stat.f_bavail * stat.f_frsize;
+    ensure!(
+        free >= needed,
+        "the image is made in {} first, where {} MiB are free and {} MiB are needed: name a folder \
+         with room, TMPDIR=DIR groundcrew stick build ...",
+        folder.display(),
+        free >> 20,
+        needed.div_ceil(1 << 20)
+    );
+    Ok(())
 }
 
 /// Writes the table once more for the medium's real size: its copy belongs to

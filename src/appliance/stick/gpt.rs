@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Bytes of a logical block. Sticks with others exist and are refused.
+/// Bytes of a logical block. Media with others exist and are refused (`device`).
 pub const SECTOR: u64 = 512;
 /// The table and its header, the protective MBR before them: what lies at the
 /// beginning, in sectors. The copy at the end has one sector less.

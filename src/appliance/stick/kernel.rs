@@ -13,6 +13,8 @@ const RESIZE_PARTITION: i32 = 3;
 const BLKFLSBUF: u64 = 0x1261;
 /// `BLKGETSIZE64` of linux/fs.h.
 const BLKGETSIZE64: u64 = 0x8008_1272;
+/// `BLKSSZGET` of linux/fs.h: bytes of a logical block, as an int.
+const BLKSSZGET: u64 = 0x1268;
 /// `EXT4_IOC_RESIZE_FS` of ext4.h: `_IOW('f', 16, __u64)`, in blocks.
 const EXT4_RESIZE: u64 = 0x4008_6610;
 
@@ -68,6 +70,14 @@ pub fn device_bytes(disk: &File) -> io::Result<u64> {
     // SAFETY: BLKGETSIZE64 writes one u64 to where the argument points.
     result(unsafe { nix::libc::ioctl(disk.as_raw_fd(), BLKGETSIZE64, &raw mut bytes) })?;
     Ok(bytes)
+}
+
+/// Bytes of a block device's logical block.
+pub fn block_bytes(disk: &File) -> io::Result<u32> {
+    let mut bytes = 0_i32;
+    // SAFETY: BLKSSZGET writes one int to where the argument points.
+    result(unsafe { nix::libc::ioctl(disk.as_raw_fd(), BLKSSZGET, &raw mut bytes) })?;
+    u32::try_from(bytes).map_err(io::Error::other)
 }
 
 /// Grows the ext4 that is mounted at `mount` to so many blocks.

@@ -6,12 +6,13 @@
 //!         of its content                       medium   finds the data partition, grows it, mounts it
 //! build   writes and reads back                unlock   asks for the PIN, slowly
 //! start   boot loaders, kernel, menu
-//! kept    a stick that exists: sync, update
+//! kept    a stick that exists: sync, update (`bring`: what differs)
+//! reader  the same, only read: backup
 //! fill    content in, and read back            screens  what a technician sees on 80 x 24
 //! transaction, steps   changes that a cut      vault, anchor   keys under a PIN; what nobody winds back
 //!         at any moment leaves whole
 //! gpt, fat32, ext4, grub   its parts
-//! device  may this medium be written?
+//! device  may this medium be written?          marks    does it hold what it says?
 //! ```
 //!
 //! The image, in partitions:
@@ -24,6 +25,7 @@
 //! | 4 | ext4: the site, its keys in a vault; grows to the medium | what is needed, and 64 MiB |
 
 pub mod anchor;
+mod bring;
 pub mod build;
 pub mod device;
 pub mod ext4;
@@ -33,7 +35,9 @@ pub mod gpt;
 pub mod grub;
 pub mod kept;
 mod kernel;
+mod marks;
 pub mod plan;
+pub mod reader;
 pub mod run;
 pub mod start;
 pub mod steps;

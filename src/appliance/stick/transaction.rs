@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::ext4::{self, BLOCK, Ext4, Placed, Script, succeeded, tool};
 use super::steps::Steps;
@@ -111,8 +112,9 @@ pub fn steps(medium: &Ext4, bytes: u64, script: Script) -> anyhow::Result<Steps>
 }
 
 /// Finishes what a pulled stick left half-written: its journal. e2fsck on the
-/// medium itself would write its superblock word by word.
-pub fn settle(medium: &Ext4, bytes: u64) -> anyhow::Result<()> {
+/// medium itself would write its superblock word by word. `file` is the medium,
+/// held by whoever calls.
+pub fn settle(medium: &Ext4, bytes: u64, file: &File) -> anyhow::Result<()> {
     if !medium.needs_recovery()? {
         return Ok(());
     }
@@ -136,12 +138,62 @@ pub fn settle(medium: &Ext4, bytes: u64) -> anyhow::Result<()> {
         steps.write(at(block), read(&after, block)?);
         steps.sync();
     }
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(medium.file())?;
-    steps.carry_out(&file, &mut |_| {})?;
+    steps.carry_out(file, &mut |_| {})?;
     medium.check().map(drop)
+}
+
+/// Copies a file system with all that its files hold to `copy`, and finishes
+/// there what a pulled stick left half-written. The medium is only read; blocks
+/// that it does not give are zeros. `tell` hears how many bytes of how many are
+/// done.
+pub fn settled_copy(
+    medium: &Ext4,
+    bytes: u64,
+    file: &File,
+    copy: &Path,
+    tell: &mut dyn FnMut(u64, u64),
+) -> anyhow::Result<()> {
+    let bench = Bench {
+        folder: tempfile::tempdir()?,
+    };
+    // What the journal makes of the structure comes first: before that, blocks of
+    // files that are in the journal only would be taken for free ones.
+    let before = bench.structure_of(medium, bytes)?;
+    run(Command::new("cp")
+        .arg("--sparse=always")
+        .arg(&before)
+        .arg(copy))?;
+    ext4::mend(copy)?;
+    let to = fs::OpenOptions::new().read(true).write(true).open(copy)?;
+    let replayed = differing(&File::open(&before)?, &to)?;
+    let replayed: BTreeSet<Block> = replayed.into_iter().collect();
+    let free = free(copy)?;
+    let used = (0..block_count(&to)?.min(bytes / BLOCK)).filter(|block| !within(&free, *block));
+    let used: Vec<Block> = used.filter(|block| !replayed.contains(block)).collect();
+    let of = used.len() as u64 * BLOCK;
+    let (mut content, zeros) = (vec![0; BLOCK as usize], vec![0; BLOCK as usize]);
+    for (done, block) in (1..).zip(used) {
+        match file.read_exact_at(&mut content, medium.offset() + block * BLOCK) {
+            Ok(()) if content == zeros => {}
+            Ok(()) => to
+                .write_all_at(&content, block * BLOCK)
+                .with_context(|| format!("writing {}", copy.display()))?,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => {}
+            Err(error) => return Err(error).context("reading the stick"),
+        }
+        tell(done * BLOCK, of);
+    }
+    Ok(())
+}
+
+/// How many blocks a file system has, by its superblock.
+fn block_count(image: &File) -> anyhow::Result<u64> {
+    let number = |at: u64| {
+        let mut bytes = [0; 4];
+        image.read_exact_at(&mut bytes, 1024 + at)?;
+        anyhow::Ok(u64::from(u32::from_le_bytes(bytes)))
+    };
+    Ok(number(4)? | number(0x150)? << 32)
 }
 
 impl Bench {
@@ -242,6 +294,10 @@ fn contents(files: &[Placed], offset: u64, steps: &mut Steps) -> anyhow::Result<
 
 fn changed(before: &Path, after: &Path) -> anyhow::Result<Changed> {
     let (was_free, is_free) = (free(before)?, free(after)?);
+    ensure!(
+        !is_free.is_empty(),
+        "dumpe2fs tells of no free blocks: the stick would be full; build it anew on a larger one"
+    );
     let fresh: BTreeSet<Block> = was_free
         .iter()
         .flat_map(|(first, end)| *first..=*end)
@@ -288,7 +344,6 @@ fn free(image: &Path) -> anyhow::Result<Vec<(Block, Block)>> {
             found.push((first.parse()?, last.parse()?));
         }
     }
-    ensure!(!found.is_empty(), "dumpe2fs tells of no free blocks");
     found.sort_unstable();
     Ok(found)
 }
@@ -412,7 +467,17 @@ mod tests {
         }
 
         fn is_changed(&self) -> bool {
-            let first = |name| self.content(name).map(|bytes| (bytes[0], bytes.len()));
+            self.state_of(&self.ext4)
+        }
+
+        fn state_of(&self, ext4: &Ext4) -> bool {
+            let content = |name| {
+                let to = self.folder.path().join("dumped");
+                let _ = fs::remove_file(&to);
+                ext4.dump(name, &to).ok()?;
+                fs::read(to).ok()
+            };
+            let first = |name| content(name).map(|bytes| (bytes[0], bytes.len()));
             match NAMES.map(first) {
                 [Some((1, 5000)), Some((2, 100_000)), None] => false,
                 [None, Some((3, 130_001)), Some((4, 9000))] => true,
@@ -483,10 +548,21 @@ mod tests {
             for _ in 0..rounds {
                 let mut image = before.clone();
                 steps.pulled(&mut image, count, &mut stays);
-                fs::write(medium.ext4.file(), image).unwrap();
-                settle(&medium.ext4, BYTES).unwrap();
+                fs::write(medium.ext4.file(), &image).unwrap();
+                // Read only: a copy is put in order, and comes to the same.
+                let copy = medium.folder.path().join(format!("copy-{count}"));
+                let read = File::open(medium.ext4.file()).unwrap();
+                settled_copy(&medium.ext4, BYTES, &read, &copy, &mut |_, _| {}).unwrap();
+                assert!(image == fs::read(medium.ext4.file()).unwrap());
+                let saved = medium.state_of(&Ext4::at(&copy, 0));
+                fs::remove_file(copy).unwrap();
+                let mut options = fs::OpenOptions::new();
+                let file = options.read(true).write(true).open(medium.ext4.file());
+                let file = file.unwrap();
+                settle(&medium.ext4, BYTES, &file).unwrap();
                 medium.ext4.check().unwrap();
-                states[usize::from(medium.is_changed())] += 1;
+                assert_eq!(medium.is_changed(), saved);
+                states[usize::from(saved)] += 1;
             }
         }
         println!("{} steps; found old and new {states:?}", steps.moments());

@@ -158,8 +158,9 @@ impl Stick {
         told.is_ok_and(|text| text.trim() == "1")
     }
 
-    /// Rewrites the table for the medium's real size: the copy at the end
-    /// first, so that a pulled stick has one that is whole at every moment.
+    /// Rewrites the table for the medium's real size: the copy at the end first.
+    /// While it is written the head is whole, old as it is; while the head is
+    /// written the copy is, and firmware and kernels take that one.
     fn grow_partition(&mut self) -> anyhow::Result<Option<u64>> {
         let disk = OpenOptions::new().read(true).write(true).open(&self.disk)?;
         let sectors = kernel::device_bytes(&disk)? / SECTOR;

@@ -565,7 +565,9 @@ proptest! {
         }
         prop_assert!(recorder.stories().count() <= 4);
         for (id, story) in recorder.stories() {
-            prop_assert_eq!(recorder.held(id), hold(story));
+            for asks in [Asks::ByText, Asks::ByDhcp] {
+                prop_assert_eq!(recorder.held(id, asks), hold(story, asks));
+            }
             prop_assert!(story.events.len() <= MAX_EVENTS);
             let told = diagnose(story, At(at + 1_000_000));
             prop_assert_eq!(told.lines.is_empty(), story.events.is_empty());

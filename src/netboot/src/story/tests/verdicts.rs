@@ -344,7 +344,7 @@ fn who_waits_is_told_so_while_it_is_heard() {
         told.loads("snponly.efi").then(SECOND, waits());
     }
     told.then(SECOND, discover(ClientKind::Pxe));
-    assert_eq!(hold(told.story()), None);
+    assert_eq!(hold(told.story(), Asks::ByText), None);
     assert_eq!(told.after(SECOND).past[1].cause, Some(Cause::Waiting));
 }
 
