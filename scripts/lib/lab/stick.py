@@ -17,7 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
-from . import appliance, cuts, host, hwhash, lessee, machine, media, milestones, oem, renewal, verify
+from . import appliance, cuts, host, hwhash, lessee, machine, media, milestones, moments, oem, renewal, verify
 from .say import LabError
 
 PIN = "lab-stick-77"
@@ -57,7 +57,7 @@ class Guest:
         self._ended = False
         self._heard = threading.Condition()
 
-    def start(self, drives, wire=None, ram=512, serial="STICK0001", screen=False):
+    def start(self, drives, wire=None, ram=512, serial="STICK0001", screen=False, more=()):
         """`screen`: with a graphics card, of which `picture` takes what it shows."""
         secure = self.fw == "secure"
         argv = ["qemu-system-x86_64", "-name", self.name, "-accel", "kvm" if self._accel == "kvm" else "tcg,tb-size=128",
@@ -73,7 +73,7 @@ class Guest:
                 argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
         if screen:
             argv += ["-vga", "std", "-qmp", f"unix:{self.folder / 'qmp'},server=on,wait=off"]
-        argv += drives + (wire or ["-nic", "none"])
+        argv += drives + (wire or ["-nic", "none"]) + list(more)
         self.started = time.monotonic()
         self._process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL"] + [str(a) for a in argv],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -153,6 +153,9 @@ class Guest:
             self._process.wait(timeout=patience)
         except subprocess.TimeoutExpired:
             raise LabError(f"{self.name} did not end within {patience} s") from None
+
+    def ended(self):
+        return self._process.poll() is not None
 
     def pull(self):
         """Power off without a word."""
@@ -281,7 +284,9 @@ class StickLab:
         served.expect(r"provisioned +STICK0001", 30, "seen")
         served.picture("appliance")
         device.pull()
-        served.type("q")
+        served.type("q" + ENTER)
+        served.expect("Type yes", 30)
+        served.type("yes" + ENTER)
         served.end()
         self._judge_disk(device)
         marks = served.marks
@@ -356,8 +361,6 @@ class StickLab:
         if not known:
             code = device.expect(r"code (\S+) waiting", 60)[1]
             promised("waits", name)
-            served.type("a")
-            served.expect("Code on the device's screen", 30)
             served.type(code + ENTER)
             served.expect(f"{name} is let in", 60)
             promised("approved", name)
@@ -375,13 +378,27 @@ class StickLab:
         guest.choose(1)
         guest.unlock()
         guest.expect(r"ready: site", 120)
-        guest.type("q")
+        guest.type("q" + ENTER)
+        guest.expect("Type yes", 30)
+        guest.type("yes" + ENTER)
         guest.end()
         self.say(f"pulled at write {cut}, started again: it serves", guest.name)
 
     def media(self):
         """Write-protected, full, worn: what a technician reads."""
         self.results["media"] = media.broken(self)
+
+    def clock(self):
+        """Machines whose clocks are wrong."""
+        self.results["clock"] = moments.clock(self)
+
+    def unplug(self):
+        """The stick is taken out while it is the appliance."""
+        self.results["unplug"] = moments.unplug(self)
+
+    def late_server(self):
+        """No cable, then no server, then one."""
+        self.results["late-server"] = moments.late_server(self)
 
     def device(self):
         """`stick build --device` on loop devices."""
@@ -463,7 +480,9 @@ class StickLab:
 
     def _usb(self, stick):
         return ["-drive", f"if=none,id=u0,format=raw,file={stick}", "-device", "qemu-xhci",
-                "-device", "usb-storage,drive=u0,removable=on,bootindex=1"]
+                "-device", "usb-storage,id=stick,drive=u0,removable=on,bootindex=1"]
+
+    _wire = staticmethod(_wire)
 
     def _disk(self, guest):
         disk = guest.folder / "disk.qcow2"
@@ -493,10 +512,10 @@ class StickLab:
         if self.options.json:
             self.options.json.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
         for name, found in self.results.items():
-            self.say.plain(f"{name}: {json.dumps({k: v for k, v in found.items() if k not in ('said', 'page')})}")
-            for key in ("said", "page"):
-                if key in found:
-                    self.say.plain(found[key].rstrip())
+            pages = {k: v for k, v in found.items() if k in ("said", "page") or "\n" in str(v)}
+            self.say.plain(f"{name}: {json.dumps({k: v for k, v in found.items() if k not in pages})}")
+            for key, text in pages.items():
+                self.say.plain(f"-- {key}\n{str(text).rstrip()}")
         if good and not self.options.keep:
             shutil.rmtree(self._folder, ignore_errors=True)
         else:

@@ -53,15 +53,10 @@ pub struct ClockSetArgs {
     pub site: SiteArg,
 }
 
-/// Reads a time as people write it, with or without seconds and `Z`.
+/// Reads a time as people write it, with or without seconds, `Z` or their zone.
 fn parse(text: &str) -> Result<UnixTime, String> {
-    let form = text.trim().trim_end_matches('Z').replacen(' ', "T", 1);
-    let full = match form.len() {
-        16 => format!("{form}:00Z"),
-        _ => format!("{form}Z"),
-    };
-    let wrong = "write it in UTC as '2026-11-23 10:00'";
-    full.parse().map_err(|_| wrong.to_owned())
+    let wrong = "write it in UTC as '2026-11-23 10:00', or with your zone as '2026-11-23 12:00 +2'";
+    time::spoken(text).ok_or_else(|| wrong.to_owned())
 }
 
 /// Carries it out.

@@ -366,19 +366,28 @@ fn pin(file: Option<&Path>) -> anyhow::Result<Pin> {
         let text = std::fs::read_to_string(path);
         let text = text.with_context(|| format!("reading {}", path.display()))?;
         let line = text.lines().next().unwrap_or_default();
-        return line.parse().with_context(|| path.display().to_string());
+        let pin: Pin = line.parse().with_context(|| path.display().to_string())?;
+        tell_of_keyboards(&pin);
+        return Ok(pin);
     }
     ensure!(
         std::io::stdin().is_terminal(),
         "nobody is there to type the stick's PIN: name a file with --pin-file"
     );
     let first = secret::typed("the stick's vault (its PIN)")?;
-    let pin = first.parse()?;
+    let pin: Pin = first.parse()?;
+    tell_of_keyboards(&pin);
     ensure!(
         secret::typed("the stick's vault, once more")? == first,
         "the two differ; nothing was written"
     );
     Ok(pin)
+}
+
+fn tell_of_keyboards(pin: &Pin) {
+    if let Some(warning) = pin.warning() {
+        eprintln!("warning: {warning}");
+    }
 }
 
 /// On a terminal one line with a bar; elsewhere a line for each part.

@@ -216,6 +216,11 @@ impl Office {
         self.lock().registry.chain().seq()
     }
 
+    /// How many devices were granted a bundle, of those that the charter admits.
+    pub fn granted_devices(&self) -> usize {
+        self.lock().registry.granted_devices()
+    }
+
     /// Signs what the journal says, where there is something new, and returns
     /// when everything decided so far is on disk.
     pub async fn close(&self) {

@@ -149,6 +149,39 @@ pub fn decide(
         .with_context(|| format!("writing {}", path.display()))
 }
 
+/// A time as people write it, in UTC or with their zone behind it:
+/// `2026-11-23 10:00`, `2026-11-23T10:00:00Z`, `2026-11-23 12:00 +2`, `+05:30`.
+pub fn spoken(text: &str) -> Option<UnixTime> {
+    let text = text.trim();
+    // The date has dashes of its own, ten characters of it.
+    let zone = text.rfind(['+', '-']).filter(|at| *at > 10);
+    let (time, zone) = text.split_at(zone.unwrap_or(text.len()));
+    let form = time.trim().trim_end_matches('Z').replacen(' ', "T", 1);
+    let full = match form.len() {
+        16 => format!("{form}:00Z"),
+        _ => format!("{form}Z"),
+    };
+    let time: UnixTime = full.parse().ok()?;
+    if zone.is_empty() {
+        return Some(time);
+    }
+    let (east, ahead) = (zone.starts_with('+'), zone.get(1..)?.trim());
+    let (hours, minutes) = ahead.split_once(':').unwrap_or((ahead, "0"));
+    let hours = hours.parse::<u64>().ok().filter(|hours| *hours <= 14)?;
+    let minutes = minutes
+        .parse::<u64>()
+        .ok()
+        .filter(|minutes| *minutes < 60)?;
+    let shift = hours * 3600 + minutes * 60;
+    let seconds = time.seconds();
+    let utc = if east {
+        seconds.checked_sub(shift)?
+    } else {
+        seconds + shift
+    };
+    Some(UnixTime::new(utc))
+}
+
 /// What is past without anybody's word, and until when HQ vouches.
 fn proven(site: &Site) -> anyhow::Result<(Vec<Proof>, Option<UnixTime>)> {
     let mut proofs = vec![Proof {
@@ -198,6 +231,34 @@ mod tests {
     use super::*;
     use crate::hq::found;
     use crate::site::create::{FirstMode, NewSite};
+
+    #[test]
+    fn people_s_zones_are_understood() {
+        let utc: UnixTime = "2026-11-23T10:00:00Z".parse().unwrap();
+        for same in [
+            "2026-11-23 10:00",
+            "2026-11-23 10:00Z",
+            "2026-11-23 12:00 +2",
+            "2026-11-23 12:00+02:00",
+            "2026-11-23T15:30:00 +5:30",
+            "2026-11-23 05:00 -5",
+            "2026-11-23 05:00 -05:00",
+        ] {
+            assert_eq!(spoken(same), Some(utc), "{same}");
+        }
+        for wrong in [
+            "",
+            "10:00 +2",
+            "2026-11-23 12:00 +",
+            "2026-11-23 12:00 +15",
+            "2026-11-23 12:00 +2:60",
+            "2026-11-23 12:00 CET",
+            "1970-01-01 00:00 +2",
+            "é+é",
+        ] {
+            assert_eq!(spoken(wrong), None, "{wrong}");
+        }
+    }
 
     fn site() -> (tempfile::TempDir, Site) {
         let folder = tempfile::tempdir().unwrap();

@@ -42,8 +42,8 @@ pub enum PinError {
     /// Longer than anybody types.
     #[error("a PIN has at most {MAX_PIN} characters")]
     Long,
-    /// Not to be typed on every keyboard.
-    #[error("a PIN has letters, figures, blanks and signs that every keyboard has (ASCII)")]
+    /// No key of a US keyboard has it, and a stick reads every keyboard as one.
+    #[error("a PIN has letters, figures, blanks and signs of a US keyboard (ASCII)")]
     Character,
 }
 
@@ -59,6 +59,29 @@ impl std::str::FromStr for Pin {
             MIN_PIN..=MAX_PIN => Ok(Self(text.to_owned())),
             _ => Err(PinError::Long),
         }
+    }
+}
+
+/// Letters whose keys say the same on QWERTY, QWERTZ and AZERTY keyboards.
+const SAME_LETTERS: &str = "bcdefghijklnoprstuvx";
+
+impl Pin {
+    /// What a technician whose keyboard is no US one may not find: a stick reads
+    /// every keyboard as a US one. Nothing where all characters have the same key
+    /// everywhere; figures count as such, though an AZERTY keyboard prints them
+    /// as shifted, because it has them on the same keys.
+    pub fn warning(&self) -> Option<String> {
+        let same = |c: &char| {
+            c.is_ascii_digit() || *c == ' ' || SAME_LETTERS.contains(c.to_ascii_lowercase())
+        };
+        let elsewhere = self.0.chars().any(|c| !same(&c));
+        elsewhere.then(|| {
+            format!(
+                "the PIN has characters that lie elsewhere on other keyboards, and a stick reads \
+                 each as a US one (Y and Z, A and Q, signs): Tab shows there what is typed; \
+                 figures, blanks and the letters {SAME_LETTERS} are the same on all"
+            )
+        })
     }
 }
 
@@ -321,5 +344,23 @@ mod tests {
         assert_eq!("geheim-ü".parse::<Pin>(), Err(PinError::Character));
         assert_eq!("x".repeat(129).parse::<Pin>(), Err(PinError::Long));
         assert_eq!(format!("{:?}", pin("123456")), "Pin(…)");
+    }
+
+    #[test]
+    fn a_pin_that_other_keyboards_type_differently_is_told() {
+        for same in ["12345678", "blue birds 77", "NordLicht", "sixteen doors"] {
+            assert_eq!(pin(same).warning(), None, "{same}");
+        }
+        for other in [
+            "crazy 77",
+            "Quiche",
+            "lab-stick",
+            "blue_bird",
+            "AAAAAA",
+            "mmmmmm",
+        ] {
+            let warning = pin(other).warning().unwrap();
+            assert!(!warning.contains(other), "the PIN itself is never shown");
+        }
     }
 }

@@ -112,7 +112,7 @@ pub fn bring_up(args: &BootArgs, say: &dyn Fn(String)) -> Result<Network, NetErr
         .unwrap_or(link.mac);
     let network = match args.address {
         Some(address) => adopt(&mut netlink, args, &link, mac, address),
-        None => lease(&mut netlink, args, &link, mac, DHCP_DEADLINE, say),
+        None => lease(&mut netlink, args, &link, mac, DHCP_DEADLINE, None, say),
     }?;
     Ok(network)
 }
@@ -134,7 +134,8 @@ pub fn for_appliance(
     }
     let candidates = cards(&mut netlink, args.mac)?;
     let link = with_carrier(&mut netlink, &candidates, say)?;
-    match lease(&mut netlink, args, &link, link.mac, APPLIANCE_PATIENCE, say) {
+    let (mac, patience) = (link.mac, APPLIANCE_PATIENCE);
+    match lease(&mut netlink, args, &link, mac, patience, Some(own), say) {
         Err(NetError::NoLease(_)) => {}
         other => return other.map(|network| (network, true)),
     }
@@ -279,12 +280,14 @@ fn adopt(
     })
 }
 
+/// Asks for an address and takes it, `instead_of` one that the interface may have.
 fn lease(
     netlink: &mut Netlink,
     args: &BootArgs,
     link: &LinkInfo,
     mac: MacAddr,
     patience: Duration,
+    instead_of: Option<Address>,
     say: &dyn Fn(String),
 ) -> Result<Network, NetError> {
     let system = |error| NetError::System {
@@ -303,6 +306,11 @@ fn lease(
         ip: lease.ip,
         prefix,
     };
+    // Before the new one is there: the kernel takes further addresses of a network
+    // away together with its first. Mostly there is none.
+    if let Some(old) = instead_of.filter(|old| *old != address) {
+        let _ = netlink.remove_address(link.index, old);
+    }
     if configure(netlink, link, address, lease.router).is_err() {
         configure(netlink, link, address, None)?;
     }

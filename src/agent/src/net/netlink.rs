@@ -18,6 +18,7 @@ const LINK_GROUP: u32 = 1;
 const NEWLINK: u16 = 16;
 const GETLINK: u16 = 18;
 const NEWADDR: u16 = 20;
+const DELADDR: u16 = 21;
 const NEWROUTE: u16 = 24;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -113,6 +114,14 @@ impl Netlink {
             attribute(&mut body, 4, &broadcast.octets()); // IFA_BROADCAST
         }
         self.change(NEWADDR, CREATE_REPLACE, &body)
+    }
+
+    /// Takes an address away.
+    pub fn remove_address(&mut self, index: u32, address: Address) -> io::Result<()> {
+        let mut body = vec![2, address.prefix, 0, 0]; // AF_INET, flags, scope
+        body.extend(index.to_ne_bytes());
+        attribute(&mut body, 2, &address.ip.octets()); // IFA_LOCAL
+        self.change(DELADDR, 0, &body)
     }
 
     /// The default route.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::appliance::network_of;
 use super::terminal::Terminal;
+use super::wire::network_of;
 use super::{AGENT, End, screens};
 use crate::check::servers_on;
 use crate::site::Cidr;

@@ -1,15 +1,18 @@
 //! What runs on a stick: `groundcrew stick run`, started by the agent, which is
 //! PID 1 and loads drivers. By its exit status the machine restarts (0) or is
-//! switched off (10).
+//! switched off (10); 11 says that the stick was pulled.
 
 mod appliance;
 mod check;
+mod clock;
+mod input;
 mod medium;
 mod provision;
 mod screens;
 mod service;
 mod terminal;
 mod unlock;
+mod wire;
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -34,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 enum End {
     Restart,
     PowerOff,
+    /// Nothing more can be written; the agent says so, as PID 1 does when the
+    /// store ends this program.
+    Pulled,
 }
 
 impl From<End> for ExitCode {
@@ -41,6 +47,7 @@ impl From<End> for ExitCode {
         match end {
             End::Restart => Self::SUCCESS,
             End::PowerOff => Self::from(10),
+            End::Pulled => Self::from(11),
         }
     }
 }
@@ -99,6 +106,10 @@ fn with_stick(terminal: &mut Terminal, data: Guid, mode: Mode) -> anyhow::Result
     let mut stick = Stick::find(data)?;
     let notes = stick.mount()?;
     let done = opened(terminal, &stick, &notes, mode);
+    // Whatever went wrong then, this is why.
+    if done.is_err() && !stick.is_there() {
+        return Ok(End::Pulled);
+    }
     stick.unmount();
     match done? {
         Done::End(end) => Ok(end),
@@ -127,13 +138,14 @@ fn opened(
     notes: &[String],
     mode: Mode,
 ) -> anyhow::Result<Done> {
-    let coming = (mode == Mode::Appliance).then(appliance::Coming::begin);
+    let coming = (mode == Mode::Appliance).then(wire::Coming::begin);
     let mut kept = unlock::unlock(terminal, stick)?;
     for note in notes {
         terminal.say(&format!("{note}\n"));
     }
+    clock::settle(terminal, &unlock::site())?;
     match coming {
-        Some(coming) => appliance::run(terminal, &mut kept, coming?),
+        Some(coming) => appliance::run(terminal, stick, &mut kept, coming?),
         None => provision::run(terminal, &mut kept),
     }
 }

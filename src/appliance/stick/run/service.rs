@@ -86,6 +86,16 @@ impl Service {
             .block_on(self.office.execute(Order { by, command }))
     }
 
+    /// Whether the clock is believed.
+    pub fn knows_the_time(&self) -> bool {
+        self.office.knows_the_time()
+    }
+
+    /// How many devices were let in, of those that HQ allows.
+    pub fn granted_devices(&self) -> usize {
+        self.office.granted_devices()
+    }
+
     /// How far the journal has come.
     pub fn journal_entries(&self) -> u64 {
         self.office.journal_entries()

@@ -43,6 +43,14 @@ impl Terminal {
         }
     }
 
+    /// Shows what is typed, on the line below the page: that line alone is drawn anew.
+    pub fn prompt(&mut self, text: &str) {
+        let shown: String = text.chars().filter(|c| !c.is_control()).take(79).collect();
+        for out in &mut self.outs {
+            out.write(&format!("\r\x1b[K{shown}"));
+        }
+    }
+
     /// Adds to what is shown.
     pub fn say(&mut self, text: &str) {
         for out in &mut self.outs {
@@ -50,40 +58,30 @@ impl Terminal {
         }
     }
 
-    /// A line that is typed, shown as asterisks, without its end.
+    /// A line that is typed, shown as asterisks until Tab shows it, without its end.
     pub fn secret(&mut self, prompt: &str) -> String {
-        self.typed(prompt, |_| '*')
+        self.typed(prompt, true)
     }
 
-    /// A line that is typed, without its end.
+    /// A line that is typed, without its end. Nothing else goes on meanwhile.
     pub fn line(&mut self, prompt: &str) -> String {
-        self.typed(prompt, |typed| typed)
+        self.typed(prompt, false)
     }
 
-    fn typed(&mut self, prompt: &str, shown: impl Fn(char) -> char) -> String {
+    fn typed(&mut self, prompt: &str, hidden: bool) -> String {
         while self.keys.try_recv().is_ok() {}
         self.say(prompt);
-        let mut line = String::new();
+        let mut line = Line::new(hidden);
         loop {
             match self.keys.recv() {
                 Ok(b'\r' | b'\n') => break,
-                Ok(8 | 127) if line.pop().is_some() => self.say("\x08 \x08"),
-                // Ctrl-U
-                Ok(21) => {
-                    self.say(&"\x08 \x08".repeat(line.len()));
-                    line.clear();
-                }
-                Ok(byte @ b' '..=b'~') if line.len() < 200 => {
-                    line.push(char::from(byte));
-                    self.say(&shown(char::from(byte)).to_string());
-                }
-                Ok(_) => {}
+                Ok(key) => self.say(&line.press(key)),
                 // No terminal at all: nobody will ever type.
                 Err(_) => std::thread::park(),
             }
         }
-        self.say("\n");
-        line
+        self.say(&format!("{}\n", line.hide()));
+        line.text
     }
 
     /// The next key, or none when `patience` ends.
@@ -107,6 +105,64 @@ impl Terminal {
                 return;
             }
         }
+    }
+}
+
+/// A line on its way, and whether it can be read.
+struct Line {
+    text: String,
+    secret: bool,
+    hidden: bool,
+}
+
+impl Line {
+    const fn new(hidden: bool) -> Self {
+        Self {
+            text: String::new(),
+            secret: hidden,
+            hidden,
+        }
+    }
+
+    /// Takes a key, and says what is to be written for it.
+    fn press(&mut self, key: u8) -> String {
+        match key {
+            8 | 127 if self.text.pop().is_some() => "\x08 \x08".to_owned(),
+            // Ctrl-U
+            21 => {
+                let gone = "\x08 \x08".repeat(self.text.len());
+                self.text.clear();
+                gone
+            }
+            b'\t' if self.secret => {
+                self.hidden = !self.hidden;
+                self.again()
+            }
+            b' '..=b'~' if self.text.len() < 200 => {
+                self.text.push(char::from(key));
+                let shown = if self.hidden { '*' } else { char::from(key) };
+                shown.to_string()
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// A secret does not stay on the screen.
+    fn hide(&mut self) -> String {
+        if self.secret == self.hidden {
+            return String::new();
+        }
+        self.hidden = true;
+        self.again()
+    }
+
+    fn again(&self) -> String {
+        let shown = if self.hidden {
+            "*".repeat(self.text.len())
+        } else {
+            self.text.clone()
+        };
+        format!("{}{shown}", "\x08".repeat(self.text.len()))
     }
 }
 
@@ -162,6 +218,22 @@ fn consoles(active: &str) -> Vec<(String, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tab_shows_a_secret_and_its_end_hides_it() {
+        let mut line = Line::new(true);
+        let typed = |line: &mut Line, keys: &str| -> String {
+            keys.bytes().map(|key| line.press(key)).collect()
+        };
+        assert_eq!(typed(&mut line, "crayz"), "*****");
+        assert_eq!(typed(&mut line, "\t"), "\x08\x08\x08\x08\x08crayz");
+        assert_eq!(typed(&mut line, "\x7f\x7fzy"), "\x08 \x08\x08 \x08zy");
+        assert_eq!(line.hide(), "\x08\x08\x08\x08\x08*****");
+        assert_eq!(line.text, "crazy");
+        let mut plain = Line::new(false);
+        assert_eq!(typed(&mut plain, "a\tb"), "ab");
+        assert_eq!((plain.hide(), plain.text.as_str()), (String::new(), "ab"));
+    }
 
     #[test]
     fn the_screen_and_every_serial_line() {

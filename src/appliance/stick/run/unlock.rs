@@ -37,7 +37,11 @@ pub fn unlock(terminal: &mut Terminal, stick: &Stick) -> anyhow::Result<Kept> {
         format!("groundcrew stick of the site {}", vault.site()),
         String::new(),
         "Its keys are locked. Type the PIN that was chosen when it was built, then".to_owned(),
-        "Enter; the backspace key takes back a character.".to_owned(),
+        "Enter; the backspace key takes back a character, Tab shows what is typed.".to_owned(),
+        String::new(),
+        "The keyboard is read as a US one. On a German one Y and Z change places, on a".to_owned(),
+        "French one A and Q, Z and W; figures are typed without Shift, and signs lie".to_owned(),
+        "elsewhere: look with Tab.".to_owned(),
         String::new(),
     ]);
     let secrets = loop {
@@ -49,7 +53,7 @@ pub fn unlock(terminal: &mut Terminal, stick: &Stick) -> anyhow::Result<Kept> {
             ));
             std::thread::sleep(Duration::from_secs(wait));
         }
-        let pin: Pin = match terminal.secret("PIN: ").parse() {
+        let pin: Pin = match terminal.secret("US keyboard, Tab shows it. PIN: ").parse() {
             Ok(pin) => pin,
             Err(error) => {
                 terminal.say(&format!("{error}\n"));
