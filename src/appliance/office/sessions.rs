@@ -36,8 +36,9 @@ impl Enrollment {
     /// The agent reports at `now`; whether its story is to hear of it: of each
     /// phase, and now and then that it is still at work.
     pub fn report(&mut self, progress: Progress, now: Instant) -> bool {
-        let before = self.progress.replace(progress.clone());
+        let before = self.progress.as_ref();
         let same = before.is_some_and(|before| before.phase == progress.phase);
+        self.progress = Some(progress);
         let tell = is_due(self.told.filter(|_| same), now);
         if tell {
             self.told = Some(now);
