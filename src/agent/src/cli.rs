@@ -69,7 +69,8 @@ Usage:
   groundcrew-agent --help
 
 As the first process (PID 1) it reads gc.mac, gc.ip, gc.mask, gc.gw, gc.server,
-gc.http and gc.https from the kernel's command line; without gc.ip and gc.mask it asks DHCP.
+gc.http and gc.https from the kernel's command line; without gc.ip and gc.mask
+it asks DHCP.
 
 Exit status: 0 done, 1 failed, 2 wrong usage.
 ";
