@@ -141,6 +141,11 @@ def device(lab):
         code, text = _asked(lab, pin, node, "no\n")
         if code == 0 or "will be lost" not in text or "nothing was written" not in text or _digest(medium) != before:
             raise LabError(f"asked and answered `no`: exit {code}:\n{text}")
+        short = lab._folder / "short-pin"
+        short.write_text("12345\n", encoding="ascii")
+        code, text = _asked(lab, short, node, "yes\n")
+        if code == 0 or "at least 6" not in text or "will be lost" in text:
+            raise LabError(f"a PIN that is too short, before the question: exit {code}:\n{text}")
         code, text = _asked(lab, pin, node, "yes\n")
         if code or text.count("will be lost") != 1:
             raise LabError(f"asked and answered `yes`: exit {code}:\n{text}")

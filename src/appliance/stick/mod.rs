@@ -12,7 +12,8 @@
 //! transaction, steps   changes that a cut      vault, anchor   keys under a PIN; what nobody winds back
 //!         at any moment leaves whole
 //! gpt, fat32, ext4, grub   its parts
-//! device  may this medium be written?          marks    does it hold what it says?
+//! device  may this medium be written?
+//! marks   does it hold what it says?
 //! ```
 //!
 //! The image, in partitions:
