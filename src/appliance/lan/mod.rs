@@ -261,6 +261,11 @@ impl Desk {
         let _ = (!events.is_empty()).then(|| place.write(events.into_iter().map(change).collect()));
     }
 
+    /// Nobody answered at the address of a held offer; whether it may be sent.
+    pub fn nobody_at(&self, ip: Ipv4Addr) -> bool {
+        self.lock().service.nobody_at(ip)
+    }
+
     /// Who has this address asked for something to boot.
     pub fn seen(&self, ip: Ipv4Addr) {
         self.lock().service.seen(ip);

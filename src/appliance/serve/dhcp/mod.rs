@@ -268,6 +268,8 @@ async fn probe(sockets: &Sockets, desk: &Desk) -> Duration {
 /// that is in use asks again, and is offered another.
 async fn offer_if_free(sockets: Arc<Sockets>, desk: Arc<Desk>, offer: Reply, client: MacAddr) {
     match may_offer(&sockets, &offer, client).await {
+        // Its client was heard while the wire was asked.
+        Ok(()) if offer.held && !desk.nobody_at(offer.yiaddr) => (),
         Ok(()) => send::reply(&sockets, &offer).await,
         Err(Some(user)) => desk.conflict(offer.yiaddr, user),
         Err(None) => (),

@@ -185,6 +185,8 @@ pub(super) struct Asker<'a> {
 struct Offer {
     key: ClientKey,
     until: UnixTime,
+    /// ARP found nobody there; see [`Leases::nobody_at`].
+    nobody_there: bool,
 }
 
 impl Leases {
@@ -285,6 +287,9 @@ impl Leases {
     ) -> Option<Ipv4Addr> {
         let ip = self.choose(subnet, asker, wish, now)?;
         let key = asker.key;
+        // Who asks again takes the same offer, and may take it while it is asked again.
+        let same = self.offers.get(&ip).filter(|offer| offer.key == *key);
+        let nobody_there = same.is_some_and(|offer| offer.nobody_there);
         if let Some(earlier) = self.offered_to(key) {
             self.withdraw(earlier);
         }
@@ -298,6 +303,7 @@ impl Leases {
             Offer {
                 key: key.clone(),
                 until,
+                nobody_there,
             },
         );
         self.offer_of.insert(key.clone(), ip);
@@ -357,6 +363,26 @@ impl Leases {
         if self.strangers.trust(ip) {
             self.withdraw(ip);
         }
+    }
+
+    /// ARP found nobody at a doubted address that is on offer: now it may be taken.
+    /// `false`: it is not on offer any more, because somebody was heard.
+    pub(super) fn nobody_at(&mut self, ip: Ipv4Addr) -> bool {
+        let doubted = self.strangers.doubted(ip);
+        match self.offers.get_mut(&ip).filter(|_| doubted) {
+            Some(offer) => {
+                offer.nobody_there = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether an address that another's lease holds waits for ARP's word: whoever
+    /// guesses it meanwhile must not get it.
+    pub(super) fn is_unasked(&self, ip: Ipv4Addr) -> bool {
+        let offer = self.offers.get(&ip);
+        self.strangers.doubted(ip) && offer.is_some_and(|offer| !offer.nobody_there)
     }
 
     pub(super) fn strangers(&self) -> &Strangers {

@@ -296,6 +296,13 @@ impl Server {
         }
     }
 
+    /// ARP found nobody at the address of an offer that is [`Reply::held`]: it may be
+    /// sent, and taken. `false`: somebody was heard there meanwhile, it must not.
+    pub fn nobody_at(&mut self, ip: Ipv4Addr) -> bool {
+        let network = self.networks.iter_mut().find(|n| n.subnet.gives(ip));
+        network.is_some_and(|network| network.leases.nobody_at(ip))
+    }
+
     /// Addresses of clients that have shown one exchange and nothing since.
     pub fn strangers(&self) -> usize {
         self.networks.iter().map(Network::strangers).sum()

@@ -119,11 +119,6 @@ fn random_life_on(seed: u64, steps: usize, subnet: &Subnet) -> [usize; 5] {
                 counts[2] += 1;
                 continue;
             }
-            // The reply is lost.
-            2..12 => {
-                bench.send(&packet);
-                continue;
-            }
             _ => (),
         }
         let verdict = bench.send(&packet);
@@ -131,17 +126,27 @@ fn random_life_on(seed: u64, steps: usize, subnet: &Subnet) -> [usize; 5] {
             && reply.held
         {
             let ip = reply.yiaddr;
+            // ARP takes its time; one in four waits so long that others ask before.
+            let waits = dice.roll(4) == 0;
             let uses = |b: &Believer| {
                 b.bound
                     .is_some_and(|(at, until)| at == ip && until > bench.now)
             };
+            if waits {
+                continue;
+            }
             if let Some((user, _)) = believers.iter().find(|(_, b)| uses(b)) {
                 let mac = groundcrew_core::hardware::MacAddr([0x52, 0x54, 0, 0, 0, *user]);
                 let rows = bench.server.conflict(ip, mac, UnixTime::new(bench.now));
                 assert_eq!(rows, [], "it holds the address by right");
                 continue;
             }
+            assert!(bench.server.nobody_at(ip));
             counts[4] += 1;
+        }
+        // The reply is lost.
+        if (2..12).contains(&fate) {
+            continue;
         }
         let believer = believers.entry(n).or_default();
         match verdict {

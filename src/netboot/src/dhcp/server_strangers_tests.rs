@@ -69,6 +69,12 @@ fn the_lease_of_nobody_is_taken_after_arp_found_nobody() {
     );
     let other = bench.reply(&client(2));
     assert_eq!(other.yiaddr, ip(101), "each is offered once");
+    // The wire is still being asked, and the offer not sent: it was guessed.
+    let nak = bench.reply(&selecting(&client(1), ip(100)));
+    assert_eq!(nak.kind, ReplyKind::Nak);
+    assert!(bench.server.nobody_at(ip(100)));
+    // It asks once more before it has heard the first offer.
+    assert_eq!(bench.reply(&client(1)).yiaddr, ip(100));
     let ack = bench.reply(&selecting(&client(1), ip(100)));
     assert_eq!((ack.kind, ack.yiaddr), (ReplyKind::Ack, ip(100)));
     let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
@@ -105,6 +111,7 @@ fn who_comes_back_while_another_is_offered_its_address_keeps_it() {
     assert_eq!(bench.reply(&client(1)).yiaddr, ip(100));
     let ack = bench.reply(&renewing(&invented(0), ip(100)));
     assert_eq!(ack.kind, ReplyKind::Ack);
+    assert!(!bench.server.nobody_at(ip(100)), "the offer is not sent");
     let nak = bench.reply(&selecting(&client(1), ip(100)));
     assert_eq!(nak.kind, ReplyKind::Nak);
 }

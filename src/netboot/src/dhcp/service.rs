@@ -253,6 +253,12 @@ impl Service {
         self.server.conflict(ip, user, now.wall)
     }
 
+    /// Nobody answered an ARP probe for the address of a held offer; whether it may
+    /// be sent.
+    pub fn nobody_at(&mut self, ip: Ipv4Addr) -> bool {
+        self.server.nobody_at(ip)
+    }
+
     /// Who has this address asked for something to boot.
     pub fn seen(&mut self, ip: Ipv4Addr) {
         self.server.seen(ip);

@@ -212,7 +212,7 @@ impl Turn<'_> {
             known: true,
             probed: self.probed,
         };
-        leases.may_have(subnet, asker, ip, self.now)
+        leases.may_have(subnet, asker, ip, self.now) && !leases.is_unasked(ip)
     }
 
     /// Whom clients see as their server: us, or the relay that stands for us (RFC 5107).
