@@ -73,7 +73,7 @@ pub fn run(
     let began = Instant::now();
     let mut served = Served::start(&network)?;
     let mut input = Input::default();
-    let mut shown = Vec::new();
+    let (mut shown, mut prompted) = (Vec::new(), String::new());
     loop {
         if !stick.is_there() {
             return Ok(Done::End(End::Pulled));
@@ -92,11 +92,14 @@ pub fn run(
         }
         let devices = served.service.devices();
         let page = page(&served, &network, &role, &devices, &mut input);
+        let prompt = input.prompt();
         if page != shown {
             terminal.page(&page);
-            shown = page;
         }
-        terminal.prompt(&input.prompt());
+        if page != shown || prompt != prompted {
+            terminal.prompt(&prompt);
+        }
+        (shown, prompted) = (page, prompt);
         match keys(terminal, &mut input) {
             Some(Wish::End) => break,
             Some(Wish::Approve(code)) => input.say(approve(&served.service, &devices, code)),
