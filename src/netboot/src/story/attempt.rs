@@ -340,11 +340,10 @@ pub(super) fn kind(file: &str) -> FileKind {
         "grub.cfg",
         "01-",
     ];
-    // shim starts it under GRUB's name (`image::names::BehindShim`).
-    let behind_shim = file.contains("mok-disk/grub");
-    if name == "local.efi" || behind_shim {
+    // shim starts both under GRUB's name (`image::names::BehindShim`).
+    if name == "local.efi" || file.contains("mok-disk/grub") {
         FileKind::OwnDisk
-    } else if name == "groundcrew.efi" {
+    } else if name == "groundcrew.efi" || file.contains("mok/grub") {
         FileKind::Image
     } else if name.starts_with("vmlinuz") || name.starts_with("linux") {
         FileKind::Kernel

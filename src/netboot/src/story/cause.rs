@@ -135,6 +135,10 @@ causes! {
     ImageNotStarted: "boot image sent, agent never heard",
         "The firmware fetched the whole boot image, and its agent was never heard. Either Secure Boot refused it, or the image has no driver for this network card.",
         "Look at the device's screen. If the firmware names security: `groundcrew image enroll-keys`. If the agent names a card: build the image with its driver (`groundcrew image build`).";
+    /// shim refused the site's image and started MokManager.
+    KeyNotEnrolled: "its shim lacks the site's key (MOK)",
+        "Secure Boot is on, and shim on this machine does not have the site's key, so it refused the boot image and started its key manager.",
+        "Put db.cer on a FAT stick (`groundcrew image enroll-keys` writes it), and enrol it once at the device's screen: Enroll key from disk.";
     /// The agent reaches HTTP, but not HTTPS.
     HttpsUnreachable: "the agent does not reach HTTPS",
         "The agent runs and fetches public files, and does not reach the enrollment port (HTTPS).",
@@ -258,6 +262,12 @@ causes! {
 }
 
 impl Cause {
+    /// The appliance was busy or stopped: the device is not to blame, and the next
+    /// attempt may well go through.
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::ApplianceEnded | Self::TransfersFull)
+    }
+
     /// Nothing is wrong, or somebody just has to decide: no reason to hold a device.
     pub const fn is_fault(self) -> bool {
         !matches!(

@@ -294,11 +294,12 @@ pub enum Asks {
 }
 
 impl Asks {
-    /// Failures before this stage are no reason to hold it.
-    const fn counts_from(self) -> Stage {
+    /// Whether a device that asks so is past a failure of an earlier attempt.
+    fn is_past(self, attempt: &Attempt, cause: Option<Cause>) -> bool {
         match self {
-            Self::ByText => Stage::Told,
-            Self::ByDhcp => Stage::LoaderSent,
+            // What asks is a loader, and no whole image that does not start.
+            Self::ByText => attempt.reached < Stage::Told || cause == Some(Cause::ImageNotStarted),
+            Self::ByDhcp => attempt.reached < Stage::LoaderSent,
         }
     }
 }
@@ -311,17 +312,17 @@ pub fn hold(story: &Story, asks: Asks) -> Option<Hold> {
         // The one under way, in which a loader may ask twice.
         all.pop();
     }
-    chain(story, &all, asks.counts_from())
+    chain(story, &all, asks)
 }
 
 /// Whether a device will be held when it asks the next time, however it asks.
 pub fn is_held(story: &Story) -> bool {
     let all = attempts(&story.events);
-    let held = |asks: Asks| chain(story, &all, asks.counts_from()).is_some();
+    let held = |asks: Asks| chain(story, &all, asks).is_some();
     held(Asks::ByText) || held(Asks::ByDhcp)
 }
 
-fn chain(story: &Story, all: &[Attempt], counts: Stage) -> Option<Hold> {
+fn chain(story: &Story, all: &[Attempt], asks: Asks) -> Option<Hold> {
     let mut events = story.events.iter();
     let released = events.rposition(|event| matches!(event.what, What::Released));
     let mut found: Option<Hold> = None;
@@ -330,11 +331,11 @@ fn chain(story: &Story, all: &[Attempt], counts: Stage) -> Option<Hold> {
         if attempt.end <= released.unwrap_or(0) {
             break;
         }
-        if attempt.reached < counts {
-            continue;
-        }
         let ended = story.events.get(attempt.end - 1).map_or(At(0), Event::last);
         let cause = judge_past(story, attempt).map(|finding| finding.cause);
+        if asks.is_past(attempt, cause) || cause.is_some_and(Cause::is_ours) {
+            continue;
+        }
         if cause == Some(Cause::Held) {
             remembered = remembered.or_else(|| held_for(&attempt.of(&story.events), ended));
             continue;

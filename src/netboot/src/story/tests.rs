@@ -418,7 +418,7 @@ fn what_a_device_got_past_is_no_reason_to_hold_it() {
     });
     for (what, cause, by_dhcp) in [
         (missing, Cause::LoaderMissing, false),
-        (sent("groundcrew.efi"), Cause::SecureBootRefused, true),
+        (sent("groundcrew.efi"), Cause::ImageNotStarted, true),
     ] {
         let mut recorder = recorder();
         let mut at = 0;

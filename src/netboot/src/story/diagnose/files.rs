@@ -83,6 +83,10 @@ impl View<'_> {
     /// Kernel and initrd were sent, in one file or in two.
     pub fn image_sent(&self) -> Option<Finding> {
         match self.last_sent() {
+            Some(file) if is_mok_manager(file) => {
+                let evidence = format!("{file} was sent after the image");
+                shown(Cause::KeyNotEnrolled, evidence)
+            }
             Some(file) if kind(file) == FileKind::Image => self.wrong_loader(file).or_else(|| {
                 let evidence = format!("{file} was sent to its last byte");
                 shown(Cause::ImageNotStarted, evidence)
@@ -102,6 +106,11 @@ impl View<'_> {
             shown(cause, format!("{file} was sent to its last byte"))
         })
     }
+}
+
+/// shim's own name for it.
+fn is_mok_manager(file: &str) -> bool {
+    file.ends_with("mmx64.efi") || file.ends_with("mmaa64.efi")
 }
 
 fn of_http(http: &HttpFile) -> Option<Finding> {

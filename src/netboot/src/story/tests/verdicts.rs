@@ -295,6 +295,24 @@ fn a_whole_image_may_lack_trust_or_a_driver() {
     assert_eq!(told.after(DAY).cause, Some(Cause::ImageNotStarted));
 }
 
+#[test]
+fn shim_asks_for_its_key_manager_where_it_does_not_know_the_key() {
+    for (folder, files, cause) in [
+        (
+            "mok",
+            &["grubx64.efi", "mmx64.efi"][..],
+            Cause::KeyNotEnrolled,
+        ),
+        ("mok", &["grubx64.efi"], Cause::ImageNotStarted),
+        ("mok-disk", &["grubx64.efi"], Cause::OwnDiskByOrder),
+    ] {
+        let mut told = Told::new();
+        told.loads(&format!("{folder}/shimx64.efi"));
+        told.steps(files.iter().map(|file| sent(&format!("{folder}/{file}"))));
+        assert_eq!(told.after(DAY).cause, Some(cause), "{files:?}");
+    }
+}
+
 fn waits() -> What {
     let reason = "nobody compared the code yet".to_owned();
     What::Agent(AgentStep::Waiting { reason })
