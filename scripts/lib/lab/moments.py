@@ -67,6 +67,7 @@ def late_server(lab):
     hub = lessee.Hub()
     guest = lab._guest("late-server", "bios")
     guest.start(lab._usb(lab._stick("late-server")), lab._wire(hub, MAC), serial="VAN0001", screen=True)
+    guest.expect("Provision this machine", 120)  # before, there may be nobody to tell
     guest.monitor("set_link", name="w", up=False)
     guest.choose(1)
     guest.unlock()

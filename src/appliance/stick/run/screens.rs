@@ -113,7 +113,7 @@ impl fmt::Display for Terms {
         let expires = self.expires.to_string();
         let day = expires.split('T').next().unwrap_or_default();
         let left = self.devices.saturating_sub(used);
-        write!(f, "{left} of {} devices, until {day}", self.devices)
+        write!(f, "{left} of {}, until {day}", self.devices)
     }
 }
 
@@ -365,7 +365,7 @@ mod tests {
             let devices: Vec<_> = (0..count).map(|n| device(n, "provisioning")).collect();
             let shown = screen("listening", &devices, &[], 0).join("\n");
             assert!(shown.contains("serving 10.77.0.1/24") && shown.contains("K7QF-2M9X"));
-            assert!(shown.contains("7 of 20 devices, until 2027-01-31"));
+            assert!(shown.contains("7 of 20, until 2027-01-31"));
             assert!(
                 !shown.contains('\u{1b}'),
                 "what a device says is no command"
