@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
 use anyhow::{Context as _, ensure};
@@ -28,6 +28,9 @@ use super::ext4::{BLOCK, Placed};
 const PIECE: u64 = 2 << 20;
 /// At least so much is written before the disk is asked to keep it.
 const SYNCED_AT_ONCE: u64 = 16 * PIECE;
+/// Pieces that are written while the disk takes earlier ones: each time it takes
+/// all there are, and who writes further has whoever reads wait longer.
+const AHEAD: usize = 16;
 /// Pieces between reading and the last sum.
 const BUFFERS: usize = 8;
 /// What a hole is read as.
@@ -81,7 +84,7 @@ impl Filling<'_> {
     /// comes after the last write. `tell` hears how many bytes were read back.
     pub fn run(&self, tell: &mut dyn FnMut(u64)) -> anyhow::Result<String> {
         let rows = &self.rows();
-        let (mark, written) = channel();
+        let (mark, written) = sync_channel(AHEAD);
         let (kept, on_disk) = channel();
         let (full, pieces) = channel();
         let (once, summed) = channel();
@@ -138,7 +141,7 @@ impl Filling<'_> {
     }
 
     /// In the order of the medium; tells up to where everything is written.
-    fn write(&self, rows: &[Row], written: &Sender<u64>) -> anyhow::Result<()> {
+    fn write(&self, rows: &[Row], written: &SyncSender<u64>) -> anyhow::Result<()> {
         let mut buffer = vec![0; PIECE as usize];
         let mut open: Option<(usize, File)> = None;
         for row in rows {
