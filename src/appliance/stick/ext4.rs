@@ -211,7 +211,7 @@ impl Ext4 {
     /// What lies there must be zeros, and is not written again.
     pub fn make(&self, bytes: u64, uuid: Guid, hash_seed: Guid) -> anyhow::Result<()> {
         let options = format!(
-            "offset={},hash_seed={hash_seed},resize={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+            "offset={},hash_seed={hash_seed},resize={},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard",
             self.offset,
             (2_u64 << 40) / BLOCK,
         );
