@@ -310,23 +310,31 @@ fn a_wrong_agent_or_trust_root_is_told_first() {
     assert!(error.contains("none.deb"), "{error}");
 }
 
-#[test]
-fn the_sites_own_image_is_signed_and_so_is_the_way_to_the_own_disk() {
-    let (kernel, stub) = (secure::tiny(0x8664), secure::tiny(0x8664));
+/// A world whose kernel and stub can become the site's own image.
+fn signing_world() -> World {
     let mut items = items();
-    items[0] = file(&format!("./boot/vmlinuz-{VERSION}"), &kernel);
+    items[0] = file(&format!("./boot/vmlinuz-{VERSION}"), &secure::tiny(0x8664));
     let world = World::new(&items);
-    fs::write(world.path("stub"), &stub).unwrap();
-    let pair = secure::Pair::new(2048);
-    let spec = ImageSpec {
+    fs::write(world.path("stub"), secure::tiny(0x8664)).unwrap();
+    world
+}
+
+fn signed(world: &World, pair: &secure::Pair, behind_shim: bool) -> ImageSpec {
+    ImageSpec {
         uki: Some(UkiSpec {
             stub: world.path("stub"),
             command_line: "gc.server=10.77.0.1".into(),
             signer: Some(Arc::new(pair.signer().unwrap())),
-            behind_shim: false,
+            behind_shim,
         }),
         ..world.spec()
-    };
+    }
+}
+
+#[test]
+fn the_sites_own_image_is_signed_and_so_is_the_way_to_the_own_disk() {
+    let (world, pair) = (signing_world(), secure::Pair::new(2048));
+    let spec = signed(&world, &pair, false);
     let report = run(&spec).unwrap();
     let uki = report.manifest.uki.clone().unwrap();
     assert_eq!(uki.command_line, "gc.server=10.77.0.1");
@@ -350,22 +358,8 @@ fn the_sites_own_image_is_signed_and_so_is_the_way_to_the_own_disk() {
 
 #[test]
 fn behind_shim_lie_the_same_images_each_in_a_folder_of_its_own() {
-    let (kernel, stub) = (secure::tiny(0x8664), secure::tiny(0x8664));
-    let mut items = items();
-    items[0] = file(&format!("./boot/vmlinuz-{VERSION}"), &kernel);
-    let world = World::new(&items);
-    fs::write(world.path("stub"), &stub).unwrap();
-    let pair = secure::Pair::new(2048);
-    let spec = ImageSpec {
-        uki: Some(UkiSpec {
-            stub: world.path("stub"),
-            command_line: String::new(),
-            signer: Some(Arc::new(pair.signer().unwrap())),
-            behind_shim: true,
-        }),
-        ..world.spec()
-    };
-    let report = run(&spec).unwrap();
+    let (world, pair) = (signing_world(), secure::Pair::new(2048));
+    let report = run(&signed(&world, &pair, true)).unwrap();
     let boot = world.path("boot");
     let read = |name| fs::read(boot.join(name)).unwrap();
     let names = names::BEHIND_SHIM;
