@@ -154,7 +154,7 @@ causes! {
     /// Nobody knows what time it is.
     ClockUnknown: "the clock cannot be believed",
         "A clock stands before a time that is proven past, or after all signatures ended. Nothing is signed or believed until it is right.",
-        "Set the clock of the appliance (`date -s`, or its firmware's settings), then switch the device on again.";
+        "`groundcrew clock show` says why; set it with `groundcrew clock set '2026-11-23 10:00'` (UTC), then switch the device on again.";
     /// HQ's charter has ended.
     CharterExpired: "the site's charter has expired",
         "HQ let this site work until a certain day, and that day has passed. Devices refuse the site.",
