@@ -24,7 +24,7 @@ SHELL = r"iPXE> ?$"
 AGENT = milestones.AGENT + r"agent \S+ started"
 KERNEL = r"Linux version \d"
 OWN_DISK = r"^oem login:"
-FORM = 1.0  # seconds after which a form on the screen is taken to be complete
+FORM = 0.6  # seconds after which a form on the screen is taken to be complete; countdowns change it each second
 DOWN, ENTER = "\x1b[B", "\r"
 MEMTEST = {"memtest.bin": "/boot/memtest86+x64.bin", "memtest.efi": "/boot/memtest86+x64.efi"}
 
