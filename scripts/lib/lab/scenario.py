@@ -222,7 +222,7 @@ class Lab:
             for device in self._devices:
                 story = self._appliance.explain(device.machine.hardware.mac)
                 self.say.plain(f"groundcrew boot explain {device.machine.hardware.mac}:\n{story}")
-                ok = ok and "Secure Boot" in story
+                ok = ok and "Secure Boot" in " ".join(story.split())
             if not ok:
                 self.say.plain("the appliance did not name Secure Boot as the cause")
         elif ok and self.options.refuse == "disk":
