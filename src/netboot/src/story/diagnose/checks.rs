@@ -66,6 +66,8 @@ impl<'a> View<'a> {
             Stage::LoaderRuns => 45,
             Stage::LoaderSent | Stage::KernelSent => 60,
             Stage::AgentRuns | Stage::Asking => 90,
+            // Firmware starts it at once, or refuses it at once.
+            Stage::InitrdSent if self.image_is_whole() => 60,
             Stage::InitrdSent => 150,
             Stage::LetIn | Stage::Working | Stage::Finished => 600,
         };

@@ -80,6 +80,12 @@ impl View<'_> {
             })
     }
 
+    /// The last file that was sent is kernel and initrd in one.
+    pub fn image_is_whole(&self) -> bool {
+        self.last_sent()
+            .is_some_and(|file| kind(file) == FileKind::Image)
+    }
+
     /// Kernel and initrd were sent, in one file or in two.
     pub fn image_sent(&self) -> Option<Finding> {
         match self.last_sent() {

@@ -291,7 +291,8 @@ fn ipxe_and_the_agent_are_judged_by_their_own_dhcp() {
 fn a_whole_image_may_lack_trust_or_a_driver() {
     let mut told = Told::new();
     told.loads("groundcrew.efi");
-    assert_eq!(told.after(2 * MINUTE).state, State::Booting);
+    assert_eq!(told.after(50 * SECOND).state, State::Booting);
+    assert_eq!(told.after(70 * SECOND).state, State::Failed);
     assert_eq!(told.after(DAY).cause, Some(Cause::ImageNotStarted));
 }
 
