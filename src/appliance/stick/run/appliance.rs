@@ -102,7 +102,7 @@ pub fn run(
         (shown, prompted) = (page, prompt);
         match keys(terminal, &mut input) {
             Some(Wish::End) => break,
-            Some(Wish::Approve(code)) => input.say(approve(&served.service, &devices, code)),
+            Some(Wish::Approve(code)) => input.say(approve(&served.service, code)),
             None => {}
         }
     }
@@ -180,7 +180,9 @@ fn uptime() -> String {
 }
 
 /// The code is typed as the device's screen shows it: so it was compared.
-fn approve(service: &Service, devices: &[DeviceView], code: Code) -> String {
+fn approve(service: &Service, code: Code) -> String {
+    // Asked anew: what is on the screen may be older than the device's own screen.
+    let devices = service.devices();
     let waiting = devices.iter().find(|device| device.code == Some(code));
     let Some(device) = waiting else {
         return format!("No device waits with the code {code}.");
