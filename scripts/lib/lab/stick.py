@@ -357,7 +357,7 @@ class StickLab:
         """Another machine that starts from the stick's network, up to its receipt."""
         device = self._guest(serial.lower(), "bios")
         device.start(self._disk(device), _wire(hub, _hardware(serial).mac, "bootindex=1"), serial=serial)
-        name = device.expect(r"enrolled id=(\S+)", 300)[1]
+        name = device.expect(r"enrolled id=(\S+)\s", 300)[1]
         if not known:
             code = device.expect(r"code (\S+) waiting", 60)[1]
             promised("waits", name)
