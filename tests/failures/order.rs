@@ -214,7 +214,7 @@ fn an_order_reaches_pxelinux_and_the_site_may_want_a_menu() {
 fn a_signed_image_is_held_until_it_is_released() {
     let stage = site_of("uefi = \"uki\"");
     stage.boot_file("groundcrew.efi", 1000);
-    stage.boot_file("local.efi", 1000);
+    stage.boot_file("held.efi", 1000);
     let net = &stage.switched.net;
     let mut device = Device::new(1, Firmware::Uefi);
     let name = device.name();
@@ -232,12 +232,12 @@ fn a_signed_image_is_held_until_it_is_released() {
         boot("groundcrew.efi");
     }
     for _ in 0..3 {
-        boot("local.efi");
+        boot("held.efi");
         let told = stage.says("held on a site with its own image", &name, Cause::Held);
         assert_eq!(told.state, State::Held);
         let held = told.lines.iter().filter(|l| l.text.contains("HELD"));
         assert_eq!(held.count(), 1, "once for each start: {:?}", told.lines);
-        let file = |l: &groundcrew_netboot::story::Line| l.text.contains("local.efi");
+        let file = |l: &groundcrew_netboot::story::Line| l.text.ends_with("boot file held.efi");
         assert!(told.lines.iter().any(file), "{:?}", told.lines);
     }
     let why = refused(&stage, &name, "disk");

@@ -195,6 +195,9 @@ class Appliance:
     def boot_once(self, mac, what):
         self._call("boot", "once", mac, what, "--site", self.site)
 
+    def boot_release(self, mac):
+        self._call("boot", "release", mac, "--site", self.site)
+
     def _call(self, *words, good=(0,)):
         argv = [str(self._groundcrew()), *map(str, words)]
         done = subprocess.run(network.inside(self._namespace, argv), capture_output=True, text=True, errors="replace", check=False)

@@ -24,8 +24,10 @@ SHELL = r"iPXE> ?$"
 AGENT = milestones.AGENT + r"agent \S+ started"
 KERNEL = r"Linux version \d"
 OWN_DISK = r"^oem login:"
+REFUSED = r"(?i)failed to (?:load|start) Boot|Verification failed|Security Violation|Access Denied"
+HELD = r"HELD: this device failed the same way"
 FORM = 0.6  # seconds after which a form on the screen is taken to be complete; countdowns change it each second
-DOWN, ENTER = "\x1b[B", "\r"
+DOWN, ENTER, ESCAPE = "\x1b[B", "\r", "\x1b"
 MEMTEST = {"memtest.bin": "/boot/memtest86+x64.bin", "memtest.efi": "/boot/memtest86+x64.efi"}
 
 
@@ -39,7 +41,7 @@ class Stage:
     prepare: Callable = lambda boot: None  # changes the site's boot folder before it serves
     disk: Callable = lambda image, folder: image  # the installed disk, changed
     vga: bool = False
-    signed: bool = False  # by a fresh key that the machine does not know
+    signed: str = ""  # by a fresh key: "strange" or "known" to the machine
 
 
 def _menu_choice(bench):
@@ -161,6 +163,27 @@ def _mok(bench):
     bench.until(AGENT, "the agent, in the site's image that shim trusts now")
 
 
+def _held(bench):
+    """Where the loader asks nobody, DHCP gives one that tells it on the screen."""
+    for _ in range(3):
+        bench.power_on()
+        bench.until(REFUSED, "the broken image does not start", never=HELD + "|" + AGENT)
+        bench.power_off()
+    bench.power_on()
+    bench.until(HELD, "its screen says that it is held", never=AGENT)
+    bench.until(r"groundcrew boot release ID", "how it is released")
+    bench.until(f"serial number {bench.serial}", "its serial number")
+    bench.until(f"UUID {bench.uuid}", "its UUID")
+    bench.until(r"in 60 s, or at Escape", "what comes next")
+    bench.type(ESCAPE)
+    bench.until(OWN_DISK, "its own disk, at Escape")
+    bench.explains("held: failed the same way 3 times")
+    bench.power_off()
+    bench.release()
+    bench.power_on()
+    bench.until(REFUSED, "released, it tries the image again", never=HELD)
+
+
 def _with_certificate(image, folder):
     """A copy of the installed disk with db.cer on its ESP."""
     copy = _copy(image, folder)
@@ -174,6 +197,13 @@ def _with_memtest(boot):
         raise LabError(f"missing: {', '.join(missing)}; run scripts/setup")
     for name, path in MEMTEST.items():
         shutil.copy(path, boot / name)
+
+
+def _broken_image(boot):
+    """As a copy that broke off in the middle leaves it."""
+    for image in (boot / "groundcrew.efi", boot / "mok/grubx64.efi"):
+        if image.exists():
+            image.write_bytes(image.read_bytes()[:image.stat().st_size // 2])
 
 
 def _without_driver(boot):
@@ -209,8 +239,11 @@ STAGES = [
     Stage("once-menu-pxelinux", "boot once menu under pxelinux, the own disk chosen", "bios-pxelinux", _once_menu_pxelinux),
     Stage("once-memtest", "boot once memtest", "bios", _once_memtest, prepare=_with_memtest, vga=True),
     Stage("sb-refused", "Secure Boot refuses a loader that nobody signed", "sb-ipxe", _sb_refused),
-    Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-mok", _mok, disk=_with_certificate, signed=True),
+    Stage("mok", "db.cer enrolled at MokManager makes shim start the site's image", "sb-mok", _mok, disk=_with_certificate, signed="strange"),
     Stage("no-driver", "the boot image has no driver for the card", "bios", _no_driver, prepare=_without_driver),
+    Stage("held-uki", "a whole image fails three times: its screen says that it is held", "uefi-uki", _held, prepare=_broken_image),
+    Stage("held-sb-http-uki", "the same by HTTP Boot under Secure Boot", "sb-http-uki", _held, prepare=_broken_image, signed="known"),
+    Stage("held-mok", "the same behind shim", "sb-mok", _held, prepare=_broken_image, signed="known"),
     Stage("own-disk-by-word", "provisioned: its next start is sent to its own disk", "bios", _own_disk),
     Stage("own-disk-by-firmware", "its firmware starts the disk first", "bios", _disk_first, disk=_with_networkd),
 ]
@@ -269,6 +302,10 @@ class Bench(scenario.Lab):
     def once(self, what):
         self._appliance.boot_once(self._mac, what)
         self.says(f"groundcrew boot once {self._mac} {what}")
+
+    def release(self):
+        self._appliance.boot_release(self._mac)
+        self.says(f"groundcrew boot release {self._mac}")
 
     def again(self):
         """Switched off and on: the order is used up, the agent starts."""
@@ -330,6 +367,8 @@ class Bench(scenario.Lab):
     def _signing_key(self):
         if not self.stage.signed:
             return None
+        if self.stage.signed == "known":
+            return super()._signing_key()
         key = self._appliance.new_key("boot-key")
         self._appliance.enroll_keys(key)
         return key
@@ -343,6 +382,7 @@ class Bench(scenario.Lab):
         (device,) = self._devices
         self._machine, self._mac = device.machine, device.machine.hardware.mac
         self._machine.pause = FORM
+        self.serial, self.uuid = device.machine.hardware.serial, device.machine.hardware.uuid
         if self.stage.vga:
             self._machine.extra += ["-vga", "std"]
 

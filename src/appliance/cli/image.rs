@@ -166,7 +166,7 @@ fn summary(report: &ImageReport) -> String {
     if let Some(uki) = &report.manifest.uki {
         out.push_str(&match &uki.signed_by {
             Some(fingerprint) => {
-                format!("groundcrew.efi and local.efi are signed by {fingerprint}\n")
+                format!("groundcrew.efi, local.efi and held.efi are signed by {fingerprint}\n")
             }
             None => {
                 "groundcrew.efi is not signed: Secure Boot refuses it (--sign-key, --sign-cert)\n"

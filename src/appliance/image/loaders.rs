@@ -58,12 +58,12 @@ const SHIM: [Row; 2] = [
         Form::Efi,
     ),
 ];
-const BEHIND_SHIM: [Row; 3] = behind_shim(
+const BEHIND_SHIM: [Row; 4] = behind_shim(
     &names::BEHIND_SHIM,
     "shimx64.efi.signed",
     "mmx64.efi.signed",
 );
-const BEHIND_SHIM_ARM64: [Row; 3] = behind_shim(
+const BEHIND_SHIM_ARM64: [Row; 4] = behind_shim(
     &names::BEHIND_SHIM_ARM64,
     "shimaa64.efi.signed",
     "mmaa64.efi.signed",
@@ -72,11 +72,12 @@ const fn behind_shim(
     to: &names::BehindShim,
     shim: &'static str,
     mok_manager: &'static str,
-) -> [Row; 3] {
+) -> [Row; 4] {
     [
         Row(to.shim, shim, SHIM_PLACES, Form::Efi),
         Row(to.mok_manager, mok_manager, SHIM_PLACES, Form::Efi),
         Row(to.shim_own_disk, shim, SHIM_PLACES, Form::Efi),
+        Row(to.shim_held, shim, SHIM_PLACES, Form::Efi),
     ]
 }
 const PXELINUX: [Row; 2] = [

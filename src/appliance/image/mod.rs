@@ -31,6 +31,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use local::Says;
 use secure::Signer;
 use serde::Serialize;
 
@@ -92,7 +93,7 @@ pub struct UkiSpec {
     pub stub: PathBuf,
     /// The kernel's whole command line.
     pub command_line: String,
-    /// Signs it, and the own disk's loader; without one Secure Boot refuses both.
+    /// Signs it and what starts the own disk; without one Secure Boot refuses them.
     pub signer: Option<Arc<Signer>>,
     /// Also for shim to start, see [`names::BehindShim`].
     pub behind_shim: bool,
@@ -136,7 +137,13 @@ pub fn build(
     if behind_shim {
         loaders.extend(loaders_of(spec, LoaderSet::BehindShim)?);
     }
-    let own_disk = own_disk(spec, behind_shim)?;
+    let own_disk = own_disk(spec, behind_shim, Says::Nothing)?;
+    // Whoever runs a text is told by the text.
+    let held = spec
+        .uki
+        .as_ref()
+        .map(|_| self::own_disk(spec, behind_shim, Says::Held))
+        .transpose()?;
     let stub = spec
         .uki
         .as_ref()
@@ -159,11 +166,15 @@ pub fn build(
         (Some(spec), Some(stub)) => Some(uki(spec, stub, &kernel.facts, &kernel.vmlinuz, &initrd)?),
         _ => None,
     };
-    if let Some((content, _)) = &uki {
-        files.push((names::UKI, content));
+    if let (Some((content, _)), Some(held)) = (&uki, &held) {
+        files.extend([(names::UKI, &content[..]), (names::HELD, held)]);
         if behind_shim {
             let names = arch.behind_shim();
-            files.extend([(names.image, &content[..]), (names.own_disk, &own_disk)]);
+            files.extend([
+                (names.image, &content[..]),
+                (names.own_disk, &own_disk),
+                (names.held, held),
+            ]);
         }
     }
     let manifest = Manifest {
@@ -207,12 +218,12 @@ fn loaders_of(spec: &ImageSpec, set: LoaderSet) -> Result<Vec<loaders::Loader>, 
     loaders::find(set, spec.arch, &spec.ipxe_dirs, &spec.loader_debs)
 }
 
-fn own_disk(spec: &ImageSpec, behind_shim: bool) -> Result<Vec<u8>, ImageError> {
+fn own_disk(spec: &ImageSpec, behind_shim: bool, says: Says) -> Result<Vec<u8>, ImageError> {
     let sbat = match behind_shim {
         true => Some(sbat_of_grub(spec)?),
         false => None,
     };
-    let own_disk = local::build(spec.arch, &spec.loader_debs, sbat.as_deref())?;
+    let own_disk = local::build(spec.arch, &spec.loader_debs, sbat.as_deref(), says)?;
     let signer = spec.uki.as_ref().and_then(|uki| uki.signer.as_deref());
     match signer {
         Some(signer) => Ok(secure::sign(own_disk, signer)?),

@@ -9,6 +9,8 @@ pub const INITRD: &str = "initrd.img";
 pub const UKI: &str = "groundcrew.efi";
 /// Starts the system on a UEFI machine's own disk.
 pub const OWN_DISK: &str = "local.efi";
+/// Says on the screen that the machine is held, and goes on as [`OWN_DISK`].
+pub const HELD: &str = "held.efi";
 /// iPXE with drivers of its own.
 pub const IPXE: &str = "ipxe.efi";
 /// Debian's shim, signed by Microsoft.
@@ -39,6 +41,10 @@ pub struct BehindShim {
     pub shim_own_disk: &'static str,
     /// The same as [`OWN_DISK`].
     pub own_disk: &'static str,
+    /// shim, for a machine that is held.
+    pub shim_held: &'static str,
+    /// The same as [`HELD`].
+    pub held: &'static str,
 }
 
 /// For x86-64.
@@ -48,6 +54,8 @@ pub const BEHIND_SHIM: BehindShim = BehindShim {
     mok_manager: "mok/mmx64.efi",
     shim_own_disk: "mok-disk/shimx64.efi",
     own_disk: "mok-disk/grubx64.efi",
+    shim_held: "mok-held/shimx64.efi",
+    held: "mok-held/grubx64.efi",
 };
 /// For 64-bit ARM.
 pub const BEHIND_SHIM_ARM64: BehindShim = BehindShim {
@@ -56,4 +64,6 @@ pub const BEHIND_SHIM_ARM64: BehindShim = BehindShim {
     mok_manager: "mok/mmaa64.efi",
     shim_own_disk: "mok-disk/shimaa64.efi",
     own_disk: "mok-disk/grubaa64.efi",
+    shim_held: "mok-held/shimaa64.efi",
+    held: "mok-held/grubaa64.efi",
 };

@@ -340,8 +340,11 @@ fn the_sites_own_image_is_signed_and_so_is_the_way_to_the_own_disk() {
     assert_eq!(uki.command_line, "gc.server=10.77.0.1");
     assert_eq!(uki.signed_by, Some(pair.signer().unwrap().fingerprint()));
     let read = |name| fs::read(world.path("boot").join(name)).unwrap();
-    let (image, local) = (read(names::UKI), read(names::OWN_DISK));
-    assert!(pair.verifies(&image) && pair.verifies(&local));
+    let image = read(names::UKI);
+    for signed in [&image, &read(names::OWN_DISK), &read(names::HELD)] {
+        assert!(pair.verifies(signed));
+    }
+    assert_ne!(read(names::OWN_DISK), read(names::HELD));
     let initrd = read(INITRD);
     assert!(image.windows(initrd.len()).any(|part| part == initrd));
     assert_eq!(report.manifest, run(&spec).unwrap().manifest, "same bytes");
@@ -365,7 +368,10 @@ fn behind_shim_lie_the_same_images_each_in_a_folder_of_its_own() {
     let names = names::BEHIND_SHIM;
     assert_eq!(read(names.image), read(names::UKI));
     assert_eq!(read(names.own_disk), read(names::OWN_DISK));
-    assert_eq!(read(names.shim), read(names.shim_own_disk));
+    assert_eq!(read(names.held), read(names::HELD));
+    for shim in [names.shim_own_disk, names.shim_held] {
+        assert_eq!(read(names.shim), read(shim));
+    }
     assert!(read(names.mok_manager).starts_with(b"MZ"));
     // Debian's own level of revocation, or shim would not start it.
     let level = String::from_utf8(secure::sbat(read(names.own_disk)).unwrap()).unwrap();

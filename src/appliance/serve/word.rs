@@ -1,5 +1,6 @@
 //! The word that DHCP itself must give: a machine whose loader is a whole image
-//! gets its own disk's loader instead, once there is nothing to provision.
+//! gets its own disk's loader instead, once there is nothing to provision, or the
+//! one that says on the screen that the machine is held.
 
 use std::sync::Arc;
 
@@ -41,11 +42,11 @@ impl Words {
         match order::unless_held(office, decision, &query, None, Asks::ByDhcp) {
             BootDecision::OwnDisk { .. } => BootWord::OwnDisk,
             decision @ BootDecision::Held { .. } => {
-                // Its screen says nothing, for `local.efi` asks nobody: the story does.
+                // What it loads asks nobody, so the story is told here.
                 if request.kind == MessageKind::Request {
                     office.flight().held_by_dhcp(&query, &why(&decision));
                 }
-                BootWord::OwnDisk
+                BootWord::Held
             }
             _ => BootWord::Agent,
         }

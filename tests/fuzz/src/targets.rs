@@ -84,7 +84,7 @@ fn dhcp_request(data: &[u8]) {
         http: SocketAddrV4::new(SERVER, 80),
         loaders: Loaders::debian(),
     };
-    for word in [BootWord::Agent, BootWord::OwnDisk] {
+    for word in [BootWord::Agent, BootWord::OwnDisk, BootWord::Held] {
         let _ = boot.offer_for(&BootClient::of(&request), word, true);
     }
 }

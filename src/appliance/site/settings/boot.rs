@@ -66,9 +66,8 @@ impl Boot {
     /// `arm64`: the boot tree has an image for 64-bit ARM, too. Its machines get
     /// what x86-64 ones do, out of a folder of their own.
     pub fn loaders(&self, arm64: bool) -> Loaders {
-        let x64 = LoaderFile::whole(names::UKI, names::OWN_DISK);
-        let x64_behind_shim =
-            LoaderFile::whole(names::BEHIND_SHIM.shim, names::BEHIND_SHIM.shim_own_disk);
+        let x64 = whole(str::to_owned);
+        let x64_behind_shim = behind_shim(&names::BEHIND_SHIM, str::to_owned);
         let (arm, arm_http) = if arm64 {
             (self.arm64(), self.arm64_http())
         } else {
@@ -102,8 +101,8 @@ impl Boot {
     fn arm64(&self) -> Option<LoaderFile> {
         match self.uefi {
             UefiLoader::Ipxe => LoaderFile::that_asks(&in_arm64(names::IPXE)),
-            UefiLoader::Uki => whole_arm64(),
-            UefiLoader::ShimUki => behind_shim_arm64(),
+            UefiLoader::Uki => whole(in_arm64),
+            UefiLoader::ShimUki => behind_shim(&names::BEHIND_SHIM_ARM64, in_arm64),
             UefiLoader::Shim => LoaderFile::that_asks(&in_arm64(names::SHIM_ARM64)),
             UefiLoader::Grub => LoaderFile::that_asks(&in_arm64(names::GRUB_ARM64)),
         }
@@ -112,8 +111,8 @@ impl Boot {
     fn arm64_http(&self) -> Option<LoaderFile> {
         match self.uefi_http {
             HttpLoader::Ipxe => LoaderFile::that_asks(&in_arm64(names::IPXE)),
-            HttpLoader::Uki => whole_arm64(),
-            HttpLoader::ShimUki => behind_shim_arm64(),
+            HttpLoader::Uki => whole(in_arm64),
+            HttpLoader::ShimUki => behind_shim(&names::BEHIND_SHIM_ARM64, in_arm64),
         }
     }
 
@@ -133,13 +132,17 @@ impl Boot {
     }
 }
 
-fn whole_arm64() -> Option<LoaderFile> {
-    LoaderFile::whole(&in_arm64(names::UKI), &in_arm64(names::OWN_DISK))
+/// `at`: the place of a file in the boot tree, by its name.
+fn whole(at: fn(&str) -> String) -> Option<LoaderFile> {
+    LoaderFile::whole(&at(names::UKI), &at(names::OWN_DISK), &at(names::HELD))
 }
 
-fn behind_shim_arm64() -> Option<LoaderFile> {
-    let names = names::BEHIND_SHIM_ARM64;
-    LoaderFile::whole(&in_arm64(names.shim), &in_arm64(names.shim_own_disk))
+fn behind_shim(names: &names::BehindShim, at: fn(&str) -> String) -> Option<LoaderFile> {
+    LoaderFile::whole(
+        &at(names.shim),
+        &at(names.shim_own_disk),
+        &at(names.shim_held),
+    )
 }
 
 fn in_arm64(name: &str) -> String {

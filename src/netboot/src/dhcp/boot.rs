@@ -17,6 +17,8 @@ pub enum BootWord {
     Agent,
     /// Start what is installed.
     OwnDisk,
+    /// The same, once its screen has told that it is held.
+    Held,
 }
 
 /// Where boot files lie and under which names.
@@ -49,11 +51,19 @@ pub struct Loaders {
 pub struct LoaderFile {
     /// Its file.
     pub file: BootPath,
-    /// For a whole image, which asks nobody: what to load instead where the
-    /// machine shall start its own disk.
-    pub own_disk: Option<BootPath>,
+    /// For a whole image, which asks nobody: what to load in its place.
+    pub instead: Option<Instead>,
     /// An iPXE in the card's ROM loads it, too, instead of running its text.
     pub ipxe_too: bool,
+}
+
+/// What takes a whole image's place where the machine shall not start the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instead {
+    /// Starts the machine's own disk.
+    pub own_disk: BootPath,
+    /// Tells on the screen that the machine is held, and starts its own disk.
+    pub held: BootPath,
 }
 
 impl LoaderFile {
@@ -61,16 +71,20 @@ impl LoaderFile {
     pub fn that_asks(file: &str) -> Option<Self> {
         Some(Self {
             file: BootPath::from_tftp(file).ok()?,
-            own_disk: None,
+            instead: None,
             ipxe_too: false,
         })
     }
 
-    /// A whole image, and what starts the own disk instead.
-    pub fn whole(file: &str, own_disk: &str) -> Option<Self> {
+    /// A whole image, and what is loaded instead to start the own disk, or to
+    /// tell first that the machine is held. `None` as in [`Self::that_asks`].
+    pub fn whole(file: &str, own_disk: &str, held: &str) -> Option<Self> {
         Some(Self {
             file: BootPath::from_tftp(file).ok()?,
-            own_disk: Some(BootPath::from_tftp(own_disk).ok()?),
+            instead: Some(Instead {
+                own_disk: BootPath::from_tftp(own_disk).ok()?,
+                held: BootPath::from_tftp(held).ok()?,
+            }),
             // With Secure Boot iPXE's text would name a kernel that firmware refuses.
             ipxe_too: true,
         })
@@ -85,9 +99,10 @@ impl LoaderFile {
     }
 
     fn name(&self, word: BootWord) -> &BootPath {
-        match (word, &self.own_disk) {
-            (BootWord::OwnDisk, Some(own_disk)) => own_disk,
-            _ => &self.file,
+        match (word, &self.instead) {
+            (BootWord::OwnDisk, Some(instead)) => &instead.own_disk,
+            (BootWord::Held, Some(instead)) => &instead.held,
+            (BootWord::Agent, _) | (_, None) => &self.file,
         }
     }
 }
@@ -105,16 +120,19 @@ impl Loaders {
         }
     }
 
-    /// Whether any client is told by DHCP to start its own disk.
+    /// Whether any client is told by DHCP what to do.
     pub fn need_word(&self) -> bool {
-        self.all().any(|loader| loader.own_disk.is_some())
+        self.all().any(|loader| loader.instead.is_some())
     }
 
     /// Every file that a client may be sent to.
     pub fn files(&self) -> Vec<&BootPath> {
         self.all()
-            .flat_map(|loader| [Some(&loader.file), loader.own_disk.as_ref()])
-            .flatten()
+            .flat_map(|loader| {
+                let instead = loader.instead.iter();
+                std::iter::once(&loader.file)
+                    .chain(instead.flat_map(|instead| [&instead.own_disk, &instead.held]))
+            })
             .collect()
     }
 
@@ -194,7 +212,7 @@ impl BootService {
                 let file = row.name(word);
                 // A whole image is large, and iPXE's HTTP fast; what asks by
                 // TFTP later must have come by it.
-                let tftp = row.own_disk.is_none();
+                let tftp = row.instead.is_none();
                 Some(BootOffer {
                     file: if tftp {
                         file.to_string()

@@ -30,15 +30,21 @@ fn offered(loaders: Loaders, arch: u16, word: BootWord) -> Option<String> {
         .map(|offer| offer.file)
 }
 
+fn whole() -> Option<LoaderFile> {
+    LoaderFile::whole("groundcrew.efi", "local.efi", "held.efi")
+}
+
 #[test]
-fn only_a_whole_image_is_replaced_for_the_own_disk() {
+fn only_a_whole_image_is_replaced_by_what_dhcp_says() {
     let mixed = || Loaders {
-        efi_x64_http: LoaderFile::whole("groundcrew.efi", "local.efi"),
+        efi_x64_http: whole(),
         ..Loaders::debian()
     };
     assert!(mixed().need_word() && !Loaders::debian().need_word());
     let file = |arch, word| offered(mixed(), arch, word).unwrap();
-    assert_eq!(file(7, BootWord::OwnDisk), "snponly.efi");
+    for word in [BootWord::OwnDisk, BootWord::Held] {
+        assert_eq!(file(7, word), "snponly.efi");
+    }
     assert_eq!(
         file(16, BootWord::Agent),
         "http://10.77.0.1/boot/groundcrew.efi"
@@ -46,6 +52,13 @@ fn only_a_whole_image_is_replaced_for_the_own_disk() {
     assert_eq!(
         file(16, BootWord::OwnDisk),
         "http://10.77.0.1/boot/local.efi"
+    );
+    assert_eq!(file(16, BootWord::Held), "http://10.77.0.1/boot/held.efi");
+    let loaders = mixed();
+    let files: Vec<_> = loaders.files().into_iter().map(BootPath::as_str).collect();
+    assert!(
+        files.ends_with(&["groundcrew.efi", "local.efi", "held.efi"]),
+        "{files:?}"
     );
     assert_eq!(offered(mixed(), 11, BootWord::Agent), None);
 }
@@ -64,7 +77,7 @@ fn an_ipxe_rom_gets_its_text_unless_the_site_wants_another_loader() {
     assert!(ipxe(Loaders::debian(), 0).starts_with("http://10.77.0.1/ipxe?"));
     let loaders = Loaders {
         bios_pxe: LoaderFile::that_asks("pxelinux.0").map(LoaderFile::for_ipxe_too),
-        efi_x64: LoaderFile::whole("groundcrew.efi", "local.efi"),
+        efi_x64: whole(),
         ..Loaders::debian()
     };
     assert_eq!(ipxe(loaders.clone(), 0), "pxelinux.0");

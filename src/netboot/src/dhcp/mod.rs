@@ -36,7 +36,7 @@ mod turn;
 pub mod wire;
 
 pub use arch::{Arch, Platform};
-pub use boot::{BootService, BootWord, LoaderFile, Loaders};
+pub use boot::{BootService, BootWord, Instead, LoaderFile, Loaders};
 pub use client::{BootClient, Quirk};
 pub use leases::{ClientKey, Lease, LeaseEvent, LeaseState};
 pub use mode::{Evidence, Mode, Notice, Role};

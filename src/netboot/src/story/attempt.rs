@@ -325,7 +325,7 @@ pub(super) enum FileKind {
     Initrd,
     /// Kernel and initrd as one EFI program, which firmware starts by itself.
     Image,
-    /// Finds the loader on the machine's own disk.
+    /// Finds the loader on the machine's own disk, told that it is held or not.
     OwnDisk,
     /// Loaders look for these and do without.
     Optional,
@@ -340,10 +340,14 @@ pub(super) fn kind(file: &str) -> FileKind {
         "grub.cfg",
         "01-",
     ];
-    // shim starts both under GRUB's name (`image::names::BehindShim`).
-    if name == "local.efi" || file.contains("mok-disk/grub") {
+    // shim starts each under GRUB's name (`image::names::BehindShim`).
+    let behind_shim = |folder: &str| file.contains(&format!("{folder}/grub"));
+    if ["local.efi", "held.efi"].contains(&name)
+        || behind_shim("mok-disk")
+        || behind_shim("mok-held")
+    {
         FileKind::OwnDisk
-    } else if name == "groundcrew.efi" || file.contains("mok/grub") {
+    } else if name == "groundcrew.efi" || behind_shim("mok") {
         FileKind::Image
     } else if name.starts_with("vmlinuz") || name.starts_with("linux") {
         FileKind::Kernel

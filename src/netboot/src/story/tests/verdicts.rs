@@ -306,6 +306,7 @@ fn shim_asks_for_its_key_manager_where_it_does_not_know_the_key() {
         ),
         ("mok", &["grubx64.efi"], Cause::ImageNotStarted),
         ("mok-disk", &["grubx64.efi"], Cause::OwnDiskByOrder),
+        ("mok-held", &["grubx64.efi"], Cause::OwnDiskByOrder),
     ] {
         let mut told = Told::new();
         told.loads(&format!("{folder}/shimx64.efi"));
