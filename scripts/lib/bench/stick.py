@@ -1,5 +1,5 @@
 """How fast a stick's image is built, beside a plain copy of the same bytes to the same disk, both synced.
-A build reads everything twice (digests, and back from the disk), which a copy does not."""
+A build reads everything back from the disk and digests it, which a copy does not."""
 import hashlib
 import json
 import os

@@ -193,8 +193,8 @@ fn update(args: &StickUpdateArgs) -> anyhow::Result<ExitCode> {
     let binary = binary(args.binary.as_deref())?;
     bar.show(Progress::Part("packing the program"));
     let site = Site::at(&args.site.dir);
-    let parts = StartParts::make(&site, &binary, Path::new(USR_LIB), kept.bios_boot()?)?;
-    let done = kept.update(&parts, &mut |progress| bar.show(progress))?;
+    let mut parts = StartParts::make(&site, &binary, Path::new(USR_LIB), kept.bios_boot()?)?;
+    let done = kept.update(&mut parts, &mut |progress| bar.show(progress))?;
     bar.end();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&done)?);
@@ -300,7 +300,7 @@ fn build(args: &StickBuildArgs) -> anyhow::Result<ExitCode> {
     let mut bar = Bar::new();
     let mut plan = Plan::make(&spec, &mut |part| bar.show(Progress::Part(part)))?;
     if let Some(medium) = &medium {
-        medium.holds(plan.bytes())?;
+        medium.holds(plan.frame.bytes())?;
         bar.end();
         confirm(medium, args.yes)?;
     }
@@ -323,13 +323,12 @@ fn summary(report: &Report) -> String {
     let Report {
         out,
         bytes,
-        sha256,
         checked,
         terms,
         ..
     } = report;
     format!(
-        "{}: {} MiB, read back\n  sha256   {sha256}\n  data     {checked}\n  charter  {terms}\n",
+        "{}: {} MiB, read back\n  data     {checked}\n  charter  {terms}\n",
         out.display(),
         bytes >> 20,
     )

@@ -2,22 +2,23 @@
 //! and then in one rename to where it belongs, or onto the medium.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context as _, ensure};
-use ring::digest::{Context as Sha256, SHA256};
 use serde::Serialize;
 
 use super::device::{self, Medium};
-use super::ext4::{Ext4, Placed};
+use super::ext4::Ext4;
 use super::fat32::{self, Fat32, Swap};
-use super::fill::{self, Filling};
+use super::fill::Filling;
 use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
+use super::grub::BiosGrub;
 use super::marks::Marks;
-use super::plan::Plan;
+use super::meanwhile::Meanwhile;
+use super::plan::{Data, Frame, Plan};
 use super::start::StartParts;
 use super::steps::Steps;
 use super::{grub, kernel};
@@ -50,8 +51,6 @@ pub struct Report {
     pub out: PathBuf,
     /// Bytes of the image.
     pub bytes: u64,
-    /// SHA-256 of the image, hex.
-    pub sha256: String,
     /// The data partition's GUID, which the kernel is told.
     pub data: String,
     /// What `e2fsck` says of the data partition.
@@ -93,7 +92,9 @@ pub fn to_file(plan: &mut Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Resu
 
 /// Writes the image onto a medium, and reads the medium back.
 pub fn to_medium(plan: &mut Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
-    medium.holds(plan.bytes())?;
+    medium.holds(plan.frame.bytes())?;
+    // Whatever could still be missing is, before the medium is touched.
+    plan.grub.get()?;
     let folder = std::env::temp_dir();
     room_for_image(plan, &folder)?;
     let failing = |error| device::failing(error, &medium.path);
@@ -127,20 +128,20 @@ fn onto(
         .context("the medium refuses to be written: is it worn out?")?;
     kernel::forget_cache(target)?;
     tell(Progress::Part("reading the medium back"));
-    let read = sha256(target, report.bytes, tell).context("reading the medium back")?;
+    let same = same(image, target, report.bytes, tell).context("reading the medium back")?;
     ensure!(
-        read == report.sha256,
+        same,
         "{} does not hold what was written to it: it is worn out or not what it says it is",
         medium.path.display()
     );
     marks.check()?;
-    span(&plan.table, medium.bytes / SECTOR, target)
+    span(&plan.frame.table, medium.bytes / SECTOR, target)
 }
 
 /// The image is made in a file before the medium is touched.
 fn room_for_image(plan: &Plan, folder: &Path) -> anyhow::Result<()> {
-    let content: u64 = plan.data.iter().map(|one| one.bytes).sum();
-    let needed = content + plan.partition(4)?.offset();
+    let content: u64 = plan.data.files.iter().map(|one| one.bytes).sum();
+    let needed = content + plan.frame.partition(4)?.offset();
     let stat = rustix::fs::statvfs(folder)?;
     let free = stat.f_bavail * stat.f_frsize;
     ensure!(
@@ -195,92 +196,108 @@ fn image(
         .with_context(writing)?;
     image
         .as_file()
-        .set_len(plan.bytes())
+        .set_len(plan.frame.bytes())
         .with_context(writing)?;
     fs::set_permissions(
         image.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o644),
     )?;
-    let data = plan.partition(4)?.clone();
-    let ext4 = Ext4::at(image.path(), data.offset());
-    let file = image.as_file();
-    tell(Progress::Part("laying out the data partition"));
-    let (files, front) = lay(plan, file, &ext4).with_context(writing)?;
-    plan.seal()?;
-    tell(Progress::Part("writing, and reading back"));
-    let filling = Filling {
-        image: file,
-        bytes: plan.bytes(),
-        data: data.offset(),
-        front,
-        files: &files,
-        sums: plan
-            .data
-            .iter()
-            .map(|one| (one.path.as_str(), one.sha256))
-            .collect(),
-    };
-    let of = plan.bytes();
-    let (checked, sha256) = thread::scope(|scope| {
-        // The structure is complete before any file has content.
-        let checked = scope.spawn(|| ext4.check());
-        let sha256 = filling.run(&mut |done| tell(Progress::Bytes { done, of }));
-        (checked.join(), sha256)
-    });
-    let sha256 = sha256.with_context(writing)?;
-    let checked = match checked {
-        Ok(checked) => checked.context("the data partition did not come out whole")?,
-        Err(_) => anyhow::bail!("the data partition was not checked; this is a bug"),
-    };
+    let Plan {
+        grub,
+        frame,
+        data,
+        terms,
+    } = plan;
+    let place = frame.partition(4)?.clone();
+    let ext4 = Ext4::at(image.path(), place.offset());
+    let checked = fill_in(grub, frame, data, image.as_file(), &ext4, tell).with_context(writing)?;
     let report = Report {
         out: out.to_owned(),
-        bytes: plan.bytes(),
-        sha256,
-        data: data.guid.to_string(),
+        bytes: frame.bytes(),
+        data: place.guid.to_string(),
         checked,
-        terms: plan.terms.clone(),
+        terms: terms.clone(),
     };
     Ok((image, report))
 }
 
-/// Writes everything but the content of the data partition's files, and reads
-/// back what lies before that partition: the sum of that, and the files' places.
-fn lay(plan: &Plan, mut image: &File, ext4: &Ext4) -> anyhow::Result<(Vec<Placed>, Sha256)> {
-    parts(plan, &mut image)?;
-    let data = plan.partition(4)?;
+/// Writes everything into an empty image and reads it back; what `e2fsck` says of
+/// it. What takes time goes on side by side: the frame, the structure of the data
+/// partition and behind that its content, the key of the vault.
+fn fill_in(
+    grub: &mut Meanwhile<BiosGrub>,
+    frame: &Frame,
+    data: &mut Data,
+    image: &File,
+    ext4: &Ext4,
+    tell: &mut Tell<'_>,
+) -> anyhow::Result<String> {
     thread::scope(|scope| {
-        // Nobody writes there any more, and whoever lays out mostly waits.
-        let front = scope.spawn(|| {
-            let front = fill::front(image, data.offset())?;
-            read_back(plan, image)?;
-            Ok(front)
-        });
-        let laid = ext4
-            .make(data.bytes(), plan.uuid, plan.hash_seed)
-            .and_then(|()| ext4.lay(plan.script()?));
-        let front: anyhow::Result<Sha256> = match front.join() {
-            Ok(front) => front,
-            Err(_) => anyhow::bail!("what starts the stick was not read back; this is a bug"),
+        let framed = scope.spawn(|| write_frame(grub, frame, image));
+        tell(Progress::Part("laying out the data partition"));
+        ext4.make(frame.partition(4)?.bytes(), data.uuid, data.hash_seed)?;
+        let vault = Data::vault();
+        let files = ext4.lay(data.script()?)?.into_iter();
+        let (vault, files): (Vec<_>, Vec<_>) = files.partition(|one| one.path == vault);
+        // The structure is complete before any file has content.
+        let checked = scope.spawn(|| ext4.check());
+        tell(Progress::Part("writing, and reading back"));
+        let of = files.iter().map(|one| one.bytes).sum();
+        let content = Filling {
+            image,
+            data: ext4.offset(),
+            files: &files,
+            sums: data.sums(),
         };
-        Ok((laid?, front?))
+        content.run(&mut |done| tell(Progress::Bytes { done, of }))?;
+        joined(framed)?;
+        let checked = joined(checked).context("the data partition did not come out whole")?;
+        // Last, for its key takes as long as a small stick.
+        data.seal()?;
+        let vault = Filling {
+            image,
+            data: ext4.offset(),
+            files: &vault,
+            sums: data.sums(),
+        };
+        vault.run(&mut |_| {})?;
+        Ok(checked)
     })
+}
+
+fn joined<T>(work: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<T> {
+    let lost = |_| anyhow::anyhow!("a part of the build ended by a fault; this is a bug");
+    work.join().map_err(lost)?
+}
+
+/// Writes and reads back all but the data partition.
+fn write_frame(
+    grub: &mut Meanwhile<BiosGrub>,
+    frame: &Frame,
+    mut image: &File,
+) -> anyhow::Result<()> {
+    let grub = grub.get()?;
+    parts(grub, frame, &mut image)?;
+    image.sync_data().context("writing the image")?;
+    forget(image)?;
+    read_back(grub, frame, image)
 }
 
 /// Everything but the data partition. Written to an image, and compared with
 /// one by [`Compare`]: the same steps, so nothing is left out of the check.
-fn parts(plan: &Plan, out: &mut (impl Write + Seek)) -> anyhow::Result<()> {
-    let (head, tail) = plan.table.encode()?;
+fn parts(grub: &BiosGrub, frame: &Frame, out: &mut (impl Write + Seek)) -> anyhow::Result<()> {
+    let (head, tail) = frame.table.encode()?;
     let mut at = |place: u64, bytes: &[u8]| -> io::Result<()> {
         out.seek(SeekFrom::Start(place))?;
         out.write_all(bytes)
     };
-    at(0, &plan.grub.boot)?;
-    let from = plan.grub.boot.len();
+    at(0, &grub.boot)?;
+    let from = grub.boot.len();
     at(from as u64, head.get(from..).unwrap_or_default())?;
-    at((plan.table.sectors - TAIL_SECTORS) * SECTOR, &tail)?;
-    at(plan.partition(1)?.offset(), &plan.grub.core)?;
-    at(plan.partition(3)?.offset(), &plan.anchor)?;
-    start_partition(&plan.start, plan.partition(2)?, plan.volume, out)
+    at((frame.table.sectors - TAIL_SECTORS) * SECTOR, &tail)?;
+    at(frame.partition(1)?.offset(), &grub.core)?;
+    at(frame.partition(3)?.offset(), &frame.anchor)?;
+    start_partition(&frame.start, frame.partition(2)?, frame.volume, out)
 }
 
 fn fat_of(files: &[(String, Vec<u8>)]) -> anyhow::Result<Fat32<'_>> {
@@ -306,18 +323,19 @@ fn start_partition(
 
 /// The steps that replace what starts a stick: at every moment it starts the old
 /// build or the new one.
-pub fn update(parts: &StartParts, table: &Table, medium: &File) -> anyhow::Result<Steps> {
+pub fn update(parts: &mut StartParts, table: &Table, medium: &File) -> anyhow::Result<Steps> {
     let [_, start, _, data] = table.partitions.as_slice() else {
         anyhow::bail!("a stick has four partitions");
     };
     let mut steps = Steps::default();
     // GRUB for a BIOS: where no core.img lies, and then the one sector that names it.
     // The older menu asks nothing of it that the newer one does not know.
-    steps.write(parts.grub.first * SECTOR, parts.grub.core.clone());
+    let grub = parts.grub.get()?;
+    steps.write(grub.first * SECTOR, grub.core.clone());
     steps.sync();
     let mut mbr = vec![0; SECTOR as usize];
     medium.read_exact_at(&mut mbr, 0)?;
-    for (place, byte) in mbr.iter_mut().zip(&parts.grub.boot) {
+    for (place, byte) in mbr.iter_mut().zip(&grub.boot) {
         *place = *byte;
     }
     steps.write(0, mbr);
@@ -354,13 +372,17 @@ pub fn forget(medium: &File) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read_back(plan: &Plan, image: &File) -> anyhow::Result<()> {
-    let mut compare = Compare { image, at: 0 };
-    parts(plan, &mut compare).context("what was written is not what is read")?;
+fn read_back(grub: &BiosGrub, frame: &Frame, image: &File) -> anyhow::Result<()> {
+    let mut compare = Compare {
+        image,
+        at: 0,
+        found: Vec::new(),
+    };
+    parts(grub, frame, &mut compare).context("what was written is not what is read")?;
     let mut head = vec![0; (HEAD_SECTORS * SECTOR) as usize];
     image.read_exact_at(&mut head, 0)?;
     ensure!(
-        Table::parse(&head)? == plan.table,
+        Table::parse(&head)? == frame.table,
         "the partition table did not come out as it was planned"
     );
     Ok(())
@@ -370,14 +392,15 @@ fn read_back(plan: &Plan, image: &File) -> anyhow::Result<()> {
 struct Compare<'a> {
     image: &'a File,
     at: u64,
+    found: Vec<u8>,
 }
 
 impl Write for Compare<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bytes = bytes.get(..bytes.len().min(PIECE)).unwrap_or_default();
-        let mut found = vec![0; bytes.len()];
-        self.image.read_exact_at(&mut found, self.at)?;
-        if found != bytes {
+        self.found.resize(bytes.len(), 0);
+        self.image.read_exact_at(&mut self.found, self.at)?;
+        if self.found != bytes {
             let text = format!("the {} bytes at {} differ", bytes.len(), self.at);
             return Err(io::Error::other(text));
         }
@@ -420,24 +443,22 @@ fn copy(from: &File, to: &File, bytes: u64, tell: &mut Tell<'_>) -> anyhow::Resu
     Ok(())
 }
 
-fn sha256(file: &File, bytes: u64, tell: &mut Tell<'_>) -> anyhow::Result<String> {
-    let mut reader = file;
-    reader.seek(SeekFrom::Start(0))?;
-    let mut reader = reader.take(bytes);
-    let mut context = Sha256::new(&SHA256);
-    let mut buffer = vec![0; PIECE];
+fn same(one: &File, other: &File, bytes: u64, tell: &mut Tell<'_>) -> anyhow::Result<bool> {
+    let (mut wanted, mut found) = (vec![0; PIECE], vec![0; PIECE]);
     let mut done = 0;
-    loop {
-        let length = reader.read(&mut buffer)?;
-        let Some(piece) = buffer.get(..length).filter(|piece| !piece.is_empty()) else {
-            break;
-        };
-        context.update(piece);
+    while done < bytes {
+        let length = usize::try_from(bytes - done)?.min(PIECE);
+        let wanted = wanted.get_mut(..length).unwrap_or_default();
+        let found = found.get_mut(..length).unwrap_or_default();
+        one.read_exact_at(wanted, done)?;
+        other.read_exact_at(found, done)?;
+        if wanted != found {
+            return Ok(false);
+        }
         done += length as u64;
         tell(Progress::Bytes { done, of: bytes });
     }
-    ensure!(done == bytes, "it ends after {done} of {bytes} bytes");
-    Ok(data_encoding::HEXLOWER.encode(context.finish().as_ref()))
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -451,6 +472,7 @@ mod tests {
         let mut compare = Compare {
             image: &image,
             at: 0,
+            found: Vec::new(),
         };
         compare.seek(SeekFrom::Start(3)).unwrap();
         compare.write_all(b"345").unwrap();

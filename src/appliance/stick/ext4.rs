@@ -244,18 +244,16 @@ impl Ext4 {
     /// whoever called, and told with its place.
     pub fn lay(&self, script: Script) -> anyhow::Result<Vec<Placed>> {
         let Script {
-            text,
+            mut text,
             removals,
             mut files,
             ..
         } = script;
-        self.debugfs(&text)?;
         files.retain(|file| file.bytes > 0);
-        let mut asked = String::new();
         for file in &files {
-            line(&mut asked, "dump_extents", &["-l", &file.path])?;
+            line(&mut text, "dump_extents", &["-l", &file.path])?;
         }
-        let told = self.debugfs(&asked)?;
+        let told = self.debugfs(&text)?;
         // debugfs repeats each command before what comes of it.
         let mut answers = told.split("debugfs: ").filter(|one| one.contains("Level"));
         let mut marks = String::new();
@@ -466,13 +464,21 @@ pub fn mend(copy: &Path) -> anyhow::Result<()> {
 
 /// A program of e2fsprogs, whose output is the same on every machine.
 pub fn tool(name: &str) -> Command {
-    let mut command = Command::new(name);
-    let path = std::env::var("PATH").unwrap_or_default();
-    // A user's PATH on Debian leaves out where these lie.
-    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    let mut command = Command::new(program(name));
     command.env("E2FSPROGS_FAKE_TIME", EPOCH).env("LC_ALL", "C");
     command.env("MKE2FS_CONFIG", "/dev/null");
     command
+}
+
+/// Where it lies: a user's PATH on Debian leaves out these places. Not told to the
+/// standard library by the variable, or it would copy this process, with all of
+/// its memory, for every one that it starts.
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let mut places = std::env::split_paths(&path).chain(more);
+    let found = places.find_map(|place| Some(place.join(name)).filter(|file| file.is_file()));
+    found.unwrap_or_else(|| name.into())
 }
 
 /// Runs it to its end, which must be a good one.

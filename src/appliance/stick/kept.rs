@@ -158,7 +158,7 @@ impl Kept {
 
     /// Puts a newer program, kernel and menu onto the stick; its state, its
     /// vault and its ids stay.
-    pub fn update(&self, parts: &StartParts, tell: &mut Tell<'_>) -> anyhow::Result<Synced> {
+    pub fn update(&self, parts: &mut StartParts, tell: &mut Tell<'_>) -> anyhow::Result<Synced> {
         self.is_of(&parts.site)?;
         tell(Progress::Part("comparing"));
         self.ensure_same_keys(&parts.site)?;

@@ -12,6 +12,7 @@
 //! transaction, steps   changes that a cut      vault, anchor   keys under a PIN; what nobody winds back
 //!         at any moment leaves whole
 //! gpt, fat32, ext4, grub   its parts
+//! meanwhile  what nobody waits for yet
 //! device  may this medium be written?
 //! marks   does it hold what it says?
 //! ```
@@ -37,6 +38,7 @@ pub mod grub;
 pub mod kept;
 mod kernel;
 mod marks;
+mod meanwhile;
 pub mod plan;
 pub mod reader;
 pub mod run;

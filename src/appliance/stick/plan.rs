@@ -14,6 +14,7 @@ use super::anchor::{Anchor, AnchorKey};
 use super::ext4::{self, Rights, Script};
 use super::gpt::{Guid, Partition, SECTOR, Table, kind};
 use super::grub::{self, BiosGrub};
+use super::meanwhile::Meanwhile;
 use super::start::StartParts;
 use super::vault::{Pin, Sealing};
 use super::{KEYS_IN_MEMORY, file};
@@ -46,27 +47,39 @@ pub struct Spec {
 
 /// Everything that will be written.
 pub struct Plan {
+    /// For a BIOS.
+    pub grub: Meanwhile<BiosGrub>,
+    /// All else but the data partition.
+    pub frame: Frame,
+    /// The data partition.
+    pub data: Data,
+    /// What the site may do, in a sentence.
+    pub terms: String,
+}
+
+/// What is around the data partition.
+pub struct Frame {
     /// Partitions and ids.
     pub table: Table,
-    /// For a BIOS.
-    pub grub: BiosGrub,
     /// On the start partition, by path.
     pub start: Vec<(String, Vec<u8>)>,
     /// The start partition's serial number.
     pub volume: u32,
     /// On the anchor's partition.
     pub anchor: Vec<u8>,
-    /// On the data partition.
-    pub data: Vec<DataFile>,
-    /// Folders of the data partition, parents first.
+}
+
+/// What is on the data partition.
+pub struct Data {
+    /// Its files.
+    pub files: Vec<DataFile>,
+    /// Its folders, parents first.
     pub folders: Vec<String>,
-    /// Ids of the data partition's file system.
+    /// Ids of its file system.
     pub uuid: Guid,
     /// See `uuid`.
     pub hash_seed: Guid,
-    /// What the site may do, in a sentence.
-    pub terms: String,
-    /// Until [`Plan::seal`].
+    /// Until [`Data::seal`].
     sealing: Option<Sealing>,
     /// The vault and the copy of the registry, until they are written.
     _scratch: tempfile::TempDir,
@@ -83,7 +96,7 @@ pub struct DataFile {
     pub rights: Rights,
     /// In bytes.
     pub bytes: u64,
-    /// SHA-256; of a blob, what its name says. Of the vault, see [`Plan::seal`].
+    /// SHA-256; of a blob, what its name says. Of the vault, see [`Data::seal`].
     pub sha256: [u8; 32],
 }
 
@@ -106,51 +119,35 @@ impl Plan {
         tell("reading the site");
         let mut tree = Tree::default();
         // A blank one gives the ids: see `seal`.
-        tree.file(&vault, format!("/{}", file::VAULT), Rights::Secret)?;
+        tree.file(&vault, Data::vault(), Rights::Secret)?;
         tree.site(site, &registry, &parts.boot)?;
         let ids = Ids::of(&parts, &tree.files, &settings.stick);
-        let data_bytes = data_bytes(&tree.files);
-        let table = ids.table(data_bytes);
         let volume = ids.volume();
         let menu = parts.menu(ids.guid("data"), volume);
         let mut start = parts.start;
         start.push(menu);
         Ok(Self {
-            table,
             grub: parts.grub,
-            start,
-            volume,
-            anchor,
-            data: tree.files,
-            folders: tree.folders,
-            uuid: ids.guid("file system"),
-            hash_seed: ids.guid("hash seed"),
+            frame: Frame {
+                table: ids.table(data_bytes(&tree.files)),
+                start,
+                volume,
+                anchor,
+            },
+            data: Data {
+                files: tree.files,
+                folders: tree.folders,
+                uuid: ids.guid("file system"),
+                hash_seed: ids.guid("hash seed"),
+                sealing: Some(sealing),
+                _scratch: scratch,
+            },
             terms: terms(site)?,
-            sealing: Some(sealing),
-            _scratch: scratch,
         })
     }
+}
 
-    /// Puts the sealed vault in the place of the blank one. Its key takes as long
-    /// as a third of a build, and only the vault's own bytes depend on it: ids are
-    /// made of the blank one, whose salt is another one for all other keys or PIN.
-    pub fn seal(&mut self) -> anyhow::Result<()> {
-        let Some(sealing) = self.sealing.take() else {
-            return Ok(());
-        };
-        let sealed = sealing.finish()?.to_json()?;
-        let path = format!("/{}", file::VAULT);
-        let vault = self.data.iter_mut().find(|file| file.path == path);
-        let vault = vault.context("a stick has a vault; this is a bug")?;
-        ensure!(
-            sealed.len() as u64 == vault.bytes,
-            "the vault has not the length that was planned; this is a bug"
-        );
-        fs::write(&vault.from, &sealed)?;
-        vault.sha256 = sha256_of_bytes(&sealed);
-        Ok(())
-    }
-
+impl Frame {
     /// Bytes of the image.
     pub const fn bytes(&self) -> u64 {
         self.table.sectors * SECTOR
@@ -161,14 +158,47 @@ impl Plan {
         let found = self.table.partitions.get(number.wrapping_sub(1));
         found.context("a stick has four partitions; this is a bug")
     }
+}
 
-    /// What fills the data partition.
+impl Data {
+    /// Puts the sealed vault in the place of the blank one. Its key takes as long
+    /// as a third of a build, and only the vault's own bytes depend on it: ids are
+    /// made of the blank one, whose salt is another one for all other keys or PIN.
+    pub fn seal(&mut self) -> anyhow::Result<()> {
+        let Some(sealing) = self.sealing.take() else {
+            return Ok(());
+        };
+        let sealed = sealing.finish()?.to_json()?;
+        let path = Self::vault();
+        let vault = self.files.iter_mut().find(|file| file.path == path);
+        let vault = vault.context("a stick has a vault; this is a bug")?;
+        ensure!(
+            sealed.len() as u64 == vault.bytes,
+            "the vault has not the length that was planned; this is a bug"
+        );
+        fs::write(&vault.from, &sealed)?;
+        vault.sha256 = sha256_of_bytes(&sealed);
+        Ok(())
+    }
+
+    /// The path of the vault, which has its content from [`Self::seal`] on.
+    pub fn vault() -> String {
+        format!("/{}", file::VAULT)
+    }
+
+    /// The digests of its files, by path.
+    pub fn sums(&self) -> BTreeMap<&str, [u8; 32]> {
+        let files = self.files.iter();
+        files.map(|one| (one.path.as_str(), one.sha256)).collect()
+    }
+
+    /// What fills it.
     pub fn script(&self) -> anyhow::Result<Script> {
         let mut script = Script::default();
         for folder in &self.folders {
             script.folder(folder)?;
         }
-        for file in &self.data {
+        for file in &self.files {
             script.file(&file.from, &file.path, file.rights)?;
         }
         script.link(&format!("/{}/keys", file::SITE), KEYS_IN_MEMORY)?;
@@ -394,7 +424,8 @@ fn data_bytes(files: &[DataFile]) -> u64 {
     (content + content / 32 + DATA_SLACK).next_multiple_of(MIB)
 }
 
-/// Ids made of everything that is written.
+/// Ids made of everything that is written but GRUB for a BIOS, which is the same
+/// for every site: so nobody waits for it.
 struct Ids {
     seed: [u8; 32],
 }
@@ -415,10 +446,6 @@ impl Ids {
             // Kernel and initrd: as they lie in the boot folder.
             let known = parts.boot.get(name).copied();
             add(name, &known.unwrap_or_else(|| sha256_of_bytes(content)));
-        }
-        let BiosGrub { boot, core, .. } = &parts.grub;
-        for (name, content) in [("boot.img", boot), ("core.img", core)] {
-            add(name, &sha256_of_bytes(content));
         }
         for file in data {
             add(&file.path, &file.sha256);

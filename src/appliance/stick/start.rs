@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::thread;
 
 use anyhow::{Context as _, ensure};
 
 use super::StickSettings;
 use super::gpt::Guid;
 use super::grub::{self, BiosGrub, EfiProgram};
+use super::meanwhile::Meanwhile;
 use crate::image;
 use crate::site::Site;
 
@@ -18,8 +18,8 @@ use crate::site::Site;
 pub struct StartParts {
     /// The site it is of.
     pub site: Site,
-    /// For a BIOS.
-    pub grub: BiosGrub,
+    /// For a BIOS. To pack it takes as long as all the rest.
+    pub grub: Meanwhile<BiosGrub>,
     /// On the start partition, by path, but for the menu.
     pub start: Vec<(String, Vec<u8>)>,
     /// SHA-256 of what `image build` made, by name: read and found right.
@@ -44,20 +44,13 @@ impl StartParts {
                 site.dir().display()
             )
         })?;
-        let (grub, start) = thread::scope(|scope| {
-            // Half of the time that all of this takes is grub-mkimage's.
-            let grub = scope.spawn(|| grub::bios(&usr_lib.join("grub"), first, room));
-            let start = boot_sums(&manifest, &site.boot_dir())
-                .and_then(|boot| Ok((boot, boot_files(site, binary, usr_lib)?)));
-            (grub.join(), start)
-        });
-        let (boot, start) = start?;
-        let Ok(grub) = grub else {
-            anyhow::bail!("GRUB's image was lost by a fault; this is a bug");
-        };
+        let grub = usr_lib.join("grub");
+        let grub = Meanwhile::begin(move || grub::bios(&grub, first, room));
+        let boot = boot_sums(&manifest, &site.boot_dir())?;
+        let start = boot_files(site, binary, usr_lib)?;
         Ok(Self {
             site: site.clone(),
-            grub: grub?,
+            grub,
             start,
             boot,
             settings: settings.stick,

@@ -1,0 +1,49 @@
+//! Work that nobody waits for yet.
+
+use std::thread::{self, JoinHandle};
+
+use anyhow::Context as _;
+
+/// What a thread of its own makes meanwhile.
+pub struct Meanwhile<T> {
+    work: Option<JoinHandle<anyhow::Result<T>>>,
+    made: Option<T>,
+}
+
+impl<T: Send + 'static> Meanwhile<T> {
+    /// Begins with it.
+    pub fn begin(work: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> Self {
+        Self {
+            work: Some(thread::spawn(work)),
+            made: None,
+        }
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// Those of the work, the first time.
+    pub fn get(&mut self) -> anyhow::Result<&T> {
+        if let Some(work) = self.work.take() {
+            let made = work.join();
+            let lost = |_| anyhow::anyhow!("a fault ended what was being made; this is a bug");
+            self.made = Some(made.map_err(lost)??);
+        }
+        self.made.as_ref().context("it could not be made")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_made_once_and_its_error_is_told() {
+        let mut made = Meanwhile::begin(|| Ok(7));
+        assert_eq!(*made.get().unwrap(), 7);
+        assert_eq!(*made.get().unwrap(), 7);
+        let mut failed = Meanwhile::<u8>::begin(|| anyhow::bail!("no paper"));
+        assert_eq!(failed.get().unwrap_err().to_string(), "no paper");
+        assert!(failed.get().is_err());
+    }
+}
