@@ -321,7 +321,7 @@ impl Bench {
     fn on_stick(&self, stick: &Path, path: &str) -> Vec<u8> {
         let to = self.at("dumped");
         let data = format!("{}?offset={}", stick.display(), 99 * MIB);
-        let request = format!("dump {path} {}", to.display());
+        let request = format!("dump \"{path}\" {}", to.display());
         tool("debugfs", &["-R", &request, &data]);
         fs::read(to).unwrap()
     }
@@ -331,7 +331,13 @@ impl Bench {
 fn sync_moves_what_differs_and_nothing_else() {
     let bench = Bench::new();
     bench.publish("1.0.0");
+    // As debugfs' own answers begin and look.
+    let odd = bench.site.dir().join("sources/debugfs: dump_extents Level");
+    fs::create_dir(&odd).unwrap();
+    fs::write(odd.join("Level Entries"), b"odd").unwrap();
     let stick = bench.built("stick.img");
+    let name = "/site/sources/debugfs: dump_extents Level/Level Entries";
+    assert_eq!(bench.on_stick(&stick, name), b"odd");
     let nothing = bench.sync(&stick);
     assert_eq!(
         (&nothing["written"], &nothing["removed"]),
@@ -339,7 +345,7 @@ fn sync_moves_what_differs_and_nothing_else() {
         "{nothing}"
     );
 
-    let large = bench.site.dir().join("sources/welcome/files/large.bin");
+    let large = bench.site.dir().join("sources/welcome/files/Level.bin");
     fs::write(
         &large,
         (0..3_000_000_u32)

@@ -301,6 +301,7 @@ fn build(args: &StickBuildArgs) -> anyhow::Result<ExitCode> {
     let mut plan = Plan::make(&spec, &mut |part| bar.show(Progress::Part(part)))?;
     if let Some(medium) = &medium {
         medium.holds(plan.frame.bytes())?;
+        plan.grub.get()?;
         bar.end();
         confirm(medium, args.yes)?;
     }

@@ -93,8 +93,6 @@ pub fn to_file(plan: &mut Plan, out: &Path, tell: &mut Tell<'_>) -> anyhow::Resu
 /// Writes the image onto a medium, and reads the medium back.
 pub fn to_medium(plan: &mut Plan, medium: &Medium, tell: &mut Tell<'_>) -> anyhow::Result<Report> {
     medium.holds(plan.frame.bytes())?;
-    // Whatever could still be missing is, before the medium is touched.
-    plan.grub.get()?;
     let folder = std::env::temp_dir();
     room_for_image(plan, &folder)?;
     let failing = |error| device::failing(error, &medium.path);
@@ -128,9 +126,8 @@ fn onto(
         .context("the medium refuses to be written: is it worn out?")?;
     kernel::forget_cache(target)?;
     tell(Progress::Part("reading the medium back"));
-    let same = same(image, target, report.bytes, tell).context("reading the medium back")?;
     ensure!(
-        same,
+        holds(target, image, report.bytes, tell)?,
         "{} does not hold what was written to it: it is worn out or not what it says it is",
         medium.path.display()
     );
@@ -210,7 +207,7 @@ fn image(
     } = plan;
     let place = frame.partition(4)?.clone();
     let ext4 = Ext4::at(image.path(), place.offset());
-    let checked = fill_in(grub, frame, data, image.as_file(), &ext4, tell).with_context(writing)?;
+    let checked = fill_in(grub, frame, data, image.as_file(), &ext4, tell)?;
     let report = Report {
         out: out.to_owned(),
         bytes: frame.bytes(),
@@ -239,8 +236,6 @@ fn fill_in(
         let vault = Data::vault();
         let files = ext4.lay(data.script()?)?.into_iter();
         let (vault, files): (Vec<_>, Vec<_>) = files.partition(|one| one.path == vault);
-        // The structure is complete before any file has content.
-        let checked = scope.spawn(|| ext4.check());
         tell(Progress::Part("writing, and reading back"));
         let of = files.iter().map(|one| one.bytes).sum();
         let content = Filling {
@@ -251,7 +246,9 @@ fn fill_in(
         };
         content.run(&mut |done| tell(Progress::Bytes { done, of }))?;
         joined(framed)?;
-        let checked = joined(checked).context("the data partition did not come out whole")?;
+        // All but the vault is on the disk, and read from there.
+        forget(image)?;
+        let checked = scope.spawn(|| ext4.check());
         // Last, for its key takes as long as a small stick.
         data.seal()?;
         let vault = Filling {
@@ -261,7 +258,7 @@ fn fill_in(
             sums: data.sums(),
         };
         vault.run(&mut |_| {})?;
-        Ok(checked)
+        joined(checked).context("the data partition did not come out whole")
     })
 }
 
@@ -443,15 +440,18 @@ fn copy(from: &File, to: &File, bytes: u64, tell: &mut Tell<'_>) -> anyhow::Resu
     Ok(())
 }
 
-fn same(one: &File, other: &File, bytes: u64, tell: &mut Tell<'_>) -> anyhow::Result<bool> {
+/// Whether a medium holds an image, byte for byte. The image was compared with the
+/// files' digests when it was made.
+fn holds(medium: &File, image: &File, bytes: u64, tell: &mut Tell<'_>) -> anyhow::Result<bool> {
     let (mut wanted, mut found) = (vec![0; PIECE], vec![0; PIECE]);
     let mut done = 0;
     while done < bytes {
         let length = usize::try_from(bytes - done)?.min(PIECE);
         let wanted = wanted.get_mut(..length).unwrap_or_default();
         let found = found.get_mut(..length).unwrap_or_default();
-        one.read_exact_at(wanted, done)?;
-        other.read_exact_at(found, done)?;
+        image.read_exact_at(wanted, done)?;
+        let reading = || format!("reading the medium back at {} MiB", done >> 20);
+        medium.read_exact_at(found, done).with_context(reading)?;
         if wanted != found {
             return Ok(false);
         }

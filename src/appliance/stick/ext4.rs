@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -21,6 +21,8 @@ const EPOCH: &str = "1735689600";
 /// mke2fs.conf changes nothing.
 const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,\
                         sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+/// debugfs's order to tell where a file lies.
+const ASK_EXTENTS: &str = "dump_extents";
 /// Bytes of a block.
 pub const BLOCK: u64 = 4096;
 /// How much of a file is in memory at once: whole blocks.
@@ -251,11 +253,13 @@ impl Ext4 {
         } = script;
         files.retain(|file| file.bytes > 0);
         for file in &files {
-            line(&mut text, "dump_extents", &["-l", &file.path])?;
+            line(&mut text, ASK_EXTENTS, &["-l", &file.path])?;
         }
-        let told = self.debugfs(&text)?;
+        let told = format!("\n{}", self.debugfs(&text)?);
         // debugfs repeats each command before what comes of it.
-        let mut answers = told.split("debugfs: ").filter(|one| one.contains("Level"));
+        let mut answers = told
+            .split("\ndebugfs: ")
+            .filter(|one| one.starts_with(ASK_EXTENTS));
         let mut marks = String::new();
         for file in &mut files {
             let extents: Vec<Extent> = answers
@@ -476,9 +480,13 @@ pub fn tool(name: &str) -> Command {
 fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let mut places = std::env::split_paths(&path).chain(more);
-    let found = places.find_map(|place| Some(place.join(name)).filter(|file| file.is_file()));
-    found.unwrap_or_else(|| name.into())
+    let places = std::env::split_paths(&path).filter(|place| place.is_absolute());
+    let mut files = places.chain(more).map(|place| place.join(name));
+    files.find(|file| runs(file)).unwrap_or_else(|| name.into())
+}
+
+fn runs(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// Runs it to its end, which must be a good one.

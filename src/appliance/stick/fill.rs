@@ -68,9 +68,9 @@ impl Piece {
 }
 
 impl Filling<'_> {
-    /// Writes, reads back, and compares every file with its digest. All of the image
-    /// is on the disk then: the last sync comes after the last write. `tell` hears how
-    /// many bytes were read back.
+    /// Writes, reads back, and compares every file with its digest. All that was
+    /// written to the image is on the disk then: the last sync comes after the last
+    /// write. `tell` hears how many bytes were read back.
     pub fn run(&self, tell: &mut dyn FnMut(u64)) -> anyhow::Result<()> {
         let pieces = &self.pieces();
         let (mark, written) = sync_channel(AHEAD);

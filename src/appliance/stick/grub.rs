@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail, ensure};
 
 use super::gpt::{Guid, SECTOR};
+use super::meanwhile::Meanwhile;
 use super::{Mode, StickSettings};
 
 /// Where the menu lies on the start partition: Debian's signed GRUB looks there.
@@ -17,6 +18,7 @@ pub const VOLUME_LABEL: [u8; 11] = *b"GROUNDCREW ";
 
 const BOOT_IMG: &str = "boot.img";
 const PC: &str = "i386-pc";
+const MKIMAGE: &str = "grub-mkimage";
 /// Where boot.img has the sector of core.img.
 const CORE_AT: usize = 0x5c;
 
@@ -98,28 +100,42 @@ pub struct BiosGrub {
 }
 
 /// Makes it for a BIOS-boot partition at sector `first`, as `grub-bios-setup`
-/// would install it. `grub` is the folder `/usr/lib/grub`.
-pub fn bios(grub: &Path, first: u64, room: u64) -> anyhow::Result<BiosGrub> {
-    let core = mkimage(&grub.join(PC))?;
-    ensure!(
-        core.len() as u64 <= room,
-        "GRUB's core.img has {} bytes, more than the {room} of its partition",
-        core.len()
-    );
-    let path = grub.join(PC).join(BOOT_IMG);
-    let mut boot = fs::read(&path).with_context(|| {
+/// would install it. `grub` is the folder `/usr/lib/grub`. What is missing there
+/// is said at once; the rest takes as long as all else that starts a stick.
+pub fn bios(grub: &Path, first: u64, room: u64) -> anyhow::Result<Meanwhile<BiosGrub>> {
+    let modules = grub.join(PC);
+    let path = modules.join(BOOT_IMG);
+    let boot = fs::read(&path).with_context(|| {
         format!(
             "reading {}: `apt-get install grub-pc-bin` brings it",
             path.display()
         )
     })?;
+    let mut command = Command::new(MKIMAGE);
+    let found = command.arg("--version").output();
+    found.context("starting grub-mkimage: `apt-get install grub-common` brings it")?;
+    Ok(Meanwhile::begin(move || {
+        let core = mkimage(&modules)?;
+        ensure!(
+            core.len() as u64 <= room,
+            "GRUB's core.img has {} bytes, more than the {room} of its partition",
+            core.len()
+        );
+        knowing_each_other(boot, core, first)
+    }))
+}
+
+fn knowing_each_other(
+    mut boot: Vec<u8>,
+    mut core: Vec<u8>,
+    first: u64,
+) -> anyhow::Result<BiosGrub> {
     boot.truncate(440);
     // The sector of core.img; any drive number that the BIOS names; and that
     // number is believed (two NOPs instead of a jump).
     patch(&mut boot, CORE_AT, &first.to_le_bytes())?;
     patch(&mut boot, 0x64, &[0xff])?;
     patch(&mut boot, 0x66, &[0x90, 0x90])?;
-    let mut core = core;
     core.resize(core.len().next_multiple_of(SECTOR as usize), 0);
     let rest = u16::try_from(core.len() / SECTOR as usize - 1)?;
     // diskboot's block list: where the rest of core.img lies, how long it is,
@@ -159,7 +175,7 @@ fn patch(image: &mut [u8], at: usize, bytes: &[u8]) -> anyhow::Result<()> {
 fn mkimage(modules: &Path) -> anyhow::Result<Vec<u8>> {
     let folder = tempfile::tempdir()?;
     let out: PathBuf = folder.path().join("core.img");
-    let mut command = Command::new("grub-mkimage");
+    let mut command = Command::new(MKIMAGE);
     command.args([
         "--format",
         PC,
@@ -168,9 +184,7 @@ fn mkimage(modules: &Path) -> anyhow::Result<Vec<u8>> {
         "--directory",
     ]);
     command.arg(modules).arg("--output").arg(&out).args(MODULES);
-    let done = command
-        .output()
-        .context("starting grub-mkimage: `apt-get install grub-common` brings it")?;
+    let done = command.output().context("starting grub-mkimage")?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
         bail!(
@@ -243,14 +257,24 @@ mod tests {
 
     #[test]
     fn boot_code_and_core_image_know_each_other() {
-        let grub = bios(Path::new("/usr/lib/grub"), 2048, 1 << 20).unwrap();
+        let made = |room| bios(Path::new("/usr/lib/grub"), 2048, room).unwrap();
+        let mut grub = made(1 << 20);
+        let grub = grub.get().unwrap();
         assert_eq!(grub.boot.len(), 440);
         assert_eq!(grub.boot[0x5c..0x64], 2048_u64.to_le_bytes());
         assert_eq!(grub.core[0x1f4..0x1fc], 2049_u64.to_le_bytes());
         let rest = u16::from_le_bytes([grub.core[0x1fc], grub.core[0x1fd]]);
         assert_eq!(grub.core.len(), (usize::from(rest) + 1) * 512);
-        let again = bios(Path::new("/usr/lib/grub"), 2048, 1 << 20).unwrap();
-        assert!(again.core == grub.core, "the same bytes each time");
-        assert!(bios(Path::new("/usr/lib/grub"), 2048, 512).is_err());
+        let mut again = made(1 << 20);
+        assert!(
+            again.get().unwrap().core == grub.core,
+            "the same bytes each time"
+        );
+        assert!(made(512).get().is_err());
+        let missing = bios(Path::new("/nowhere"), 2048, 1 << 20).err().unwrap();
+        assert!(
+            missing.to_string().contains("apt-get install grub-pc-bin"),
+            "{missing:#}"
+        );
     }
 }

@@ -4,7 +4,8 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::Context as _;
 
-/// What a thread of its own makes meanwhile.
+/// What a thread of its own makes meanwhile. Dropped, it is waited for, too: it
+/// may have files to take away.
 pub struct Meanwhile<T> {
     work: Option<JoinHandle<anyhow::Result<T>>>,
     made: Option<T>,
@@ -30,6 +31,14 @@ impl<T: Send + 'static> Meanwhile<T> {
             self.made = Some(made.map_err(lost)??);
         }
         self.made.as_ref().context("it could not be made")
+    }
+}
+
+impl<T> Drop for Meanwhile<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            let _ = work.join();
+        }
     }
 }
 

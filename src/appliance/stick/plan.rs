@@ -162,7 +162,7 @@ impl Frame {
 
 impl Data {
     /// Puts the sealed vault in the place of the blank one. Its key takes as long
-    /// as a third of a build, and only the vault's own bytes depend on it: ids are
+    /// as a small build, and only the vault's own bytes depend on it: ids are
     /// made of the blank one, whose salt is another one for all other keys or PIN.
     pub fn seal(&mut self) -> anyhow::Result<()> {
         let Some(sealing) = self.sealing.take() else {

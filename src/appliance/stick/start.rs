@@ -18,7 +18,7 @@ use crate::site::Site;
 pub struct StartParts {
     /// The site it is of.
     pub site: Site,
-    /// For a BIOS. To pack it takes as long as all the rest.
+    /// For a BIOS.
     pub grub: Meanwhile<BiosGrub>,
     /// On the start partition, by path, but for the menu.
     pub start: Vec<(String, Vec<u8>)>,
@@ -44,8 +44,7 @@ impl StartParts {
                 site.dir().display()
             )
         })?;
-        let grub = usr_lib.join("grub");
-        let grub = Meanwhile::begin(move || grub::bios(&grub, first, room));
+        let grub = grub::bios(&usr_lib.join("grub"), first, room)?;
         let boot = boot_sums(&manifest, &site.boot_dir())?;
         let start = boot_files(site, binary, usr_lib)?;
         Ok(Self {
