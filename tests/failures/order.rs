@@ -214,9 +214,23 @@ fn an_order_reaches_pxelinux_and_the_site_may_want_a_menu() {
 fn a_signed_image_is_held_until_it_is_released() {
     let stage = site_of("uefi = \"uki\"");
     stage.boot_file("groundcrew.efi", 1000);
-    stage.boot_file("held.efi", 1000);
+    stage.boot_file("local.efi", 1000);
     let net = &stage.switched.net;
+    // The network never hears its serial number, which the registry knows.
+    let known = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/hardware/partner.csv"
+    );
+    succeeded(
+        "import",
+        &stage.site.groundcrew(&["device", "import", known]),
+    );
+    let serial = "SYNTH-0010";
     let mut device = Device::new(1, Firmware::Uefi);
+    device.uuid = ring::digest::digest(&ring::digest::SHA256, b"groundcrew synthetic 10").as_ref()
+        [..16]
+        .try_into()
+        .unwrap();
     let name = device.name();
     let mut boot = |file: &str| {
         let ip = device.lease(net);
@@ -231,17 +245,23 @@ fn a_signed_image_is_held_until_it_is_released() {
     for _ in 0..3 {
         boot("groundcrew.efi");
     }
-    for _ in 0..3 {
-        boot("held.efi");
+    // An image of an earlier version has no held.efi.
+    for file in ["local.efi", "held.efi", "held.efi"] {
+        boot(file);
         let told = stage.says("held on a site with its own image", &name, Cause::Held);
         assert_eq!(told.state, State::Held);
         let held = told.lines.iter().filter(|l| l.text.contains("HELD"));
         assert_eq!(held.count(), 1, "once for each start: {:?}", told.lines);
-        let file = |l: &groundcrew_netboot::story::Line| l.text.ends_with("boot file held.efi");
+        let named = format!("boot file {file}");
+        let file = |l: &groundcrew_netboot::story::Line| l.text.ends_with(&named);
         assert!(told.lines.iter().any(file), "{:?}", told.lines);
+        stage.boot_file("held.efi", 1000);
     }
-    let why = refused(&stage, &name, "disk");
+    let why = refused(&stage, serial, "disk");
     assert!(why.contains("signed image") && why.contains("asks nobody"));
+    let explained = stage.site.groundcrew(&["boot", "explain", serial]).stdout;
+    let explained = String::from_utf8(explained).unwrap();
+    assert!(explained.contains(&name), "{explained}");
 
     let release = |words: &[&str]| {
         let output = stage

@@ -195,8 +195,8 @@ class Appliance:
     def boot_once(self, mac, what):
         self._call("boot", "once", mac, what, "--site", self.site)
 
-    def boot_release(self, mac):
-        self._call("boot", "release", mac, "--site", self.site)
+    def boot_release(self, name):
+        self._call("boot", "release", name, "--site", self.site)
 
     def _call(self, *words, good=(0,)):
         argv = [str(self._groundcrew()), *map(str, words)]

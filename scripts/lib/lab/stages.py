@@ -149,6 +149,11 @@ def _mok(bench):
     bench.power_on()
     bench.until(r"Verification failed|Security Violation", "shim refuses the site's image", never=AGENT)
     bench.type(ENTER)
+    _enroll(bench)
+    bench.until(AGENT, "the agent, in the site's image that shim trusts now")
+
+
+def _enroll(bench):
     for pattern, form, keys in (
         (r"Booting in", "MokManager", ENTER),
         (r"Enroll key from disk", "its menu: enroll key from disk", DOWN + ENTER),
@@ -160,7 +165,6 @@ def _mok(bench):
     ):
         bench.until(pattern, form, never=AGENT)
         bench.type(keys)
-    bench.until(AGENT, "the agent, in the site's image that shim trusts now")
 
 
 def _held(bench):
@@ -172,8 +176,8 @@ def _held(bench):
     bench.power_on()
     bench.until(HELD, "its screen says that it is held", never=AGENT)
     bench.until(r"groundcrew boot release ID", "how it is released")
-    bench.until(f"serial number {bench.serial}", "its serial number")
     bench.until(f"UUID {bench.uuid}", "its UUID")
+    bench.until(f"serial number {bench.serial}", "its serial number")
     bench.until(r"in 60 s, or at Escape", "what comes next")
     bench.type(ESCAPE)
     bench.until(OWN_DISK, "its own disk, at Escape")
@@ -182,6 +186,26 @@ def _held(bench):
     bench.release()
     bench.power_on()
     bench.until(REFUSED, "released, it tries the image again", never=HELD)
+
+
+def _held_strange(bench):
+    """Held because its owner enrolled no key: shim offers that there, too, and the screen can speak."""
+    for _ in range(3):
+        bench.power_on()
+        bench.until(REFUSED, "shim refuses the site's image", never=HELD + "|" + AGENT)
+        bench.power_off()
+    bench.power_on()
+    bench.until(r"mok-held/grubx64\.efi", "it is sent to the held screen", never=AGENT)
+    bench.until(REFUSED, "shim refuses that as well")
+    bench.type(ENTER)
+    _enroll(bench)
+    bench.until(HELD, "with the key its screen says that it is held", never=AGENT)
+    bench.type(ESCAPE)
+    bench.until(OWN_DISK, "its own disk, at Escape")
+    bench.power_off()
+    bench.release()
+    bench.power_on()
+    bench.until(AGENT, "released, the agent starts")
 
 
 def _with_certificate(image, folder):
@@ -244,6 +268,7 @@ STAGES = [
     Stage("held-uki", "a whole image fails three times: its screen says that it is held", "uefi-uki", _held, prepare=_broken_image),
     Stage("held-sb-http-uki", "the same by HTTP Boot under Secure Boot", "sb-http-uki", _held, prepare=_broken_image, signed="known"),
     Stage("held-mok", "the same behind shim", "sb-mok", _held, prepare=_broken_image, signed="known"),
+    Stage("held-mok-strange", "shim refuses the image for want of a key: enrolled while it is held", "sb-mok", _held_strange, disk=_with_certificate, signed="strange"),
     Stage("own-disk-by-word", "provisioned: its next start is sent to its own disk", "bios", _own_disk),
     Stage("own-disk-by-firmware", "its firmware starts the disk first", "bios", _disk_first, disk=_with_networkd),
 ]
@@ -304,8 +329,9 @@ class Bench(scenario.Lab):
         self.says(f"groundcrew boot once {self._mac} {what}")
 
     def release(self):
-        self._appliance.boot_release(self._mac)
-        self.says(f"groundcrew boot release {self._mac}")
+        """By the serial number, as a technician reads it there."""
+        self._appliance.boot_release(self.serial)
+        self.says(f"groundcrew boot release {self.serial}")
 
     def again(self):
         """Switched off and on: the order is used up, the agent starts."""

@@ -1,21 +1,25 @@
 //! The site's folder: keys, trust metadata, boot files, published bundles.
 
+use std::collections::BTreeSet;
+
 use groundcrew_core::trust::tuf::Repo;
+use groundcrew_netboot::ARM64;
 use groundcrew_registry::profile::{Profile, Wanted};
 
 use super::Finding;
+use crate::image::names;
 use crate::office::published;
 use crate::site::status::{self, Urgency};
 use crate::site::{Settings, Site, SiteKeys, publish};
 
 /// What devices load, and what it is for.
 const BOOT_FILES: [(&str, &str); 6] = [
-    ("vmlinuz", "the kernel"),
-    ("initrd.img", "the agent"),
-    ("undionly.kpxe", "the loader for BIOS"),
-    ("snponly.efi", "the loader for UEFI"),
-    ("ipxe.efi", "the loader for UEFI HTTP Boot"),
-    ("local.efi", "the way to a UEFI machine's own disk"),
+    (names::VMLINUZ, "the kernel"),
+    (names::INITRD, "the agent"),
+    (names::UNDIONLY, "the loader for BIOS"),
+    (names::SNPONLY, "the loader for UEFI"),
+    (names::IPXE, "the loader for UEFI HTTP Boot"),
+    (names::OWN_DISK, "the way to a UEFI machine's own disk"),
 ];
 
 pub fn look(site: &Site, settings: &Settings) -> Vec<Finding> {
@@ -49,28 +53,47 @@ fn keys(site: &Site) -> Finding {
 }
 
 fn boot_files(site: &Site, settings: &Settings) -> Finding {
-    let loaders = settings.boot.loaders(site.has_arm64());
-    let wanted = loaders.files();
-    let chosen = wanted
-        .iter()
-        .filter(|path| BOOT_FILES.iter().all(|(name, _)| *name != path.as_str()))
-        .map(|path| (path.as_str(), "named by [boot] in site.toml"));
-    let missing: Vec<String> = BOOT_FILES
-        .iter()
-        .copied()
-        .chain(chosen)
-        .filter(|(name, _)| !site.boot_dir().join(name).is_file())
-        .map(|(name, what)| format!("{name} ({what})"))
-        .collect();
+    let missing = site.missing_boot_files(settings);
     if missing.is_empty() {
         return Finding::good("boot files", "kernel, agent and loaders are there");
     }
-    let cure = format!("groundcrew image build --site {}", site.dir().display());
+    let told: Vec<_> = missing
+        .iter()
+        .map(|name| format!("{name} ({})", what_for(name)))
+        .collect();
     Finding::problem(
         "boot files",
-        format!("missing: {}", missing.join(", ")),
-        cure,
+        format!("missing: {}", told.join(", ")),
+        builds(site, settings, &missing),
     )
+}
+
+fn what_for(name: &str) -> &'static str {
+    let known = BOOT_FILES.iter().find(|(known, _)| *known == name);
+    match known {
+        Some((_, what)) => what,
+        None if name.ends_with(names::HELD) || name.contains(names::HELD_BEHIND_SHIM) => {
+            "tells on its screen that a device is held"
+        }
+        None => "named by [boot] in site.toml",
+    }
+}
+
+/// The orders that bring them, one for each processor.
+fn builds(site: &Site, settings: &Settings, missing: &BTreeSet<String>) -> String {
+    let signed = match settings.boot.uki() {
+        true => " --sign-key KEY --sign-cert CERT",
+        false => "",
+    };
+    let order = |more: &str| {
+        let dir = site.dir().display();
+        format!("groundcrew image build --site {dir}{more}{signed}")
+    };
+    let (arm, x64): (Vec<_>, Vec<_>) = missing.iter().partition(|name| name.starts_with(ARM64));
+    let orders = [(x64, ""), (arm, " --arch arm64")];
+    let needed = orders.iter().filter(|(missing, _)| !missing.is_empty());
+    let orders: Vec<_> = needed.map(|(_, more)| order(more)).collect();
+    orders.join("; ")
 }
 
 /// The first thing about the site's trust that is to be done, or that all is well.

@@ -235,6 +235,9 @@ pub struct ImageBuildArgs {
     #[command(flatten)]
     /// Signs the image
     pub signer: super::secure::SignerArgs,
+    /// Put an unsigned image in the place of a signed one
+    #[arg(long, conflicts_with = "sign_key")]
+    pub unsigned: bool,
     /// systemd's EFI stub, where its package is not installed
     #[arg(long, value_name = "FILE")]
     pub uki_stub: Option<PathBuf>,

@@ -10,7 +10,7 @@ use groundcrew_core::trust::ImageTrust;
 use super::args::{ImageBuildArgs, ImageCommand};
 use super::secure;
 use crate::image::{
-    self, Arch, ImageReport, ImageSpec, LoaderSet, Packages, Progress, Recipe, UkiSpec,
+    self, Arch, ImageReport, ImageSpec, LoaderSet, Manifest, Packages, Progress, Recipe, UkiSpec,
 };
 use crate::site::settings::BiosLoader;
 use crate::site::{Settings, Site, charter, publish};
@@ -27,16 +27,17 @@ fn build(args: ImageBuildArgs) -> anyhow::Result<ExitCode> {
     let site = Site::at(&args.site.dir);
     let settings = site.settings()?;
     let arch = args.arch;
+    let out = site.boot_dir().join(arch.folder());
     let spec = ImageSpec {
         arch,
         trust_json: image_trust(&site)?,
         more_loaders: more_loaders(&args, &settings),
-        uki: uki(&args, &settings)?,
+        uki: uki(&args, &settings, &out)?,
         kernel_deb: args.kernel_deb,
         loader_debs: Packages::new(args.loader_deb),
         agent: agent(args.agent, arch)?,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        out: site.boot_dir().join(arch.folder()),
+        out,
         cache: cache(&site),
         ipxe_dirs: args.ipxe_dir.into_iter().collect(),
         recipe: Recipe::full(arch).context("the recipe of the boot image; this is a bug")?,
@@ -66,10 +67,19 @@ fn more_loaders(args: &ImageBuildArgs, settings: &Settings) -> Vec<LoaderSet> {
     wanted.map(|(_, set)| set).collect()
 }
 
-fn uki(args: &ImageBuildArgs, settings: &Settings) -> anyhow::Result<Option<UkiSpec>> {
+fn uki(args: &ImageBuildArgs, settings: &Settings, out: &Path) -> anyhow::Result<Option<UkiSpec>> {
     let signer = args.signer.read()?;
     if !args.uki && !settings.boot.uki() && signer.is_none() {
         return Ok(None);
+    }
+    let before = Manifest::read(out).ok().and_then(|before| before.uki);
+    if let (Some(key), None, false) = (before.and_then(|uki| uki.signed_by), &signer, args.unsigned)
+    {
+        bail!(
+            "the image in {} is signed by {key}, and machines with Secure Boot refuse one that is \
+             not: add --sign-key and --sign-cert, or --unsigned",
+            out.display()
+        );
     }
     Ok(Some(UkiSpec {
         stub: args.uki_stub.clone().unwrap_or_else(|| args.arch.stub()),

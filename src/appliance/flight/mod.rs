@@ -220,6 +220,11 @@ impl Flight {
         kept.is_ok()
     }
 
+    /// Whether any device that was seen is called so.
+    pub fn knows(&self, name: &str) -> bool {
+        one(&self.lock(), name).is_ok()
+    }
+
     fn with_story<T>(&self, name: &str, f: impl FnOnce(&Story) -> T) -> anyhow::Result<T> {
         let recorder = self.lock();
         let id = one(&recorder, name)?;

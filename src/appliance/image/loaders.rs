@@ -28,8 +28,8 @@ struct Row(&'static str, &'static str, &'static [&'static str], Form);
 
 const IPXE: [Row; 3] = [
     Row(names::IPXE, "ipxe.efi", IPXE_PLACES, Form::Efi),
-    Row("snponly.efi", "snponly.efi", IPXE_PLACES, Form::Efi),
-    Row("undionly.kpxe", "undionly.kpxe", IPXE_PLACES, Form::Bios),
+    Row(names::SNPONLY, "snponly.efi", IPXE_PLACES, Form::Efi),
+    Row(names::UNDIONLY, "undionly.kpxe", IPXE_PLACES, Form::Bios),
 ];
 /// Debian's build for ARM has all drivers in one, for PXE and HTTP Boot.
 const IPXE_ARM64: [Row; 1] = [Row(names::IPXE, "ipxe-arm64.efi", IPXE_PLACES, Form::Efi)];
@@ -58,26 +58,33 @@ const SHIM: [Row; 2] = [
         Form::Efi,
     ),
 ];
-const BEHIND_SHIM: [Row; 4] = behind_shim(
+const BEHIND_SHIM: [Row; 6] = behind_shim(
     &names::BEHIND_SHIM,
     "shimx64.efi.signed",
     "mmx64.efi.signed",
 );
-const BEHIND_SHIM_ARM64: [Row; 4] = behind_shim(
+const BEHIND_SHIM_ARM64: [Row; 6] = behind_shim(
     &names::BEHIND_SHIM_ARM64,
     "shimaa64.efi.signed",
     "mmaa64.efi.signed",
 );
+/// A machine may lack the key whichever of them it is sent to.
 const fn behind_shim(
-    to: &names::BehindShim,
+    names::BehindShim {
+        image,
+        own_disk,
+        held,
+    }: &names::BehindShim,
     shim: &'static str,
     mok_manager: &'static str,
-) -> [Row; 4] {
+) -> [Row; 6] {
     [
-        Row(to.shim, shim, SHIM_PLACES, Form::Efi),
-        Row(to.mok_manager, mok_manager, SHIM_PLACES, Form::Efi),
-        Row(to.shim_own_disk, shim, SHIM_PLACES, Form::Efi),
-        Row(to.shim_held, shim, SHIM_PLACES, Form::Efi),
+        Row(image.shim, shim, SHIM_PLACES, Form::Efi),
+        Row(image.mok_manager, mok_manager, SHIM_PLACES, Form::Efi),
+        Row(own_disk.shim, shim, SHIM_PLACES, Form::Efi),
+        Row(own_disk.mok_manager, mok_manager, SHIM_PLACES, Form::Efi),
+        Row(held.shim, shim, SHIM_PLACES, Form::Efi),
+        Row(held.mok_manager, mok_manager, SHIM_PLACES, Form::Efi),
     ]
 }
 const PXELINUX: [Row; 2] = [

@@ -137,13 +137,12 @@ pub fn build(
     if behind_shim {
         loaders.extend(loaders_of(spec, LoaderSet::BehindShim)?);
     }
-    let own_disk = own_disk(spec, behind_shim, Says::Nothing)?;
+    let own_disk = disk_starter(spec, behind_shim, Says::Nothing)?;
     // Whoever runs a text is told by the text.
-    let held = spec
-        .uki
-        .as_ref()
-        .map(|_| self::own_disk(spec, behind_shim, Says::Held))
-        .transpose()?;
+    let held = match &spec.uki {
+        Some(_) => Some(disk_starter(spec, behind_shim, Says::Held)?),
+        None => None,
+    };
     let stub = spec
         .uki
         .as_ref()
@@ -171,9 +170,9 @@ pub fn build(
         if behind_shim {
             let names = arch.behind_shim();
             files.extend([
-                (names.image, &content[..]),
-                (names.own_disk, &own_disk),
-                (names.held, held),
+                (names.image.starts, &content[..]),
+                (names.own_disk.starts, &own_disk),
+                (names.held.starts, held),
             ]);
         }
     }
@@ -218,16 +217,16 @@ fn loaders_of(spec: &ImageSpec, set: LoaderSet) -> Result<Vec<loaders::Loader>, 
     loaders::find(set, spec.arch, &spec.ipxe_dirs, &spec.loader_debs)
 }
 
-fn own_disk(spec: &ImageSpec, behind_shim: bool, says: Says) -> Result<Vec<u8>, ImageError> {
+fn disk_starter(spec: &ImageSpec, behind_shim: bool, says: Says) -> Result<Vec<u8>, ImageError> {
     let sbat = match behind_shim {
         true => Some(sbat_of_grub(spec)?),
         false => None,
     };
-    let own_disk = local::build(spec.arch, &spec.loader_debs, sbat.as_deref(), says)?;
+    let starter = local::build(spec.arch, &spec.loader_debs, sbat.as_deref(), says)?;
     let signer = spec.uki.as_ref().and_then(|uki| uki.signer.as_deref());
     match signer {
-        Some(signer) => Ok(secure::sign(own_disk, signer)?),
-        None => Ok(own_disk),
+        Some(signer) => Ok(secure::sign(starter, signer)?),
+        None => Ok(starter),
     }
 }
 

@@ -13,6 +13,12 @@ pub const OWN_DISK: &str = "local.efi";
 pub const HELD: &str = "held.efi";
 /// iPXE with drivers of its own.
 pub const IPXE: &str = "ipxe.efi";
+/// iPXE with UEFI's driver.
+pub const SNPONLY: &str = "snponly.efi";
+/// iPXE with a BIOS's driver.
+pub const UNDIONLY: &str = "undionly.kpxe";
+/// In every boot folder of x86-64.
+pub const ALWAYS: [&str; 6] = [VMLINUZ, INITRD, UNDIONLY, SNPONLY, IPXE, OWN_DISK];
 /// Debian's shim, signed by Microsoft.
 pub const SHIM: &str = "shimx64.efi";
 /// Debian's GRUB for the network, signed by Debian; shim asks for this name.
@@ -26,44 +32,51 @@ pub const SHIM_ARM64: &str = "shimaa64.efi";
 /// [`GRUB`] for 64-bit ARM.
 pub const GRUB_ARM64: &str = "grubaa64.efi";
 
-/// shim with the site's own images behind it, for machines that have the site's
-/// certificate as a machine owner key. shim starts what has GRUB's name in the
-/// folder that it was loaded from, so each image has a folder of its own.
+/// shim, and what it starts: whatever has GRUB's name in the folder that shim was
+/// loaded from, so each has a folder of its own.
 #[derive(Debug)]
-pub struct BehindShim {
-    /// shim, for the site's image.
+pub struct Shim {
+    /// shim.
     pub shim: &'static str,
-    /// The same as [`UKI`].
-    pub image: &'static str,
+    /// What it starts.
+    pub starts: &'static str,
     /// MokManager, which shim starts where the machine does not have the key yet.
     pub mok_manager: &'static str,
-    /// shim, for the own disk.
-    pub shim_own_disk: &'static str,
-    /// The same as [`OWN_DISK`].
-    pub own_disk: &'static str,
-    /// shim, for a machine that is held.
-    pub shim_held: &'static str,
-    /// The same as [`HELD`].
-    pub held: &'static str,
 }
 
+macro_rules! shim {
+    ($folder:literal, $cpu:literal) => {
+        Shim {
+            shim: concat!($folder, "/shim", $cpu, ".efi"),
+            starts: concat!($folder, "/grub", $cpu, ".efi"),
+            mok_manager: concat!($folder, "/mm", $cpu, ".efi"),
+        }
+    };
+}
+
+/// shim with the site's own images behind it, for machines that have the site's
+/// certificate as a machine owner key.
+#[derive(Debug)]
+pub struct BehindShim {
+    /// The same as [`UKI`].
+    pub image: Shim,
+    /// The same as [`OWN_DISK`].
+    pub own_disk: Shim,
+    /// The same as [`HELD`].
+    pub held: Shim,
+}
+
+/// The folder of [`BehindShim::held`].
+pub const HELD_BEHIND_SHIM: &str = "mok-held/";
 /// For x86-64.
 pub const BEHIND_SHIM: BehindShim = BehindShim {
-    shim: "mok/shimx64.efi",
-    image: "mok/grubx64.efi",
-    mok_manager: "mok/mmx64.efi",
-    shim_own_disk: "mok-disk/shimx64.efi",
-    own_disk: "mok-disk/grubx64.efi",
-    shim_held: "mok-held/shimx64.efi",
-    held: "mok-held/grubx64.efi",
+    image: shim!("mok", "x64"),
+    own_disk: shim!("mok-disk", "x64"),
+    held: shim!("mok-held", "x64"),
 };
 /// For 64-bit ARM.
 pub const BEHIND_SHIM_ARM64: BehindShim = BehindShim {
-    shim: "mok/shimaa64.efi",
-    image: "mok/grubaa64.efi",
-    mok_manager: "mok/mmaa64.efi",
-    shim_own_disk: "mok-disk/shimaa64.efi",
-    own_disk: "mok-disk/grubaa64.efi",
-    shim_held: "mok-held/shimaa64.efi",
-    held: "mok-held/grubaa64.efi",
+    image: shim!("mok", "aa64"),
+    own_disk: shim!("mok-disk", "aa64"),
+    held: shim!("mok-held", "aa64"),
 };

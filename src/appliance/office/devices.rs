@@ -74,6 +74,29 @@ impl Office {
         })
     }
 
+    /// What the flight recorder calls a device. Where no loader and no agent told
+    /// it more than DHCP does, it does not have the serial number, nor the site's
+    /// id; the registry may.
+    pub(super) fn seen_as(&self, name: &str) -> String {
+        if self.flight.knows(name) {
+            return name.to_owned();
+        }
+        let identity = {
+            let inner = self.lock();
+            let registry = &inner.registry;
+            let by_id = name.parse().ok().and_then(|id| registry.device(&id));
+            let device = by_id.or_else(|| registry.booting(Some(name), None, None));
+            device.map(|device| device.identity.clone())
+        };
+        let told = identity.into_iter().flat_map(|known| {
+            let macs = known.macs.iter().map(ToString::to_string);
+            let uuid = known.uuid.iter().map(ToString::to_string);
+            uuid.chain(macs).collect::<Vec<_>>()
+        });
+        let mut seen = told.filter(|name| self.flight.knows(name));
+        seen.next().unwrap_or_else(|| name.to_owned())
+    }
+
     pub(super) fn explain_device(&self, device: &DeviceId) -> anyhow::Result<Outcome> {
         let inner = self.lock();
         let result = inner.registry.explain_device(device)?;

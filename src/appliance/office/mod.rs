@@ -416,11 +416,14 @@ impl Office {
             Command::ReleaseLease(ip) => self.release_lease(ip).await,
             Command::ShowNet => self.net(),
             Command::ListBoots { all } => Ok(Outcome::Boots(self.flight.list(all))),
-            Command::ExplainBoot(name) => Ok(Outcome::Boot(Box::new(self.flight.explain(&name)?))),
+            Command::ExplainBoot(name) => {
+                let story = self.flight.explain(&self.seen_as(&name))?;
+                Ok(Outcome::Boot(Box::new(story)))
+            }
             Command::BootOnce { device, once } => self.boot_once(&device, once).await,
             Command::ReleaseBoot(name) => {
                 let released = match name {
-                    Some(name) => self.flight.release(&name)?,
+                    Some(name) => self.flight.release(&self.seen_as(&name))?,
                     None => self.flight.release_all(),
                 };
                 Ok(Outcome::BootsReleased(released))

@@ -73,7 +73,7 @@ impl Office {
         name: &str,
         once: Option<Once>,
     ) -> anyhow::Result<Outcome> {
-        let mac = self.flight.card(name)?;
+        let mac = self.flight.card(&self.seen_as(name))?;
         let but = match once {
             Some(once) => self.able(mac, once)?,
             None => String::new(),

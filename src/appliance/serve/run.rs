@@ -235,6 +235,12 @@ fn start(
     shutdown: &Shutdown,
 ) -> anyhow::Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
+    for file in site.missing_boot_files(settings) {
+        tracing::warn!(
+            "{} is missing, and devices may be sent to it: `groundcrew check` says what brings it",
+            site.boot_dir().join(file).display()
+        );
+    }
     let boot_tree = Tree::new(site.boot_dir());
     let tls = tls::acceptor(&office.keys().tls, settings.site.as_str())?;
     let page = page(settings, office, shutdown)?;
@@ -242,7 +248,7 @@ fn start(
     for door in sockets.doors {
         let desk = desk(site, settings, office, leases, &door)?;
         desks.push(Arc::clone(&desk));
-        let words = Words::new(settings, office);
+        let words = Words::new(site, settings, office);
         tasks.spawn(dhcp::run(door.dhcp, desk, words, shutdown.clone()));
         let board = office.transfers().clone();
         let scripts = texts::settings(settings, &door.network);

@@ -13,9 +13,13 @@ pub mod staleness;
 pub mod status;
 pub mod time;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use groundcrew_netboot::path::BootPath;
+
+use crate::image::names;
 
 pub use cidr::{Cidr, Pool};
 pub use keys::SiteKeys;
@@ -80,6 +84,18 @@ impl Site {
     pub fn has_arm64(&self) -> bool {
         let folder = self.boot_dir().join(groundcrew_netboot::ARM64);
         folder.join(crate::image::MANIFEST).is_file()
+    }
+
+    /// What the boot folder should have and has not: kernel, agent, iPXE, and every
+    /// loader that `[boot]` sends a device to.
+    pub fn missing_boot_files(&self, settings: &Settings) -> BTreeSet<String> {
+        let loaders = settings.boot.loaders(self.has_arm64());
+        let chosen = loaders.files().into_iter().map(BootPath::as_str);
+        let wanted = names::ALWAYS.into_iter().chain(chosen);
+        wanted
+            .filter(|name| !self.boot_dir().join(name).is_file())
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Sources of bundles, for people to edit.

@@ -139,9 +139,9 @@ fn whole(at: fn(&str) -> String) -> Option<LoaderFile> {
 
 fn behind_shim(names: &names::BehindShim, at: fn(&str) -> String) -> Option<LoaderFile> {
     LoaderFile::whole(
-        &at(names.shim),
-        &at(names.shim_own_disk),
-        &at(names.shim_held),
+        &at(names.image.shim),
+        &at(names.own_disk.shim),
+        &at(names.held.shim),
     )
 }
 

@@ -58,8 +58,13 @@ impl BootClient {
 
     /// The kind of firmware, where it is known.
     pub fn platform(&self) -> Option<Platform> {
+        self.arch().map(|arch| arch.platform)
+    }
+
+    /// Its row of the table, where it is given a loader.
+    pub fn arch(&self) -> Option<&'static Arch> {
         match self {
-            Self::Pxe(arch) | Self::HttpBoot(arch) | Self::Ipxe(arch) => Some(arch.platform),
+            Self::Pxe(arch) | Self::HttpBoot(arch) | Self::Ipxe(arch) => Some(arch),
             Self::Plain | Self::Unsupported(_) => None,
         }
     }

@@ -12,7 +12,7 @@ use crate::ipxe::{
     plain,
 };
 
-/// Finds the loader on a UEFI machine's own disk; the same text is inside `local.efi`.
+/// Finds the loader on a UEFI machine's own disk; the same text is inside `local.efi` and `held.efi`.
 const OWN_DISK_EFI: &str = include_str!("../../../../image/local.cfg");
 
 /// GRUB knows the card by itself, so the text asks it. It knows its address too,
