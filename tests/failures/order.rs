@@ -219,7 +219,7 @@ fn a_signed_image_is_held_until_it_is_released() {
     // The network never hears its serial number, which the registry knows.
     let known = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/hardware/partner.csv"
+        "/tests/fixtures/hardware/info.utf16be.csv"
     );
     succeeded(
         "import",
@@ -258,7 +258,10 @@ fn a_signed_image_is_held_until_it_is_released() {
         stage.boot_file("held.efi", 1000);
     }
     let why = refused(&stage, serial, "disk");
-    assert!(why.contains("signed image") && why.contains("asks nobody"));
+    assert!(
+        why.contains("signed image") && why.contains("asks nobody"),
+        "{why}"
+    );
     let explained = stage.site.groundcrew(&["boot", "explain", serial]).stdout;
     let explained = String::from_utf8(explained).unwrap();
     assert!(explained.contains(&name), "{explained}");
