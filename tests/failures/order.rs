@@ -257,9 +257,9 @@ fn a_signed_image_is_held_until_it_is_released() {
         assert!(told.lines.iter().any(file), "{:?}", told.lines);
         stage.boot_file("held.efi", 1000);
     }
-    let why = refused(&stage, serial, "disk");
+    let why = refused(&stage, serial, "menu");
     assert!(
-        why.contains("signed image") && why.contains("asks nobody"),
+        why.contains("signed image") && why.trim_end().ends_with("agent, disk"),
         "{why}"
     );
     let explained = stage.site.groundcrew(&["boot", "explain", serial]).stdout;
@@ -279,4 +279,31 @@ fn a_signed_image_is_held_until_it_is_released() {
     boot("groundcrew.efi");
     let told = stage.ended(&name);
     assert_ne!(told.cause, Some(Cause::Held), "{:?}", told.lines);
+}
+
+#[test]
+fn dhcp_carries_out_an_order_where_a_signed_image_asks_nobody() {
+    let stage = site_of("uefi = \"uki\"");
+    let net = &stage.switched.net;
+    let mut device = Device::new(1, Firmware::Uefi);
+    let name = device.name();
+    let mut given = |file: &str| {
+        device.lease(net);
+        let lines = stage.story(&name).diagnosis.lines;
+        let named = format!("boot file {file}");
+        assert!(
+            lines.iter().any(|line| line.text.ends_with(&named)),
+            "{file}: {lines:?}"
+        );
+        device = device.again();
+        lines
+    };
+    given("groundcrew.efi");
+    let once = stage.site.groundcrew(&["boot", "once", &name, "disk"]);
+    assert!(succeeded("boot once", &once).contains("gets `disk` at its next start, once"));
+    let lines = given("local.efi");
+    let told =
+        |line: &&groundcrew_netboot::story::Line| line.text.contains("told for once: own disk");
+    assert_eq!(lines.iter().filter(told).count(), 1, "{lines:?}");
+    given("groundcrew.efi");
 }

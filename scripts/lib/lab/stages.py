@@ -258,6 +258,7 @@ STAGES = [
     Stage("menu-alone", "the site's menu goes on by itself after 8 s", "uefi", _menu_alone, {"menu": True}),
     Stage("once-shell", "boot once shell", "bios", _once_shell),
     Stage("once-disk", "boot once disk", "uefi", _once_disk),
+    Stage("once-disk-uki", "boot once disk, carried out by DHCP: the site's image asks nobody", "sb-uki", _once_disk, signed="known"),
     Stage("once-menu", "boot once menu, the shell chosen", "uefi", _once_menu),
     Stage("once-menu-grub", "boot once menu under shim and GRUB, the own disk chosen", "sb-shim", _once_menu_grub),
     Stage("once-menu-pxelinux", "boot once menu under pxelinux, the own disk chosen", "bios-pxelinux", _once_menu_pxelinux),

@@ -44,8 +44,8 @@ Examples:
   groundcrew boot once PF3A1B2C memtest
   groundcrew boot once 52:54:00:77:00:01 --clear
 
-The order is used up when the device's loader has asked what to boot. iPXE can do all of it;
-GRUB (with shim or without) and pxelinux menu, agent and disk; the site's signed image nothing.")]
+The order is used up when the device was told. iPXE can do all of it; GRUB (with shim or without)
+and pxelinux menu, agent and disk; where the site's signed image is loaded, agent and disk.")]
     Once(BootOnceArgs),
     /// Send a device round again that was held for failing the same way
     #[command(after_help = "\

@@ -17,10 +17,10 @@ impl Flight {
         recorder.held(id, asks)
     }
 
-    /// DHCP sends a held device to its own disk: told once in each attempt,
-    /// because firmware asks DHCP several times.
-    pub fn held_by_dhcp(&self, query: &IpxeQuery, why: &str) {
-        let what = text(Order::Held, why);
+    /// DHCP itself tells a device what to do: noted once in each attempt, because
+    /// firmware asks DHCP several times.
+    pub fn told_by_dhcp(&self, query: &IpxeQuery, told: Order, why: &str) {
+        let what = text(told, why);
         let mut recorder = self.lock();
         let Some(id) = recorder.find(&asker(query, None)) else {
             return;

@@ -21,6 +21,8 @@ const ALL: &[Once] = &[
     Once::Shell,
 ];
 const BY_TEXT: &[Once] = &[Once::Menu, Once::Agent, Once::Disk];
+/// It shows nothing and asks nobody: DHCP gives another image in its place.
+const BY_DHCP: &[Once] = &[Once::Agent, Once::Disk];
 
 /// Whether `once` can be carried out on a machine whose firmware calls itself so,
 /// as far as that is known. What to say of the loaders that cannot; an error
@@ -48,18 +50,12 @@ fn cannot(able: &Able, once: Once) -> String {
         loader,
         orders,
     } = able;
-    let works = match orders {
-        [] => "it asks nobody, so no order reaches it; `device reprovision ID` sends a device to \
-               the agent again"
-            .to_owned(),
-        orders => {
-            let words: Vec<_> = orders.iter().map(|once| once.word()).collect();
-            format!("what works with it: {}", words.join(", "))
-        }
-    };
+    let works: Vec<_> = orders.iter().map(|once| once.word()).collect();
     format!(
-        "{firmware} gets {loader} here (`{setting}` in site.toml), which cannot do `{}`: {works}",
-        once.word()
+        "{firmware} gets {loader} here (`{setting}` in site.toml), which cannot do `{}`; what works \
+         with it: {}",
+        once.word(),
+        works.join(", ")
     )
 }
 
@@ -93,7 +89,7 @@ fn uefi(loader: UefiLoader) -> Able {
         UefiLoader::Ipxe => ("iPXE", ALL),
         UefiLoader::Shim => ("shim and GRUB", BY_TEXT),
         UefiLoader::Grub => ("GRUB", BY_TEXT),
-        UefiLoader::Uki | UefiLoader::ShimUki => (UKI, NONE),
+        UefiLoader::Uki | UefiLoader::ShimUki => (UKI, BY_DHCP),
     };
     Able {
         firmware: "UEFI",
@@ -106,7 +102,7 @@ fn uefi(loader: UefiLoader) -> Able {
 fn http(loader: HttpLoader) -> Able {
     let (loader, orders) = match loader {
         HttpLoader::Ipxe => ("iPXE", ALL),
-        HttpLoader::Uki | HttpLoader::ShimUki => (UKI, NONE),
+        HttpLoader::Uki | HttpLoader::ShimUki => (UKI, BY_DHCP),
     };
     Able {
         firmware: "UEFI HTTP Boot",
@@ -117,7 +113,6 @@ fn http(loader: HttpLoader) -> Able {
 }
 
 const UKI: &str = "the site's signed image";
-const NONE: &[Once] = &[];
 
 #[cfg(test)]
 mod tests {
@@ -140,7 +135,8 @@ mod tests {
             (Some("BIOS"), Once::Shell, Some("pxelinux")),
             (Some("64-bit UEFI"), Once::Menu, None),
             (Some("64-bit UEFI"), Once::Memtest, Some("shim and GRUB")),
-            (Some("64-bit UEFI HTTP"), Once::Disk, Some("signed image")),
+            (Some("64-bit UEFI HTTP"), Once::Disk, None),
+            (Some("64-bit UEFI HTTP"), Once::Menu, Some("signed image")),
             (None, Once::Agent, None),
             (None, Once::Shell, Some("pxelinux")),
         ] {
@@ -158,7 +154,7 @@ mod tests {
             assert_eq!(check(&Boot::default(), None, *once), Ok(String::new()));
         }
         // A card never seen: said which of the loaders would not.
-        let but = check(&signed, None, Once::Disk).unwrap();
+        let but = check(&signed, None, Once::Menu).unwrap();
         assert!(but.starts_with("; but UEFI HTTP Boot gets the site's signed image here"));
     }
 }

@@ -38,6 +38,17 @@ pub fn by_tftp(
     (decided(office, query, peer, office.menu(), once), claim)
 }
 
+/// The same for a machine that DHCP itself tells. Its loader can show nothing, so
+/// it is held or starts the agent or its disk; other orders wait.
+pub fn by_dhcp(office: &Office, query: &IpxeQuery) -> (BootDecision, Option<Claim>) {
+    let usual = decide(&office.boot_state(query));
+    let can = |claim: &Claim| matches!(claim.once, Once::Agent | Once::Disk);
+    match office.next_once(query, None).filter(can) {
+        Some(claim) => (ordered(office, claim.once, usual), Some(claim)),
+        None => (unless_held(office, usual, query, None, Asks::ByDhcp), None),
+    }
+}
+
 fn decided(
     office: &Office,
     query: &IpxeQuery,
@@ -82,7 +93,7 @@ fn with_menu(office: &Office, usual: BootDecision, seconds: u16) -> BootDecision
 }
 
 /// Only who would be sent round once more is held: the way to its own disk is open.
-pub fn unless_held(
+fn unless_held(
     office: &Office,
     decision: BootDecision,
     query: &IpxeQuery,

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use groundcrew_netboot::dhcp::{BootClient, BootWord, Loaders, MessageKind, Request};
 use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery};
-use groundcrew_netboot::story::Asks;
+use groundcrew_netboot::story::Order;
 
 use super::order;
-use super::texts::{decide, why};
-use crate::office::Office;
+use super::texts::{describe, why};
+use crate::office::{Claim, Office};
 use crate::site::{Settings, Site};
 
 /// Looks machines up for DHCP, at sites where a loader needs it.
@@ -32,33 +32,47 @@ impl Words {
         }
     }
 
-    /// By UUID; by hardware address where firmware tells no UUID.
-    pub fn of(&self, request: &Request) -> BootWord {
+    /// By UUID; by hardware address where firmware tells no UUID. With an order for
+    /// one boot, which is used up once the client knows: [`Words::told`].
+    pub fn of(&self, request: &Request) -> (BootWord, Option<Claim>) {
         let client = BootClient::of(request);
-        let boots = client != BootClient::Plain;
-        let Some(office) = self.office.as_ref().filter(|_| boots) else {
-            return BootWord::Agent;
+        let told_here = self.loaders.tells(&client);
+        let Some(office) = self.office.as_ref().filter(|_| told_here) else {
+            return (BootWord::Agent, None);
         };
         let query = IpxeQuery {
             mac: Some(request.mac),
             uuid: request.uuid,
             ..IpxeQuery::default()
         };
-        let decision = decide(&office.boot_state(&query));
-        match order::unless_held(office, decision, &query, None, Asks::ByDhcp) {
-            BootDecision::OwnDisk { .. } => BootWord::OwnDisk,
-            decision @ BootDecision::Held { .. } => {
-                // What it loads asks nobody, so the story is told here.
-                if request.kind == MessageKind::Request {
-                    office.flight().held_by_dhcp(&query, &why(&decision));
+        let (decision, order) = order::by_dhcp(office, &query);
+        // What it loads asks nobody, so the story is told here.
+        if request.kind == MessageKind::Request {
+            let flight = office.flight();
+            match (&decision, order) {
+                (_, Some(_)) => flight.told_by_dhcp(&query, Order::Once, &describe(&decision)),
+                (BootDecision::Held { .. }, None) => {
+                    flight.told_by_dhcp(&query, Order::Held, &why(&decision));
                 }
-                match self.is_there(&client, BootWord::Held) {
-                    true => BootWord::Held,
-                    // An image of an earlier version: at least its disk starts.
-                    false => BootWord::OwnDisk,
-                }
+                _ => {}
             }
+        }
+        let word = match decision {
+            BootDecision::OwnDisk { .. } => BootWord::OwnDisk,
+            // An image of an earlier version cannot tell it: at least its disk starts.
+            BootDecision::Held { .. } if !self.is_there(&client, BootWord::Held) => {
+                BootWord::OwnDisk
+            }
+            BootDecision::Held { .. } => BootWord::Held,
             _ => BootWord::Agent,
+        };
+        (word, order)
+    }
+
+    /// The client was told: its order is used up.
+    pub fn told(&self, order: Claim) {
+        if let Some(office) = self.office.clone() {
+            tokio::spawn(async move { office.claimed(order).await });
         }
     }
 

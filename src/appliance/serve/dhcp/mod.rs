@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use groundcrew_core::hardware::MacAddr;
-use groundcrew_netboot::dhcp::{self, Mode, Reply, Request, Via};
+use groundcrew_netboot::dhcp::{self, Mode, Reply, ReplyKind, Request, Via};
 use tokio::net::UdpSocket;
 
 use super::Shutdown;
@@ -206,7 +206,13 @@ impl Counter {
             }
         };
         let (mac, xid, kind) = (request.mac, request.xid, request.kind);
-        let answer = match desk.handle(packet, request, via, |request| self.words.of(request)) {
+        let mut order = None;
+        let word = |request: &Request| {
+            let (word, once) = self.words.of(request);
+            order = once;
+            word
+        };
+        let answer = match desk.handle(packet, request, via, word) {
             Ok(Some(answer)) => answer,
             Ok(None) => return,
             Err(busy) => return tracing::warn!(%mac, "DHCP packet dropped: {busy}"),
@@ -220,6 +226,9 @@ impl Counter {
             interface = desk.interface(), %mac, xid = format_args!("{xid:08x}"), ip = %reply.yiaddr,
             "DHCP {kind} -> {}{} to {client}", if reply.proxied { "proxy " } else { "" }, reply.kind
         );
+        if let (ReplyKind::Ack, Some(order)) = (reply.kind, order) {
+            self.words.told(order);
+        }
         match commit {
             Some(commit) => self.outbox.put(commit, reply),
             None if reply.fresh => {

@@ -125,6 +125,12 @@ impl Loaders {
         self.all().any(|loader| loader.instead.is_some())
     }
 
+    /// Whether DHCP tells this client what to do: what it loads asks nobody.
+    pub fn tells(&self, client: &BootClient) -> bool {
+        let row = client.arch().and_then(|arch| self.row(arch.loader?));
+        row.is_some_and(|row| row.instead.is_some())
+    }
+
     /// Every file that a client may be sent to.
     pub fn files(&self) -> Vec<&BootPath> {
         self.all()
