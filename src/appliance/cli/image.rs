@@ -168,7 +168,7 @@ fn summary(report: &ImageReport) -> String {
     );
     for file in &report.manifest.files {
         out.push_str(&format!(
-            "  {:<18}{:>8.2} MiB\n",
+            "  {:<22}{:>8.2} MiB\n",
             file.name,
             mebibytes(file.stored.bytes)
         ));

@@ -5,13 +5,13 @@
 //! seals with it. What that is worth is said by arithmetic: whoever copies the
 //! vault tries PINs on machines of their own, at one Argon2id each.
 
-use std::thread::{self, JoinHandle};
-
 use argon2::{Algorithm, Argon2, Params, Version};
 use groundcrew_core::SiteId;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::hmac;
 use serde::{Deserialize, Serialize};
+
+use super::meanwhile::Meanwhile;
 
 /// What a PIN costs whoever tries it: 64 MiB, three passes, one lane.
 const COST: Cost = Cost {
@@ -130,7 +130,7 @@ pub enum VaultError {
 /// needs is made meanwhile.
 pub struct Sealing {
     blank: Vault,
-    work: JoinHandle<Result<Vault, VaultError>>,
+    work: Meanwhile<Vault>,
 }
 
 impl Sealing {
@@ -139,7 +139,7 @@ impl Sealing {
     pub fn begin(secrets: Vec<u8>, pin: Pin, site: &SiteId) -> Self {
         let blank = blank(COST, &secrets, &pin, site);
         let mut vault = blank.clone();
-        let work = thread::spawn(move || {
+        let work = Meanwhile::begin(move || {
             vault.seal(&secrets, &pin)?;
             Ok(vault)
         });
@@ -153,9 +153,8 @@ impl Sealing {
     }
 
     /// The vault. Waits for it.
-    pub fn finish(self) -> Result<Vault, VaultError> {
-        let lost = |_| VaultError::Work("a fault ended it; this is a bug".to_owned());
-        self.work.join().map_err(lost)?
+    pub fn finish(mut self) -> anyhow::Result<Vault> {
+        self.work.get().cloned()
     }
 }
 
