@@ -256,7 +256,7 @@ causes! {
         "The device is on the network with an ordinary system, and did not ask to boot from the network: its firmware starts the disk first.",
         "Put network boot first in the firmware's boot order, or choose it once in its boot menu (often F12, F11, F9 or Esc).";
     /// It failed the same way too often.
-    Held: "held: failed the same way 3 times",
+    Held: "failed the same way 3 times",
         "The device failed the same way three times in a row, so it is not sent round until somebody releases it: its screen says so, then its own disk starts (unless its Secure Boot refuses what this site signed).",
         "Cure what is named for the attempts before, then `groundcrew boot release ID` and switch it on again. Many held by one cause: `groundcrew boot release --all`.";
 }

@@ -44,7 +44,7 @@ fn sentence(what: &What) -> String {
             Order::Agent => "asked what to boot; told: load the agent".to_owned(),
             Order::OwnDisk => format!("asked what to boot; told: its own disk ({})", text.why),
             Order::Wait => format!("asked what to boot; told: wait ({})", text.why),
-            Order::Held => format!("asked what to boot; held: {}", text.why),
+            Order::Held => format!("asked what to boot; told: {}", text.why),
             Order::Menu => "asked what to boot; shown a menu".to_owned(),
             Order::Once => format!("asked what to boot; told for once: {}", text.why),
         },
