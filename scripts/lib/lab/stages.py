@@ -167,45 +167,45 @@ def _enroll(bench):
         bench.type(keys)
 
 
-def _held(bench):
-    """Where the loader asks nobody, DHCP gives one that tells it on the screen."""
+def _fails_three_times(bench, what):
     for _ in range(3):
         bench.power_on()
-        bench.until(REFUSED, "the broken image does not start", never=HELD + "|" + AGENT)
+        bench.until(REFUSED, what, never=HELD + "|" + AGENT)
         bench.power_off()
     bench.power_on()
+
+
+def _held(bench):
+    """Where the loader asks nobody, DHCP gives one that tells it on the screen."""
+    _fails_three_times(bench, "the broken image does not start")
     bench.until(HELD, "its screen says that it is held", never=AGENT)
     bench.until(r"groundcrew boot release ID", "how it is released")
     bench.until(f"UUID {bench.uuid}", "its UUID")
     bench.until(f"serial number {bench.serial}", "its serial number")
     bench.until(r"in 60 s, or at Escape", "what comes next")
+    _goes_on(bench)
+    bench.until(REFUSED, "released, it tries the image again", never=HELD)
+
+
+def _held_strange(bench):
+    """Held because its owner enrolled no key: shim offers that there, too, and the screen can speak."""
+    _fails_three_times(bench, "shim refuses the site's image")
+    bench.until(r"mok-held/grubx64\.efi", "it is sent to the held screen", never=AGENT)
+    bench.until(REFUSED, "shim refuses that as well")
+    bench.type(ENTER)
+    _enroll(bench)
+    bench.until(HELD, "with the key its screen says that it is held", never=AGENT)
+    _goes_on(bench)
+    bench.until(AGENT, "released, the agent starts")
+
+
+def _goes_on(bench):
     bench.type(ESCAPE)
     bench.until(OWN_DISK, "its own disk, at Escape")
     bench.explains("held: failed the same way 3 times")
     bench.power_off()
     bench.release()
     bench.power_on()
-    bench.until(REFUSED, "released, it tries the image again", never=HELD)
-
-
-def _held_strange(bench):
-    """Held because its owner enrolled no key: shim offers that there, too, and the screen can speak."""
-    for _ in range(3):
-        bench.power_on()
-        bench.until(REFUSED, "shim refuses the site's image", never=HELD + "|" + AGENT)
-        bench.power_off()
-    bench.power_on()
-    bench.until(r"mok-held/grubx64\.efi", "it is sent to the held screen", never=AGENT)
-    bench.until(REFUSED, "shim refuses that as well")
-    bench.type(ENTER)
-    _enroll(bench)
-    bench.until(HELD, "with the key its screen says that it is held", never=AGENT)
-    bench.type(ESCAPE)
-    bench.until(OWN_DISK, "its own disk, at Escape")
-    bench.power_off()
-    bench.release()
-    bench.power_on()
-    bench.until(AGENT, "released, the agent starts")
 
 
 def _with_certificate(image, folder):

@@ -69,10 +69,15 @@ fn boot_files(site: &Site, settings: &Settings) -> Finding {
 }
 
 fn what_for(name: &str) -> &'static str {
+    let held = [
+        names::HELD,
+        names::BEHIND_SHIM.held.shim,
+        names::BEHIND_SHIM_ARM64.held.shim,
+    ];
     let known = BOOT_FILES.iter().find(|(known, _)| *known == name);
     match known {
         Some((_, what)) => what,
-        None if name.ends_with(names::HELD) || name.contains(names::HELD_BEHIND_SHIM) => {
+        None if held.iter().any(|held| name.ends_with(held)) => {
             "tells on its screen that a device is held"
         }
         None => "named by [boot] in site.toml",

@@ -66,8 +66,6 @@ pub struct BehindShim {
     pub held: Shim,
 }
 
-/// The folder of [`BehindShim::held`].
-pub const HELD_BEHIND_SHIM: &str = "mok-held/";
 /// For x86-64.
 pub const BEHIND_SHIM: BehindShim = BehindShim {
     image: shim!("mok", "x64"),

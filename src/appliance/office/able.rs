@@ -22,7 +22,7 @@ const ALL: &[Once] = &[
 ];
 const BY_TEXT: &[Once] = &[Once::Menu, Once::Agent, Once::Disk];
 /// It shows nothing and asks nobody: DHCP gives another image in its place.
-const BY_DHCP: &[Once] = &[Once::Agent, Once::Disk];
+pub const BY_DHCP: &[Once] = &[Once::Agent, Once::Disk];
 
 /// Whether `once` can be carried out on a machine whose firmware calls itself so,
 /// as far as that is known. What to say of the loaders that cannot; an error

@@ -45,6 +45,7 @@ use groundcrew_registry::search::Search;
 use groundcrew_registry::state::{ApproveError, Limits};
 use groundcrew_registry::{Actor, Change, Entry, Registry};
 
+pub use able::BY_DHCP;
 pub use command::{
     Blob, Command, DevicePage, DeviceView, ExplainView, ExportPage, FindingView, FoundView,
     ImportRow, ImportView, Order, Outcome, ProfileView, RefusedRow, every_device,

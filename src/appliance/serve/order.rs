@@ -7,7 +7,7 @@ use groundcrew_netboot::ipxe::{BootDecision, IpxeQuery, Menu};
 use groundcrew_netboot::story::{Asks, Hold};
 
 use super::texts::{agent_boot, decide};
-use crate::office::{Claim, Office};
+use crate::office::{BY_DHCP, Claim, Office};
 use crate::once::Once;
 
 /// How long the reason for a hold stays on the screen.
@@ -42,7 +42,7 @@ pub fn by_tftp(
 /// it is held or starts the agent or its disk; other orders wait.
 pub fn by_dhcp(office: &Office, query: &IpxeQuery) -> (BootDecision, Option<Claim>) {
     let usual = decide(&office.boot_state(query));
-    let can = |claim: &Claim| matches!(claim.once, Once::Agent | Once::Disk);
+    let can = |claim: &Claim| BY_DHCP.contains(&claim.once);
     match office.next_once(query, None).filter(can) {
         Some(claim) => (ordered(office, claim.once, usual), Some(claim)),
         None => (unless_held(office, usual, query, None, Asks::ByDhcp), None),

@@ -14,20 +14,19 @@ use super::texts::{describe, why};
 use crate::office::{Claim, Office};
 use crate::site::{Settings, Site};
 
-/// Looks machines up for DHCP, at sites where a loader needs it.
+/// Looks machines up for DHCP, where their loader needs it.
 pub struct Words {
-    office: Option<Arc<Office>>,
+    office: Arc<Office>,
     loaders: Loaders,
     boot: PathBuf,
 }
 
 impl Words {
-    /// Asks `office` only where `site.toml` names a loader that asks nobody itself.
+    /// Asks `office` only of machines whose loader asks nobody itself.
     pub fn new(site: &Site, settings: &Settings, office: &Arc<Office>) -> Self {
-        let loaders = settings.boot.loaders(site.has_arm64());
         Self {
-            office: loaders.need_word().then(|| Arc::clone(office)),
-            loaders,
+            office: Arc::clone(office),
+            loaders: settings.boot.loaders(site.has_arm64()),
             boot: site.boot_dir(),
         }
     }
@@ -36,10 +35,10 @@ impl Words {
     /// one boot, which is used up once the client knows: [`Words::told`].
     pub fn of(&self, request: &Request) -> (BootWord, Option<Claim>) {
         let client = BootClient::of(request);
-        let told_here = self.loaders.tells(&client);
-        let Some(office) = self.office.as_ref().filter(|_| told_here) else {
+        if !self.loaders.tells(&client) {
             return (BootWord::Agent, None);
-        };
+        }
+        let office = &self.office;
         let query = IpxeQuery {
             mac: Some(request.mac),
             uuid: request.uuid,
@@ -71,9 +70,8 @@ impl Words {
 
     /// The client was told: its order is used up.
     pub fn told(&self, order: Claim) {
-        if let Some(office) = self.office.clone() {
-            tokio::spawn(async move { office.claimed(order).await });
-        }
+        let office = Arc::clone(&self.office);
+        tokio::spawn(async move { office.claimed(order).await });
     }
 
     fn is_there(&self, client: &BootClient, word: BootWord) -> bool {

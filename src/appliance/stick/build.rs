@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _};
 use std::path::{Path, PathBuf};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
@@ -17,7 +17,7 @@ use super::fill::Filling;
 use super::gpt::{HEAD_SECTORS, Partition, SECTOR, TAIL_SECTORS, Table};
 use super::grub::BiosGrub;
 use super::marks::Marks;
-use super::meanwhile::Meanwhile;
+use super::meanwhile::{Meanwhile, joined};
 use super::plan::{Data, Frame, Plan};
 use super::start::StartParts;
 use super::steps::Steps;
@@ -260,11 +260,6 @@ fn fill_in(
         vault.run(&mut |_| {})?;
         joined(checked).context("the data partition did not come out whole")
     })
-}
-
-fn joined<T>(work: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<T> {
-    let lost = |_| anyhow::anyhow!("a part of the build ended by a fault; this is a bug");
-    work.join().map_err(lost)?
 }
 
 /// Writes and reads back all but the data partition.

@@ -22,6 +22,7 @@ use ring::digest::{Context as Sha256, SHA256};
 use rustix::fs::{Advice, fadvise};
 
 use super::ext4::{BLOCK, Placed};
+use super::meanwhile::joined;
 
 /// What is written, read and digested at once. No page of the cache is larger, so
 /// that of whole pieces all leave memory when they are told to.
@@ -93,10 +94,9 @@ impl Filling<'_> {
                 let _ = again.send(buffer);
             }
             drop(again);
-            let lost = |_| anyhow::anyhow!("a part of the build ended by a fault; this is a bug");
-            writer.join().map_err(lost)??;
-            syncer.join().map_err(lost)??;
-            reader.join().map_err(lost)??;
+            joined(writer)?;
+            joined(syncer)?;
+            joined(reader)?;
             digests.compare(self)
         })
     }

@@ -1,6 +1,6 @@
 //! Work that nobody waits for yet.
 
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Result as Joined, ScopedJoinHandle};
 
 use anyhow::Context as _;
 
@@ -26,9 +26,7 @@ impl<T: Send + 'static> Meanwhile<T> {
     /// Those of the work, the first time.
     pub fn get(&mut self) -> anyhow::Result<&T> {
         if let Some(work) = self.work.take() {
-            let made = work.join();
-            let lost = |_| anyhow::anyhow!("a fault ended what was being made; this is a bug");
-            self.made = Some(made.map_err(lost)??);
+            self.made = Some(result(work.join())?);
         }
         self.made.as_ref().context("it could not be made")
     }
@@ -40,6 +38,19 @@ impl<T> Drop for Meanwhile<T> {
             let _ = work.join();
         }
     }
+}
+
+/// What a thread that ends with its scope has made.
+///
+/// # Errors
+/// Those of its work.
+pub fn joined<T>(work: ScopedJoinHandle<'_, anyhow::Result<T>>) -> anyhow::Result<T> {
+    result(work.join())
+}
+
+fn result<T>(joined: Joined<anyhow::Result<T>>) -> anyhow::Result<T> {
+    let lost = |_| anyhow::anyhow!("a part of the work ended by a fault; this is a bug");
+    joined.map_err(lost)?
 }
 
 #[cfg(test)]

@@ -209,12 +209,12 @@ mod tests {
         assert_eq!(uki.uefi_http, HttpLoader::Uki);
         let mixed = boot("uefi = \"uki\"\nuefi_http = \"ipxe\"").unwrap().boot;
         assert_eq!(mixed.uefi_http, HttpLoader::Ipxe);
-        assert!(mixed.uki() && mixed.loaders(false).need_word());
+        assert!(mixed.uki());
         let behind = boot("uefi = \"shim-uki\"").unwrap().boot;
         assert!(behind.uki() && behind.behind_shim() && !behind.shim());
         assert_eq!(behind.uefi_http, HttpLoader::ShimUki);
         let shim = boot("uefi = \"shim\"\nbios = \"pxelinux\"").unwrap().boot;
-        assert!(shim.shim() && !shim.loaders(false).need_word());
+        assert!(shim.shim() && !shim.uki());
         for (lines, file) in [
             ("", "arm64/ipxe.efi"),
             ("uefi = \"shim\"", "arm64/shimaa64.efi"),

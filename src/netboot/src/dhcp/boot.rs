@@ -120,11 +120,6 @@ impl Loaders {
         }
     }
 
-    /// Whether any client is told by DHCP what to do.
-    pub fn need_word(&self) -> bool {
-        self.all().any(|loader| loader.instead.is_some())
-    }
-
     /// Whether DHCP tells this client what to do: what it loads asks nobody.
     pub fn tells(&self, client: &BootClient) -> bool {
         let row = client.arch().and_then(|arch| self.row(arch.loader?));

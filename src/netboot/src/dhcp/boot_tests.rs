@@ -40,7 +40,11 @@ fn only_a_whole_image_is_replaced_by_what_dhcp_says() {
         efi_x64_http: whole(),
         ..Loaders::debian()
     };
-    assert!(mixed().need_word() && !Loaders::debian().need_word());
+    let tells = |arch| {
+        let arch = Arch::by_id(arch).unwrap();
+        mixed().tells(&BootClient::HttpBoot(arch))
+    };
+    assert!(tells(16) && !tells(7) && !mixed().tells(&BootClient::Plain));
     let file = |arch, word| offered(mixed(), arch, word).unwrap();
     for word in [BootWord::OwnDisk, BootWord::Held] {
         assert_eq!(file(7, word), "snponly.efi");
